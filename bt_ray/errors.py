@@ -1,0 +1,33 @@
+"""The errors bt_ray raises on purpose.
+
+Each also is the fitting built-in, so `except ValueError` keeps working, and none has an
+`__init__` of its own, so that they pickle through Ray.
+"""
+
+
+class BtRayError(Exception):
+    """Something a person can mend; its message names the thing, the rule and the way out."""
+
+
+class SettingsError(BtRayError, ValueError):
+    """A setting, or a combination of settings, that cannot work."""
+
+
+class DataError(BtRayError, ValueError):
+    """Images, shards or a manifest that are missing, foreign or damaged."""
+
+
+class PlanError(BtRayError, RuntimeError):
+    """A worker was handed other rows than the plan promised it."""
+
+
+class CheckpointError(BtRayError, RuntimeError):
+    """A checkpoint that is incomplete, altered, of a newer schema or of other settings."""
+
+
+class NonFiniteLossError(BtRayError, ArithmeticError):
+    """The loss became NaN or infinite."""
+
+
+class LaunchError(BtRayError, RuntimeError):
+    """A run that cannot start here, or that the cluster gave up on."""

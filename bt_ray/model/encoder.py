@@ -1,0 +1,50 @@
+"""Encoders: torchvision's ResNets, and small convolutional ones for small images."""
+
+import torchvision
+from torch import Tensor, nn
+
+from bt_ray.config import ModelSettings
+
+# Channels and stride of each layer.
+_SMALL_LAYERS = {
+    "conv4": ((32, 1), (64, 2), (128, 2), (256, 1)),
+    "conv6": ((32, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2)),
+}
+
+
+def build_encoder(settings: ModelSettings) -> nn.Module:
+    """A module from images (n, 3, px, px) to representations (n, F), with `num_features` = F."""
+    if settings.encoder in _SMALL_LAYERS:
+        return ConvEncoder(_SMALL_LAYERS[settings.encoder])
+    encoder = torchvision.models.get_model(
+        settings.encoder, weights=None, zero_init_residual=True
+    )
+    if settings.stem == "cifar":
+        encoder.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+        encoder.maxpool = nn.Identity()
+    encoder.num_features = encoder.fc.in_features
+    encoder.fc = nn.Identity()
+    return encoder
+
+
+class ConvEncoder(nn.Sequential):
+    """3×3 convolutions, each with batch norm and ReLU, then the mean over all places."""
+
+    num_features: int
+
+    def __init__(self, layers: tuple[tuple[int, int], ...]) -> None:
+        modules: list[nn.Module] = []
+        channels = 3
+        for width, stride in layers:
+            modules += [
+                nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
+            channels = width
+        super().__init__(*modules)
+        self.num_features = channels
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Representations (n, F) of images (n, 3, px, px)."""
+        return super().forward(input).mean(dim=(2, 3))

@@ -1,0 +1,15 @@
+"""The learning rate over a run: linear warm-up, then a cosine."""
+
+import math
+
+
+def rate_factor(step: int, *, total_steps: int, warmup_steps: int, final_factor: float) -> float:
+    """Share of the highest learning rate at `step`, counted from 0.
+
+    It rises from 0 to 1 over `warmup_steps`, then falls along half a cosine to
+    `final_factor` at the end. Source: Zbontar et al. 2021, section 2.2, and its code.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * progress))

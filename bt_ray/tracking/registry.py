@@ -1,0 +1,52 @@
+"""The model registry: a run's encoder as a version that anyone loads by name."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema, TensorSpec
+import numpy as np
+
+import bt_ray
+from bt_ray.config import Settings
+from bt_ray.tracking.mlflow import MlflowRun
+from bt_ray.training.state import ENCODER, SETTINGS
+
+_REQUIREMENTS = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "pyarrow")
+
+
+def register_encoder(
+    run: MlflowRun, checkpoint: Path, settings: Settings, *, num_features: int
+) -> str:
+    """Registers the encoder in `checkpoint` under the run's model name.
+
+    Load it with `mlflow.pyfunc.load_model("models:/NAME/VERSION")`: a table with a column
+    `image` of encoded images becomes representations (n, F).
+
+    Returns: the version, or the one that this run registered before.
+    """
+    name = settings.registered_model
+    client = MlflowClient(run.uri, registry_uri=run.uri)
+    known = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
+    if known:
+        return str(max(int(found.version) for found in known))
+    mlflow.set_tracking_uri(run.uri)
+    with mlflow.start_run(run_id=run.run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="encoder",
+            python_model=str(Path(__file__).with_name("mlflow_encoder.py")),
+            artifacts={
+                "weights": str(checkpoint / ENCODER),
+                "settings": str(checkpoint / SETTINGS),
+            },
+            code_paths=[str(Path(bt_ray.__file__).parent)],
+            pip_requirements=[f"{package}=={version(package)}" for package in _REQUIREMENTS],
+            signature=ModelSignature(
+                inputs=Schema([ColSpec("binary", "image")]),
+                outputs=Schema([TensorSpec(np.dtype("float32"), (-1, num_features))]),
+            ),
+            registered_model_name=name,
+        )
+    return str(logged.registered_model_version)

@@ -1,0 +1,156 @@
+"""The training loop. It knows neither Ray nor MLflow: batches come in, reports go out."""
+
+import tempfile
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bt_ray.collectives import data_parallel, world_size
+from bt_ray.config import Settings, TrainingSettings
+from bt_ray.data.batches import Batch, normalize
+from bt_ray.errors import NonFiniteLossError
+from bt_ray.model.batch_norm import globalize_batch_norm
+from bt_ray.model.twins import Twins, build_twins
+from bt_ray.objective.barlow import BarlowTwins
+from bt_ray.optim.lars import build_optimizer, set_rates
+from bt_ray.optim.schedule import rate_factor
+from bt_ray.training.meter import Meter
+from bt_ray.training.state import TrainingState, restore_checkpoint, save_checkpoint
+
+Measures = dict[str, float]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Context(Protocol):
+    """What the loop needs to know of the place it runs in."""
+
+    rank: int
+    device: torch.device
+
+    def report(self, step: int, measures: Measures) -> None:
+        """Records measures made after `step` steps. Called by every worker."""
+
+    def commit(self, step: int, checkpoint: Path | None) -> None:
+        """Keeps a checkpoint. Called by every worker; the first one alone brings a folder."""
+
+
+def train(
+    settings: Settings,
+    *,
+    steps_per_epoch: int,
+    batches: Iterable[Batch],
+    context: Context,
+    probe: Callable[[nn.Module], Measures],
+    resume: Path | None = None,
+) -> Twins:
+    """The trained twins, after all steps of the run.
+
+    Args:
+      steps_per_epoch: of the plan that the batches follow.
+      batches: this worker's batches, from the checkpoint's step (or 0) to the last.
+      probe: measures the encoder before, during and after training.
+      resume: checkpoint to continue from.
+    Raises: NonFiniteLossError as soon as the loss is NaN or infinite.
+    """
+    total_steps = settings.schedule.epochs * steps_per_epoch
+    warmup_steps = round(settings.schedule.warmup_epochs * steps_per_epoch)
+    checkpoint_steps = round(settings.training.checkpoint_every_epochs * steps_per_epoch)
+    probe_steps = round(settings.training.probe_every_epochs * steps_per_epoch)
+
+    state = build_state(settings, context.device)
+    if resume is not None:
+        restore_checkpoint(resume, state)
+    parallel_twins = data_parallel(state.twins)
+    objective = BarlowTwins(settings.objective.redundancy_weight)
+    meter = Meter(settings, start_step=state.step)
+    if state.step == 0:
+        context.report(0, probe(state.twins.encoder))
+
+    for batch in meter.timed(batches):
+        set_rates(
+            state.optimizer,
+            rate_factor(
+                state.step,
+                total_steps=total_steps,
+                warmup_steps=warmup_steps,
+                final_factor=settings.schedule.final_factor,
+            ),
+        )
+        view_a, view_b = (to_input(view, settings.training) for view in batch.views)
+        with autocast(settings.training, context.device):
+            z_a, z_b = parallel_twins(view_a, view_b)
+        result = objective(z_a, z_b)
+        state.scaler.scale(result.loss).backward()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad()
+        state.step += 1
+
+        is_last = state.step == total_steps
+        if state.step % settings.training.log_every_steps == 0 or is_last:
+            _check_finite(result.loss, state.step - 1, context.rank)
+            terms = {f"train/{name}": float(term) for name, term in result.terms.items()}
+            rate = state.optimizer.param_groups[0]["lr"]
+            measures = {"train/loss": float(result.loss.detach()), **terms, "train/weight_rate": rate}
+            context.report(state.step, measures | meter.read(state.step))
+        if state.step % probe_steps == 0 or is_last:
+            with meter.paused():
+                context.report(state.step, probe(state.twins.encoder))
+        if state.step % checkpoint_steps == 0 or is_last:
+            _check_finite(result.loss, state.step - 1, context.rank)
+            with meter.paused():
+                commit(state, settings, context)
+    return state.twins
+
+
+def build_state(settings: Settings, device: torch.device) -> TrainingState:
+    """Twins with weights drawn from the seed, on the device, and what it takes to train them."""
+    torch.manual_seed(settings.training.seed)
+    twins = build_twins(settings.model)
+    if world_size() > 1:
+        globalize_batch_norm(twins)
+    twins.to(device, memory_format=_memory_format(settings.training))  # type: ignore[call-overload]
+    return TrainingState(
+        twins=twins,
+        optimizer=build_optimizer(settings, twins),
+        scaler=torch.amp.GradScaler(device.type, enabled=settings.training.precision == "fp16"),
+    )
+
+
+def commit(state: TrainingState, settings: Settings, context: Context) -> None:
+    """Checkpoints the state: the first worker writes, all of them take part."""
+    if context.rank != 0:
+        context.commit(state.step, None)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder), state, settings)
+        context.commit(state.step, Path(folder))
+
+
+def to_input(levels: Tensor, settings: TrainingSettings) -> Tensor:
+    """A view as the encoder wants it: normalised, in the chosen memory format."""
+    return normalize(levels).contiguous(memory_format=_memory_format(settings))
+
+
+def autocast(settings: TrainingSettings, device: torch.device) -> torch.autocast:
+    """The arithmetic of encoder and projector."""
+    return torch.autocast(
+        device.type, _DTYPES[settings.precision], enabled=settings.precision != "fp32"
+    )
+
+
+def _memory_format(settings: TrainingSettings) -> torch.memory_format:
+    return torch.channels_last if settings.channels_last else torch.contiguous_format
+
+
+def _check_finite(loss: Tensor, step: int, rank: int) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise NonFiniteLossError(
+            f"The loss is {float(loss)} at step {step} on worker {rank}. The last checkpoint is "
+            "kept; lower optimizer.weight_rate, or use training.precision=bf16 or fp32."
+        )

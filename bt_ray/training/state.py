@@ -1,0 +1,137 @@
+"""Checkpoints: safetensors for tensors, JSON for the rest, nothing that is unpickled.
+
+A checkpoint is a folder. Its manifest, the SHA-256 sums of the other files, is written
+last: a folder without a manifest, or with one that does not fit, is not a checkpoint.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bt_ray.config import Settings, from_json, to_json
+from bt_ray.errors import CheckpointError
+from bt_ray.model.twins import Twins
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+ENCODER, PROJECTOR, OPTIMIZER = "encoder.safetensors", "projector.safetensors", "optimizer.safetensors"
+SETTINGS, STATE = "settings.json", "state.json"
+
+
+@dataclass
+class TrainingState:
+    """Everything that changes while a run goes on; `step` steps are done."""
+
+    twins: Twins
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+
+
+def save_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> None:
+    """Writes `state` into `folder`, which must not exist or be empty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_tensors(state.twins.encoder), folder / ENCODER)
+    save_file(_tensors(state.twins.projector), folder / PROJECTOR)
+    tensors, groups = _split_optimizer(state.optimizer)
+    save_file(tensors, folder / OPTIMIZER)
+    (folder / SETTINGS).write_text(to_json(settings))
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "step": state.step,
+        "optimizer_groups": groups,
+        "scaler": state.scaler.state_dict(),
+    }
+    (folder / STATE).write_text(json.dumps(record, indent=2))
+    sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=2))
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """The content of a checkpoint's state file, once every checksum holds.
+
+    Raises: CheckpointError if a file is missing or altered, or the schema is newer.
+    """
+    try:
+        sums = json.loads((folder / MANIFEST).read_text())
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder} is no complete checkpoint: {error}.") from error
+    for name, expected in sums.items():
+        if not (folder / name).is_file() or _sha256(folder / name) != expected:
+            raise CheckpointError(
+                f"{name} in checkpoint {folder} is missing or was altered (its SHA-256 does not "
+                "fit the manifest); use an earlier checkpoint."
+            )
+    record: dict[str, Any] = json.loads((folder / STATE).read_text())
+    if record["schema_version"] > SCHEMA_VERSION:
+        raise CheckpointError(
+            f"Checkpoint {folder} has schema {record['schema_version']}; this bt_ray reads up to "
+            f"{SCHEMA_VERSION}. Use a newer bt_ray."
+        )
+    return record
+
+
+def restore_checkpoint(folder: Path, state: TrainingState) -> None:
+    """Fills `state` from a checkpoint.
+
+    Raises: CheckpointError if the checkpoint is damaged or of another model.
+    """
+    record = verify_checkpoint(folder)
+    load_weights(state.twins.encoder, folder / ENCODER)
+    load_weights(state.twins.projector, folder / PROJECTOR)
+    _join_optimizer(state.optimizer, load_file(folder / OPTIMIZER), record["optimizer_groups"])
+    state.scaler.load_state_dict(record["scaler"])
+    state.step = record["step"]
+
+
+def load_settings(folder: Path) -> Settings:
+    """The settings of the run that wrote this checkpoint."""
+    return from_json((folder / SETTINGS).read_text())
+
+
+def load_weights(module: nn.Module, file: Path) -> None:
+    """Loads a module's parameters and buffers from safetensors.
+
+    Raises: CheckpointError if names or shapes are those of another architecture.
+    """
+    try:
+        module.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise CheckpointError(f"{file} does not fit this architecture: {error}") from error
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+
+
+def _split_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimizer's state as tensors by name and plain numbers by group."""
+    tree = optimizer.state_dict()
+    tensors = {
+        f"{index}.{name}": value.contiguous()
+        for index, values in tree["state"].items()
+        for name, value in values.items()
+    }
+    return tensors, tree["param_groups"]
+
+
+def _join_optimizer(
+    optimizer: Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

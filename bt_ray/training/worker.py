@@ -1,0 +1,109 @@
+"""What runs in each Ray Train worker: the loop, connected to Ray and to the trackers."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+
+from bt_ray.config import Settings, from_json
+from bt_ray.data.batches import build_plan
+from bt_ray.data.ingest import stream_batches
+from bt_ray.data.shards import ShardSet
+from bt_ray.errors import NonFiniteLossError
+from bt_ray.evaluation.probe import build_probe
+from bt_ray.tracking.mlflow import MlflowRun
+from bt_ray.tracking.tracker import JsonLinesTracker, NullTracker, Tracker, Trackers
+from bt_ray.training.loop import Measures, train
+from bt_ray.training.state import verify_checkpoint
+
+METRICS, FAILURE = "metrics.jsonl", "failure.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver tells every worker; travels as plain JSON values."""
+
+    settings: str
+    run_folder: str
+    mlflow_uri: str
+    mlflow_run_id: str
+
+
+@dataclass(frozen=True)
+class RayContext:
+    """The loop's context in a Ray Train worker."""
+
+    rank: int
+    device: torch.device
+    tracker: Tracker
+
+    def report(self, step: int, measures: Measures) -> None:
+        """The first worker records the measures; who watches the run hears of the probes."""
+        self.tracker.log(step, measures)
+        if "probe/rankme" in measures:
+            ray.train.report({"step": step, **measures})
+
+    def commit(self, step: int, checkpoint: Path | None) -> None:
+        """Hands the checkpoint to Ray Train, which copies it to the run's storage."""
+        kept = None if checkpoint is None else ray.train.Checkpoint.from_directory(str(checkpoint))
+        ray.train.report({"step": step}, checkpoint=kept)
+
+
+def train_worker(job: dict[str, Any]) -> None:
+    """One worker's part of a run, from the last checkpoint if there is one."""
+    order = Job(**job)
+    settings = from_json(order.settings)
+    place = ray.train.get_context()
+    rank, num_workers = place.get_world_rank(), place.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(_threads(settings, place.get_local_world_size()))
+
+    run_folder = Path(order.run_folder)
+    tracker: Tracker = NullTracker()
+    if rank == 0:
+        run = MlflowRun(order.mlflow_uri, order.mlflow_run_id)
+        tracker = Trackers(JsonLinesTracker(run_folder / METRICS), run)
+    plan = build_plan(settings, ShardSet.open(settings.data.train).manifest)
+    resume = _last_checkpoint()
+    start = 0 if resume is None else int(verify_checkpoint(resume)["step"])
+    try:
+        train(
+            settings,
+            steps_per_epoch=plan.steps_per_epoch,
+            batches=stream_batches(
+                ray.train.get_dataset_shard("train"),
+                settings,
+                start=start,
+                rank=rank,
+                world_size=num_workers,
+                steps_per_epoch=plan.steps_per_epoch,
+                device=device,
+            ),
+            context=RayContext(rank, device, tracker),
+            probe=build_probe(settings, device, rank=rank, world_size=num_workers),
+            resume=resume,
+        )
+    except NonFiniteLossError as error:
+        # The same on every worker and after every restart: say so instead of failing again.
+        if rank == 0:
+            (run_folder / FAILURE).write_text(json.dumps({"message": str(error)}))
+
+
+def job_config(job: Job) -> dict[str, Any]:
+    """`job` as Ray Train's `train_loop_config`."""
+    return asdict(job)
+
+
+def _last_checkpoint() -> Path | None:
+    checkpoint = ray.train.get_checkpoint()
+    return None if checkpoint is None else Path(checkpoint.to_directory())
+
+
+def _threads(settings: Settings, workers_here: int) -> int:
+    return settings.scaling.threads_per_worker or max(1, (os.cpu_count() or 1) // workers_here)

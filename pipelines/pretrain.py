@@ -1,0 +1,61 @@
+"""Pretrains an encoder: `python -m pipelines.pretrain PRESET [--section.field value …]`."""
+
+import sys
+from dataclasses import asdict
+
+import tyro
+from rich.table import Table
+
+from bt_ray.config import Settings
+from bt_ray.presets import PRESETS, preset
+from pipelines.terminal import console, finish, guarded
+
+
+def main() -> None:
+    """Parses the command line, pretrains, prints what came of it."""
+    settings = guarded(lambda: parse(sys.argv[1:]))
+    console.print(f"Pretraining [bold]{settings.name}[/] on {settings.data.train}")
+    from bt_ray.training.launch import pretrain
+
+    summary = guarded(lambda: pretrain(settings))
+    print_summary(asdict(summary))
+    finish(asdict(summary))
+
+
+def parse(arguments: list[str]) -> Settings:
+    """The settings of the preset named first, with the flags that follow."""
+    if not arguments or arguments[0].startswith("-"):
+        console.print(
+            f"usage: python -m pipelines.pretrain {{{','.join(PRESETS)}}} [--section.field value …]\n"
+            "       python -m pipelines.pretrain PRESET --help"
+        )
+        sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
+    chosen = preset(arguments[0])
+    return tyro.cli(
+        Settings,
+        prog=f"python -m pipelines.pretrain {arguments[0]}",
+        description=PRESETS[arguments[0]].__doc__,
+        args=arguments[1:],
+        default=chosen,
+    )
+
+
+def print_summary(summary: dict) -> None:  # type: ignore[type-arg]
+    """A table for people."""
+    scores = summary["scores"]
+    table = Table(title="What came of it", show_header=False)
+    table.add_row("steps", f"{summary['steps']:,}")
+    table.add_row("loss", f"{scores['loss']:.2f}")
+    for label, name in (("kNN, untrained", "knn_top1_untrained"), ("kNN, trained", "knn_top1")):
+        score = scores[name]
+        table.add_row(label, "no labels" if score is None else f"{score:.1%}")
+    table.add_row("RankMe", f"{scores['rankme']:.1f}")
+    table.add_row("images/s", f"{summary['images_per_s']:,.0f}")
+    table.add_row("run folder", summary["paths"]["run"])
+    table.add_row("MLflow page", f"mlflow ui --backend-store-uri {summary['paths']['mlflow']}")
+    table.add_row("registered", f"models:/{summary['model_version']}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

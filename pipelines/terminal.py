@@ -1,0 +1,31 @@
+"""What every pipeline shows: words for people on stderr, one line of JSON on stdout."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from bt_ray.errors import BtRayError, SettingsError
+
+T = TypeVar("T")
+
+console = Console(stderr=True)
+
+
+def finish(record: dict[str, Any]) -> None:
+    """Prints the last line: `record` as JSON, for programs."""
+    print(json.dumps(record), flush=True)
+
+
+def guarded(job: Callable[[], T]) -> T:
+    """What `job` returns; a BtRayError ends the program with its sentence.
+
+    The exit code is 2 for settings and 1 for what went wrong later.
+    """
+    try:
+        return job()
+    except BtRayError as error:
+        console.print(f"[bold red]{type(error).__name__}[/]: {error}", soft_wrap=True)
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
