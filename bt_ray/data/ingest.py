@@ -6,29 +6,18 @@ an equal split hands such blocks to the workers in turn; each worker checks that
 is handed are those the plan gives it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 
 import pyarrow as pa
 import ray.data
-import torch
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.train import DataConfig
 
 from bt_ray.config import Settings
-from bt_ray.data.batches import (
-    Batch,
-    build_plan,
-    check_place,
-    make_views,
-    read_steps,
-    to_batch,
-)
-from bt_ray.data.plan import Plan
+from bt_ray.data.decode import make_views, read_steps
+from bt_ray.data.plan import Plan, build_plan
 from bt_ray.data.shards import ShardSet
-
-_PREFETCHED_BATCHES = 2
 
 
 class PlanSource(Datasource):
@@ -76,7 +65,7 @@ def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Data
     context.target_max_block_size = None
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
-    rows_per_worker = plan.global_batch // settings.scaling.workers
+    rows_per_worker = plan.global_batch // max(1, settings.scaling.workers)
     return (
         ray.data.read_datasource(
             PlanSource(shards, plan, start=start, stop=stop), override_num_blocks=1
@@ -90,32 +79,3 @@ def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Data
             fn_kwargs={"settings": settings, "steps_per_epoch": plan.steps_per_epoch},
         )
     )
-
-
-def data_config() -> DataConfig:
-    """How Ray Train hands the blocks to the workers: in order, in turn, nothing by locality."""
-    options = ray.data.ExecutionOptions(preserve_order=True)
-    return DataConfig(execution_options=options, enable_shard_locality=False)
-
-
-def stream_batches(
-    iterator: ray.data.DataIterator,
-    settings: Settings,
-    *,
-    start: int,
-    rank: int,
-    world_size: int,
-    steps_per_epoch: int,
-    device: torch.device,
-) -> Iterator[Batch]:
-    """This worker's batches from step `start` on.
-
-    Raises: PlanError if Ray Data delivers other rows than the plan's.
-    """
-    num_rows = settings.data.global_batch // world_size
-    blocks = iterator.iter_batches(
-        batch_size=num_rows, batch_format="numpy", prefetch_batches=_PREFETCHED_BATCHES
-    )
-    for step, columns in enumerate(blocks, start=start):
-        check_place(columns, step, rank, num_rows)
-        yield to_batch(columns, settings, steps_per_epoch, device)

@@ -19,6 +19,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from bt_ray.config import Settings
+from bt_ray.data.shards import Manifest
 from bt_ray.errors import DataError
 
 _GROUP_ORDER, _ROW_ORDER = 0, 1
@@ -169,3 +171,20 @@ def choose_window(
     whole = global_batch // math.gcd(global_batch, rows_per_row_group)
     groups = max(fitting, least)
     return groups // whole * whole if groups >= whole else groups
+
+
+def build_plan(settings: Settings, manifest: Manifest) -> Plan:
+    """The order of all samples of a run over this data set."""
+    return Plan(
+        manifest.num_rows,
+        manifest.rows_per_row_group,
+        settings.data.global_batch,
+        settings.training.seed,
+        choose_window(
+            num_rows=manifest.num_rows,
+            num_bytes=manifest.num_bytes,
+            rows_per_row_group=manifest.rows_per_row_group,
+            global_batch=settings.data.global_batch,
+            window_mb=settings.data.window_mb,
+        ),
+    )

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from bt_ray.collectives import gather_rows
 from bt_ray.config import Settings
-from bt_ray.data.batches import decode, normalize
+from bt_ray.data.batches import normalize
+from bt_ray.data.decode import decode
 from bt_ray.data.shards import ShardSet
 from bt_ray.data.views import central
 from bt_ray.evaluation.knn import knn_top1

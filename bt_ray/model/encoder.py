@@ -1,6 +1,5 @@
 """Encoders: torchvision's ResNets, and small convolutional ones for small images."""
 
-import torchvision
 from torch import Tensor, nn
 
 from bt_ray.config import ModelSettings
@@ -16,6 +15,8 @@ def build_encoder(settings: ModelSettings) -> nn.Module:
     """A module from images (n, 3, px, px) to representations (n, F), with `num_features` = F."""
     if settings.encoder in _SMALL_LAYERS:
         return ConvEncoder(_SMALL_LAYERS[settings.encoder])
+    import torchvision  # here: it takes as long to import as torch, and small encoders need none
+
     encoder = torchvision.models.get_model(
         settings.encoder, weights=None, zero_init_residual=True
     )

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from bt_ray.config import from_json
-from bt_ray.data.batches import decode, normalize
+from bt_ray.data.batches import normalize
+from bt_ray.data.decode import decode
 from bt_ray.data.views import central
 from bt_ray.model.encoder import build_encoder
 from bt_ray.training.state import load_weights

@@ -4,10 +4,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
+import numpy as np
 from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
-import numpy as np
 
 import bt_ray
 from bt_ray.config import Settings

@@ -47,18 +47,6 @@ class JsonLinesTracker:
             stream.write(json.dumps({"step": step, **measures}) + "\n")
 
 
-class Trackers:
-    """Passes everything on to several trackers, in turn."""
-
-    def __init__(self, *trackers: Tracker) -> None:
-        self._trackers = trackers
-
-    def log(self, step: int, measures: Measures) -> None:
-        """Logs to each."""
-        for tracker in self._trackers:
-            tracker.log(step, measures)
-
-
 def read_history(file: Path) -> dict[str, dict[int, float]]:
     """Metric name → step → value from a JsonLinesTracker's file, ordered by step.
 

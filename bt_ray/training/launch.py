@@ -11,20 +11,28 @@ from pathlib import Path
 import ray
 import ray.data
 import ray.train
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train import (
+    CheckpointConfig,
+    DataConfig,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
 from bt_ray.config import Settings, from_json, to_json
-from bt_ray.data.batches import build_plan
-from bt_ray.data.ingest import build_dataset, data_config
+from bt_ray.data.ingest import build_dataset
+from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet, is_shards, write_shards
 from bt_ray.data.sources import open_source
 from bt_ray.errors import LaunchError, NonFiniteLossError, SettingsError
 from bt_ray.model.encoder import build_encoder
+from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, start_run
 from bt_ray.tracking.registry import register_encoder
-from bt_ray.tracking.tracker import read_history
+from bt_ray.tracking.tracker import Tracker, read_history
 from bt_ray.training.worker import FAILURE, METRICS, Job, job_config, train_worker
 
 _TRAIN, _RECORD = "train", "mlflow_run.json"
@@ -48,6 +56,7 @@ def pretrain(
     settings: Settings,
     *,
     register: bool = True,
+    trackers: Sequence[Tracker] = (),
     callbacks: Sequence[UserCallback] = (),
     parent_run_id: str | None = None,
 ) -> Summary:
@@ -55,6 +64,7 @@ def pretrain(
 
     Args:
       register: add the encoder to the model registry.
+      trackers: told of every measure, as MLflow is.
       callbacks: told by Ray Train of every report.
       parent_run_id: MLflow run that this one belongs to.
     Raises: SettingsError if a run of this name exists with other settings; LaunchError if the
@@ -67,7 +77,8 @@ def pretrain(
     connect(settings)
     run = _mlflow_run(run_folder, settings, storage, parent_run_id)
     try:
-        _fit(settings, run_folder, run, callbacks)
+        with Courier(run_folder / METRICS, [run, *trackers]):
+            _fit(settings, run_folder, callbacks)
         checkpoint = Path(last_result(run_folder).checkpoint.path)
         version = None
         if register:
@@ -159,9 +170,7 @@ def _mlflow_run(
     return run
 
 
-def _fit(
-    settings: Settings, run_folder: Path, run: MlflowRun, callbacks: Sequence[UserCallback]
-) -> None:
+def _fit(settings: Settings, run_folder: Path, callbacks: Sequence[UserCallback]) -> None:
     manifest = ShardSet.open(settings.data.train).manifest
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     if last_step(run_folder) == total_steps:
@@ -171,8 +180,6 @@ def _fit(
     job = Job(
         settings=to_json(settings),
         run_folder=str(run_folder),
-        mlflow_uri=run.uri,
-        mlflow_run_id=run.run_id,
     )
     TorchTrainer(
         train_worker,
@@ -192,7 +199,11 @@ def _fit(
             callbacks=list(callbacks),
         ),
         datasets={"train": partial(_remaining_dataset, settings, run_folder, total_steps)},
-        dataset_config=data_config(),
+        # In order and in turn, nothing by locality: a block belongs to one worker.
+        dataset_config=DataConfig(
+            execution_options=ray.data.ExecutionOptions(preserve_order=True),
+            enable_shard_locality=False,
+        ),
     ).fit()
     if failure.is_file():
         raise NonFiniteLossError(json.loads(failure.read_text())["message"])

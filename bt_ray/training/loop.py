@@ -1,7 +1,6 @@
 """The training loop. It knows neither Ray nor MLflow: batches come in, reports go out."""
 
 import tempfile
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol

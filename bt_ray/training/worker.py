@@ -11,17 +11,17 @@ import ray.train.torch
 import torch
 
 from bt_ray.config import Settings, from_json
-from bt_ray.data.batches import build_plan
-from bt_ray.data.ingest import stream_batches
+from bt_ray.data.batches import stream_batches
+from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import NonFiniteLossError
 from bt_ray.evaluation.probe import build_probe
-from bt_ray.tracking.mlflow import MlflowRun
-from bt_ray.tracking.tracker import JsonLinesTracker, NullTracker, Tracker, Trackers
+from bt_ray.tracking.tracker import JsonLinesTracker, NullTracker, Tracker
 from bt_ray.training.loop import Measures, train
 from bt_ray.training.state import verify_checkpoint
 
 METRICS, FAILURE = "metrics.jsonl", "failure.json"
+_PREFETCHED_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,6 @@ class Job:
 
     settings: str
     run_folder: str
-    mlflow_uri: str
-    mlflow_run_id: str
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,7 @@ def train_worker(job: dict[str, Any]) -> None:
         torch.set_num_threads(_threads(settings, place.get_local_world_size()))
 
     run_folder = Path(order.run_folder)
-    tracker: Tracker = NullTracker()
-    if rank == 0:
-        run = MlflowRun(order.mlflow_uri, order.mlflow_run_id)
-        tracker = Trackers(JsonLinesTracker(run_folder / METRICS), run)
+    tracker = JsonLinesTracker(run_folder / METRICS) if rank == 0 else NullTracker()
     plan = build_plan(settings, ShardSet.open(settings.data.train).manifest)
     resume = _last_checkpoint()
     start = 0 if resume is None else int(verify_checkpoint(resume)["step"])
@@ -77,7 +72,11 @@ def train_worker(job: dict[str, Any]) -> None:
             settings,
             steps_per_epoch=plan.steps_per_epoch,
             batches=stream_batches(
-                ray.train.get_dataset_shard("train"),
+                ray.train.get_dataset_shard("train").iter_batches(
+                    batch_size=settings.data.global_batch // num_workers,
+                    batch_format="numpy",
+                    prefetch_batches=_PREFETCHED_BATCHES,
+                ),
                 settings,
                 start=start,
                 rank=rank,

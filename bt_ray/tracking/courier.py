@@ -1,0 +1,65 @@
+"""Carries a run's measures from the file that the worker writes to those who read them.
+
+Training never waits for a server: the first worker appends lines to a file, and a thread of
+the driver delivers them. A line whose step was delivered before, as happens after a restart
+from a checkpoint, is not delivered again.
+"""
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from bt_ray.tracking.tracker import Measures, Tracker
+
+
+class Courier:
+    """Delivers the lines of a JsonLinesTracker's file to trackers while its context lasts."""
+
+    def __init__(self, file: Path, trackers: Sequence[Tracker], *, every_s: float = 0.5) -> None:
+        self._file, self._trackers, self._every_s = file, trackers, every_s
+        self._record = file.with_suffix(".delivered.json")
+        self._last_steps: dict[str, int] = (
+            json.loads(self._record.read_text()) if self._record.is_file() else {}
+        )
+        self._position = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._deliver_always, name="courier", daemon=True)
+
+    def __enter__(self) -> "Courier":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Delivers what has been written since the last time."""
+        if not self._file.is_file():
+            return
+        with self._file.open() as stream:
+            stream.seek(self._position)
+            while (line := stream.readline()).endswith("\n"):
+                record = json.loads(line)
+                self._pass_on(record.pop("step"), record)
+                self._position = stream.tell()
+        self._record.write_text(json.dumps(self._last_steps))
+
+    def _pass_on(self, step: int, measures: Measures) -> None:
+        fresh = {k: v for k, v in measures.items() if step > self._last_steps.get(k, -1)}
+        if fresh:
+            for tracker in self._trackers:
+                tracker.log(step, fresh)
+            self._last_steps.update(dict.fromkeys(fresh, step))
+
+    def _deliver_always(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self.deliver()
