@@ -5,6 +5,7 @@ of them, and its backward yields the derivative of that one loss with respect to
 worker holds. Parameters are held by all, so their gradients are summed over the workers.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -86,13 +87,19 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return module
-    parallel = DistributedDataParallel(
-        module, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    with warnings.catch_warnings():
+        # torch 2.14 calls it forward_sync_buffers, which the torch 2.7 of V100s does not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        parallel = DistributedDataParallel(
+            module, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
     parallel.register_comm_hook(None, _sum_bucket)
     return parallel
 
 
-def _sum_bucket(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _sum_bucket(
+    _: None,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
     future = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
     return future.then(lambda done: done.value()[0])

@@ -56,6 +56,8 @@ def _require_range(section: str, owner: object, *names: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
+    """What is learned from, and in what portions."""
+
     train: str
     """Images to learn from: `digits`, a folder of images, or a folder of shards."""
     test: str | None = None
@@ -138,6 +140,8 @@ class ViewSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
+    """Encoder and projector (paper, section 2.2)."""
+
     encoder: Encoder = "resnet50"
     """A torchvision ResNet, or one of the small convolutional encoders for small images."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
@@ -154,6 +158,8 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
+    """The loss (paper, Eq. 1)."""
+
     redundancy_weight: float = 5e-3
     """λ of Eq. 1: weight of the redundancy-reduction term."""
 
@@ -194,9 +200,7 @@ class OptimizerSettings:
             math.isfinite(self.weight_decay) and self.weight_decay >= 0,
             f"optimizer.weight_decay={self.weight_decay} must be a finite number, 0 or above.",
         )
-        _require(
-            0 <= self.momentum < 1, f"optimizer.momentum={self.momentum} must lie in [0, 1)."
-        )
+        _require(0 <= self.momentum < 1, f"optimizer.momentum={self.momentum} must lie in [0, 1).")
 
     @property
     def true_bias_rate(self) -> float:
@@ -211,6 +215,8 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
+    """How long, and how the learning rate moves (paper, section 2.2)."""
+
     epochs: int = 300
     """Passes over the training images."""
     warmup_epochs: float = 10
@@ -230,6 +236,8 @@ class ScheduleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
+    """How the loop runs."""
+
     seed: int = 0
     """Seed of the initial weights, the order of the images and the views."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -264,13 +272,13 @@ class ProbeSettings:
     """Held-out images that are classified, at most."""
 
     def __post_init__(self) -> None:
-        _require_positive(
-            "probe", self, "neighbors", "temperature", "bank_images", "query_images"
-        )
+        _require_positive("probe", self, "neighbors", "temperature", "bank_images", "query_images")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingSettings:
+    """What a run may use of the cluster."""
+
     workers: int = 1
     """Training workers (W); 0 runs everything in the calling process. Never changes a result."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -289,6 +297,8 @@ class ScalingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
+    """Where a run is recorded."""
+
     experiment: str = "bt_ray"
     """MLflow experiment that the run is recorded in."""
     registered_model: str | None = None

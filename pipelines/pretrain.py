@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import tyro
 from rich.table import Table
@@ -26,7 +27,8 @@ def parse(arguments: list[str]) -> Settings:
     """The settings of the preset named first, with the flags that follow."""
     if not arguments or arguments[0].startswith("-"):
         console.print(
-            f"usage: python -m pipelines.pretrain {{{','.join(PRESETS)}}} [--section.field value …]\n"
+            f"usage: python -m pipelines.pretrain {{{','.join(PRESETS)}}} "
+            "[--section.field value …]\n"
             "       python -m pipelines.pretrain PRESET --help"
         )
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
@@ -40,7 +42,7 @@ def parse(arguments: list[str]) -> Settings:
     )
 
 
-def print_summary(summary: dict) -> None:  # type: ignore[type-arg]
+def print_summary(summary: dict[str, Any]) -> None:
     """A table for people."""
     scores = summary["scores"]
     table = Table(title="What came of it", show_header=False)

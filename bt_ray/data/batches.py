@@ -52,9 +52,7 @@ def to_batch(
     return Batch(step=step, views=(pair[0], pair[1]))
 
 
-def check_place(
-    columns: Mapping[str, NDArray[Any]], step: int, rank: int, num_rows: int
-) -> None:
+def check_place(columns: Mapping[str, NDArray[Any]], step: int, rank: int, num_rows: int) -> None:
     """Raises PlanError unless these are exactly the rows that the plan gives this worker now."""
     steps, slots = columns["step"], columns["slot"]
     first = rank * num_rows
@@ -103,9 +101,7 @@ def local_batches(
     plan = build_plan(settings, shards.manifest)
     size = settings.data.global_batch // world_size
     for span in plan.spans(start, stop):
-        table = read_steps(
-            shards, plan, max(start, span.first_step), min(stop, span.stop_step)
-        )
+        table = read_steps(shards, plan, max(start, span.first_step), min(stop, span.stop_step))
         for first in range(rank * size, table.num_rows, plan.global_batch):
             columns = make_views(table.slice(first, size), settings, plan.steps_per_epoch)
             yield to_batch(columns, settings, plan.steps_per_epoch, device)

@@ -61,7 +61,9 @@ def make_views(table: pa.Table, settings: Settings, steps_per_epoch: int) -> Col
         image = decode(encoded.as_buffer())
         for view, parameters in enumerate(pair):
             made[view, i] = _make_view(image, parameters, i, settings.views)
-    columns["view_a"], columns["view_b"] = (np.ascontiguousarray(v.transpose(0, 3, 1, 2)) for v in made)
+    columns["view_a"], columns["view_b"] = (
+        np.ascontiguousarray(v.transpose(0, 3, 1, 2)) for v in made
+    )
     return columns
 
 
@@ -77,6 +79,7 @@ def _make_view(
 def draw_pair(
     columns: Mapping[str, NDArray[Any]], settings: Settings, steps_per_epoch: int
 ) -> list[views.ViewParameters]:
+    """Parameters of both views of a step's rows; drawn alike wherever they are needed."""
     return [
         views.draw(
             settings.views,

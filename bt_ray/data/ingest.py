@@ -24,7 +24,7 @@ class PlanSource(Datasource):
     """The encoded samples of steps `start` to `stop`, in the plan's order; a window a task."""
 
     def __init__(self, shards: ShardSet, plan: Plan, *, start: int, stop: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._shards, self._plan, self._start, self._stop = shards, plan, start, stop
 
     def estimate_inmemory_data_size(self) -> int:
@@ -66,7 +66,7 @@ def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Data
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
     rows_per_worker = plan.global_batch // max(1, settings.scaling.workers)
-    return (
+    dataset: ray.data.Dataset = (
         ray.data.read_datasource(
             PlanSource(shards, plan, start=start, stop=stop), override_num_blocks=1
         )
@@ -79,3 +79,4 @@ def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Data
             fn_kwargs={"settings": settings, "steps_per_epoch": plan.steps_per_epoch},
         )
     )
+    return dataset

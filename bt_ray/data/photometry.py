@@ -5,8 +5,12 @@ works on the rows that want it and ends in whole 8-bit levels, since Pillow does
 in float throughout differs from the reference five times as much.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,9 +19,7 @@ from bt_ray.data.views import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParamet
 _BOX_PASSES = 3
 
 
-def apply_photometry(
-    views: Tensor, parameters: ViewParameters, solarize_threshold: int
-) -> Tensor:
+def apply_photometry(views: Tensor, parameters: ViewParameters, solarize_threshold: int) -> Tensor:
     """Views after colour jitter, greyscale, blur and solarization.
 
     Args:
@@ -43,7 +45,9 @@ def apply_photometry(
         part < solarize_threshold, part, 255 - part))  # fmt: skip
 
 
-def _where(x: Tensor, mask: np.ndarray, operation) -> Tensor:  # type: ignore[no-untyped-def, type-arg]
+def _where(
+    x: Tensor, mask: NDArray[Any], operation: Callable[[Tensor, NDArray[Any]], Tensor]
+) -> Tensor:
     rows = np.flatnonzero(mask)
     if len(rows):
         index = torch.from_numpy(rows).to(x.device)
@@ -51,8 +55,8 @@ def _where(x: Tensor, mask: np.ndarray, operation) -> Tensor:  # type: ignore[no
     return x
 
 
-def _change(x: Tensor, change: int, parameters: ViewParameters, rows: np.ndarray) -> Tensor:  # type: ignore[type-arg]
-    def column(values: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _change(x: Tensor, change: int, parameters: ViewParameters, rows: NDArray[Any]) -> Tensor:
+    def column(values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values[rows]).to(x.device).view(-1, 1, 1, 1)
 
     if change == BRIGHTNESS:
@@ -104,21 +108,29 @@ def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
     return torch.round(value.unsqueeze(1) * (1 - saturation.unsqueeze(1) * weight))
 
 
-def _blur(x: Tensor, sigma_px: np.ndarray) -> Tensor:  # type: ignore[type-arg]
+def _blur(x: Tensor, sigma_px: NDArray[Any]) -> Tensor:
     """Pillow's Gaussian blur: three passes of an extended box, as one separable filter a view."""
     kernels = [_gaussian_like_kernel(float(sigma)) for sigma in sigma_px]
     reach = max(len(kernel) for kernel in kernels) // 2
     taps = np.stack([np.pad(k, reach - len(k) // 2) for k in kernels]).astype(np.float32)
     weights = torch.from_numpy(taps).to(x.device).view(len(kernels), 1, 1, 1, -1)
-    width, height = x.shape[-1], x.shape[-2]
-    padded = functional.pad(x, (reach, reach, 0, 0), mode="replicate")
-    x = sum(padded[..., i : i + width] * weights[..., i] for i in range(2 * reach + 1))  # type: ignore[assignment]
-    padded = functional.pad(torch.round(x), (0, 0, reach, reach), mode="replicate")
-    x = sum(padded[..., i : i + height, :] * weights[..., i] for i in range(2 * reach + 1))  # type: ignore[assignment]
-    return torch.round(x)
+    for axis in (-1, -2):
+        x = torch.round(_filter_along(x, weights, reach, axis))
+    return x
 
 
-def _gaussian_like_kernel(sigma_px: float) -> np.ndarray:  # type: ignore[type-arg]
+def _filter_along(x: Tensor, weights: Tensor, reach: int, axis: int) -> Tensor:
+    """Each view filtered along one axis; its border pixels reach outwards."""
+    size = x.shape[axis]
+    sides = (reach, reach, 0, 0) if axis == -1 else (0, 0, reach, reach)
+    padded = functional.pad(x, sides, mode="replicate")
+    filtered = torch.zeros_like(x)
+    for tap in range(2 * reach + 1):
+        filtered += padded.narrow(axis, tap, size) * weights[..., tap]
+    return filtered
+
+
+def _gaussian_like_kernel(sigma_px: float) -> NDArray[Any]:
     """Taps of three box filters whose variances add up to σ², their edges fractional.
 
     Source: Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended

@@ -45,6 +45,8 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
+    """One Parquet file of a data set."""
+
     file: str
     num_rows: int
     sha256: str
@@ -68,6 +70,7 @@ class Manifest:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
+        """The manifest as the text of its file."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
 

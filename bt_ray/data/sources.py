@@ -76,8 +76,9 @@ def _image_folder(folder: Path) -> Source:
     """Every image file below `folder`, in an order that does not follow its name.
 
     The order is that of the paths' hashes: shuffled, so that any stretch of it is a fair
-    sample of the folder, and the same every time. The images are labelled if each of them lies in a subfolder of `folder`: the first level
-    of subfolders then are the classes, in the order of their names.
+    sample of the folder, and the same every time. The images are labelled if each of them
+    lies in a subfolder of `folder`: the first level of subfolders then are the classes, in
+    the order of their names.
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {str(folder)!r}; give a folder of images or shards.")

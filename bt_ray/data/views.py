@@ -155,9 +155,7 @@ def crop(image: Image.Image, parameters: ViewParameters, row: int, image_px: int
     view = image.crop((left, top, right, bottom)).resize(
         (image_px, image_px), Image.Resampling.BICUBIC
     )
-    return (
-        view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if parameters.flip[row] else view
-    )
+    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if parameters.flip[row] else view
 
 
 def photometry(

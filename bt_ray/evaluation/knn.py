@@ -31,9 +31,7 @@ def knn_top1(
     queries = functional.normalize(queries.float())
     num_classes = int(torch.maximum(bank_labels.max(), query_labels.max())) + 1
     correct = 0
-    for block, labels in zip(
-        queries.split(_BLOCK), query_labels.split(_BLOCK), strict=True
-    ):
+    for block, labels in zip(queries.split(_BLOCK), query_labels.split(_BLOCK), strict=True):
         similarity, index = (block @ bank.T).topk(min(neighbors, len(bank)))
         votes = similarity.new_zeros(len(block), num_classes)
         votes.scatter_add_(1, bank_labels[index], (similarity / temperature).exp())

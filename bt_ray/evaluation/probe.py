@@ -2,10 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bt_ray.collectives import gather_rows
@@ -16,6 +18,7 @@ from bt_ray.data.shards import ShardSet
 from bt_ray.data.views import central
 from bt_ray.evaluation.knn import knn_top1
 from bt_ray.evaluation.spectrum import mean_correlation, mean_deviation, rank_me
+from bt_ray.precision import autocast, memory_format
 
 _BLOCK = 512
 _SPECTRUM_ROWS = 4096
@@ -71,10 +74,12 @@ class Probe:
 
     @torch.no_grad()
     def _encode(self, encoder: nn.Module, images: LabelledImages) -> tuple[Tensor, Tensor]:
-        parts = [
-            encoder(normalize(block.to(self.device))).float()
-            for block in images.pixels.split(_BLOCK)
-        ]
+        layout = memory_format(self.settings.training)
+        with autocast(self.settings.training, self.device):
+            parts = [
+                encoder(normalize(block.to(self.device)).contiguous(memory_format=layout)).float()
+                for block in images.pixels.split(_BLOCK)
+            ]
         return gather_rows(torch.cat(parts)), gather_rows(images.labels.to(self.device))
 
 
@@ -97,7 +102,7 @@ def build_probe(
 
 
 def _load(table: pa.Table, image_px: int) -> LabelledImages:
-    def pixels(encoded: pa.BinaryScalar) -> np.ndarray:  # type: ignore[type-arg]
+    def pixels(encoded: pa.BinaryScalar) -> NDArray[Any]:
         return np.asarray(central(decode(encoded.as_buffer()), image_px))
 
     with ThreadPoolExecutor(2) as pool:

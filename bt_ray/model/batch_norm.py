@@ -23,18 +23,16 @@ class GlobalBatchNorm(_BatchNorm):
     equal on all workers. In eval mode, or with one worker, it is torch's own.
     """
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"Expected an input of (n, c, …), got {tuple(input.shape)}.")
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() < 2:
+            raise ValueError(f"Expected an input of (n, c, …), got {tuple(x.shape)}.")
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """The normalised input, same shape and dtype."""
         if not self.training or world_size() == 1:
-            return super().forward(input)
-        self._check_input_dim(input)
-        output, mean, variance, count = _GlobalNormalize.apply(
-            input, self.weight, self.bias, self.eps
-        )
+            return super().forward(x)
+        self._check_input_dim(x)
+        output, mean, variance, count = _GlobalNormalize.apply(x, self.weight, self.bias, self.eps)
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 momentum = 0.1 if self.momentum is None else self.momentum

@@ -1,5 +1,7 @@
 """Encoders: torchvision's ResNets, and small convolutional ones for small images."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from bt_ray.config import ModelSettings
@@ -7,7 +9,7 @@ from bt_ray.config import ModelSettings
 # Channels and stride of each layer.
 _SMALL_LAYERS = {
     "conv4": ((32, 1), (64, 2), (128, 2), (256, 1)),
-    "conv6": ((32, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2)),
+    "conv6": ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2)),
 }
 
 
@@ -17,15 +19,13 @@ def build_encoder(settings: ModelSettings) -> nn.Module:
         return ConvEncoder(_SMALL_LAYERS[settings.encoder])
     import torchvision  # here: it takes as long to import as torch, and small encoders need none
 
-    encoder = torchvision.models.get_model(
-        settings.encoder, weights=None, zero_init_residual=True
-    )
+    encoder = torchvision.models.get_model(settings.encoder, weights=None, zero_init_residual=True)
     if settings.stem == "cifar":
         encoder.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
         encoder.maxpool = nn.Identity()
     encoder.num_features = encoder.fc.in_features
     encoder.fc = nn.Identity()
-    return encoder
+    return cast(nn.Module, encoder)
 
 
 class ConvEncoder(nn.Sequential):
@@ -46,6 +46,8 @@ class ConvEncoder(nn.Sequential):
         super().__init__(*modules)
         self.num_features = channels
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Representations (n, F) of images (n, 3, px, px)."""
-        return super().forward(input).mean(dim=(2, 3))
+        for module in self:
+            x = module(x)
+        return x.mean(dim=(2, 3))

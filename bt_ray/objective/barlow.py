@@ -85,4 +85,3 @@ def standardize(z: Tensor, num_rows: Tensor, group: dist.ProcessGroup | None = N
     centered = z - sum_over_workers(z.sum(0), group) / num_rows
     variance = sum_over_workers(centered.square().sum(0), group) / num_rows
     return centered * torch.rsqrt(variance + EPSILON)
-

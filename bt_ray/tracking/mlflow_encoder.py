@@ -10,6 +10,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from bt_ray.config import from_json
 from bt_ray.data.batches import normalize
@@ -34,13 +35,15 @@ class EncoderModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-define
     @torch.no_grad()
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> np.ndarray:  # type: ignore[type-arg]
+    ) -> NDArray[Any]:
         """Representations float32 (n, F) of the encoded images in column `image`."""
         image_px = self._settings.views.image_px
         parts = []
         for first in range(0, len(model_input), _BLOCK):
             images = model_input["image"].iloc[first : first + _BLOCK]
-            pixels = np.stack([np.asarray(central(decode(encoded), image_px)) for encoded in images])
+            pixels = np.stack(
+                [np.asarray(central(decode(encoded), image_px)) for encoded in images]
+            )
             levels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
             parts.append(self._encoder(normalize(levels)).numpy())
         return np.concatenate(parts)

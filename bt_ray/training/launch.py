@@ -1,12 +1,14 @@
 """From settings to a registered encoder: shards, Ray Train, MLflow, summary."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.data
@@ -28,6 +30,7 @@ from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet, is_shards, write_shards
 from bt_ray.data.sources import open_source
 from bt_ray.errors import LaunchError, NonFiniteLossError, SettingsError
+from bt_ray.figures.curves import draw_curves
 from bt_ray.model.encoder import build_encoder
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, start_run
@@ -79,7 +82,7 @@ def pretrain(
     try:
         with Courier(run_folder / METRICS, [run, *trackers]):
             _fit(settings, run_folder, callbacks)
-        checkpoint = Path(last_result(run_folder).checkpoint.path)
+        checkpoint = last_checkpoint(run_folder)
         version = None
         if register:
             num_features = int(build_encoder(settings.model).num_features)  # type: ignore[arg-type]
@@ -90,16 +93,16 @@ def pretrain(
     except BaseException:
         run.end("FAILED")
         raise
-    run.end("FINISHED")
     summary = _summarize(settings, run_folder, run, checkpoint, version)
-    (run_folder / "summary.json").write_text(json.dumps(summary.__dict__, indent=2))
+    _keep(summary, settings, run_folder, run)
+    run.end("FINISHED")
     return summary
 
 
 def prepare_data(settings: Settings) -> Settings:
     """The settings with `data.train` and `data.test` naming shards, written if need be."""
     data = settings.data
-    made = {
+    made: dict[str, Any] = {
         name: _shards_of(source, settings)
         for name, source in (("train", data.train), ("test", data.test))
         if source is not None
@@ -145,11 +148,11 @@ def connect(settings: Settings) -> None:
     Raises: LaunchError if nothing would be left for Ray Data beside the workers: Ray would
       wait for it in silence.
     """
-    needed = settings.scaling.workers * settings.scaling.cpus_per_worker + _DATA_CPUS
+    needed = cpus_needed(settings)
     if not ray.is_initialized():
         is_local = "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
         num_cpus = max(os.cpu_count() or 1, math.ceil(needed)) if is_local else None
-        ray.init(num_cpus=num_cpus, log_to_driver=False, logging_level="warning",
+        ray.init(num_cpus=num_cpus, log_to_driver=False, logging_level=logging.WARNING,
                  address="local" if is_local else None)  # fmt: skip
     available = ray.cluster_resources().get("CPU", 0)
     if needed > available:
@@ -158,6 +161,11 @@ def connect(settings: Settings) -> None:
             f"{settings.scaling.cpus_per_worker} and {_DATA_CPUS:g} CPU for reading data make "
             f"{needed:g} CPUs; the cluster has {available:g}. Use fewer workers or fewer CPUs each."
         )
+
+
+def cpus_needed(settings: Settings) -> float:
+    """Logical CPUs of a run: its workers', and what reading and decoding needs at least."""
+    return settings.scaling.workers * settings.scaling.cpus_per_worker + _DATA_CPUS
 
 
 def _mlflow_run(
@@ -193,10 +201,11 @@ def _fit(settings: Settings, run_folder: Path, callbacks: Sequence[UserCallback]
             name=_TRAIN,
             storage_path=str(run_folder),
             failure_config=FailureConfig(
-                max_failures=settings.scaling.max_failures, controller_failure_limit=3
+                max_failures=settings.scaling.max_failures,
+                controller_failure_limit=3,  # type: ignore[call-arg]
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
-            callbacks=list(callbacks),
+            callbacks=list(callbacks),  # type: ignore[arg-type]
         ),
         datasets={"train": partial(_remaining_dataset, settings, run_folder, total_steps)},
         # In order and in turn, nothing by locality: a block belongs to one worker.
@@ -218,7 +227,8 @@ def uses_gpu(settings: Settings) -> bool:
     """Whether workers get a GPU each."""
     if settings.scaling.accelerator != "auto":
         return settings.scaling.accelerator == "gpu"
-    return ray.cluster_resources().get("GPU", 0) >= max(1, settings.scaling.workers)
+    num_gpus: float = ray.cluster_resources().get("GPU", 0)
+    return num_gpus >= max(1, settings.scaling.workers)
 
 
 def last_result(run_folder: Path) -> Result:
@@ -227,6 +237,17 @@ def last_result(run_folder: Path) -> Result:
     Raises: RuntimeError if there is nothing yet.
     """
     return Result.from_path(str(run_folder / _TRAIN))
+
+
+def last_checkpoint(run_folder: Path) -> Path:
+    """The last committed checkpoint.
+
+    Raises: LaunchError if there is none.
+    """
+    checkpoint = last_result(run_folder).checkpoint
+    if checkpoint is None:
+        raise LaunchError(f"{run_folder} holds no checkpoint; run its pretraining first.")
+    return Path(checkpoint.path)
 
 
 def last_step(run_folder: Path) -> int:
@@ -238,6 +259,21 @@ def last_step(run_folder: Path) -> int:
     except RuntimeError:
         return 0
     return int(metrics["step"]) if metrics else 0
+
+
+def _keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun) -> None:
+    """Stores the summary and the curves in the run's folder and with its MLflow run."""
+    file = run_folder / "summary.json"
+    file.write_text(json.dumps(asdict(summary), indent=2))
+    figure = Path(summary.paths["curves"])
+    draw_curves(
+        read_history(run_folder / METRICS),
+        redundancy_weight=settings.objective.redundancy_weight,
+        title=settings.name,
+        file=figure,
+    )
+    for kept in (file, figure, run_folder / "settings.json"):
+        run.log_file(kept)
 
 
 def _summarize(
@@ -261,6 +297,7 @@ def _summarize(
             "run": str(run_folder),
             "checkpoint": str(checkpoint),
             "metrics": str(run_folder / METRICS),
+            "curves": str(run_folder / "curves.png"),
             "mlflow": run.uri,
         },
     )

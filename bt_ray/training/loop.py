@@ -17,19 +17,23 @@ from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.barlow import BarlowTwins
 from bt_ray.optim.lars import build_optimizer, set_rates
 from bt_ray.optim.schedule import rate_factor
+from bt_ray.precision import autocast, memory_format
 from bt_ray.training.meter import Meter
 from bt_ray.training.state import TrainingState, restore_checkpoint, save_checkpoint
 
 Measures = dict[str, float]
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 class Context(Protocol):
     """What the loop needs to know of the place it runs in."""
 
-    rank: int
-    device: torch.device
+    @property
+    def rank(self) -> int:
+        """This worker, from 0."""
+
+    @property
+    def device(self) -> torch.device:
+        """What this worker computes on."""
 
     def report(self, step: int, measures: Measures) -> None:
         """Records measures made after `step` steps. Called by every worker."""
@@ -95,7 +99,11 @@ def train(
             _check_finite(result.loss, state.step - 1, context.rank)
             terms = {f"train/{name}": float(term) for name, term in result.terms.items()}
             rate = state.optimizer.param_groups[0]["lr"]
-            measures = {"train/loss": float(result.loss.detach()), **terms, "train/weight_rate": rate}
+            measures = {
+                "train/loss": float(result.loss.detach()),
+                **terms,
+                "train/weight_rate": rate,
+            }
             context.report(state.step, measures | meter.read(state.step))
         if state.step % probe_steps == 0 or is_last:
             with meter.paused():
@@ -113,7 +121,7 @@ def build_state(settings: Settings, device: torch.device) -> TrainingState:
     twins = build_twins(settings.model)
     if world_size() > 1:
         globalize_batch_norm(twins)
-    twins.to(device, memory_format=_memory_format(settings.training))  # type: ignore[call-overload]
+    twins.to(device, memory_format=memory_format(settings.training))  # type: ignore[call-overload]
     return TrainingState(
         twins=twins,
         optimizer=build_optimizer(settings, twins),
@@ -133,23 +141,13 @@ def commit(state: TrainingState, settings: Settings, context: Context) -> None:
 
 def to_input(levels: Tensor, settings: TrainingSettings) -> Tensor:
     """A view as the encoder wants it: normalised, in the chosen memory format."""
-    return normalize(levels).contiguous(memory_format=_memory_format(settings))
-
-
-def autocast(settings: TrainingSettings, device: torch.device) -> torch.autocast:
-    """The arithmetic of encoder and projector."""
-    return torch.autocast(
-        device.type, _DTYPES[settings.precision], enabled=settings.precision != "fp32"
-    )
-
-
-def _memory_format(settings: TrainingSettings) -> torch.memory_format:
-    return torch.channels_last if settings.channels_last else torch.contiguous_format
+    return normalize(levels).contiguous(memory_format=memory_format(settings))
 
 
 def _check_finite(loss: Tensor, step: int, rank: int) -> None:
     if not bool(torch.isfinite(loss)):
         raise NonFiniteLossError(
-            f"The loss is {float(loss)} at step {step} on worker {rank}. The last checkpoint is "
-            "kept; lower optimizer.weight_rate, or use training.precision=bf16 or fp32."
+            f"The loss is {float(loss.detach())} at step {step} on worker {rank}. The last "
+            "checkpoint is kept; lower optimizer.weight_rate, or use training.precision=bf16 or "
+            "fp32."
         )

@@ -21,7 +21,11 @@ from bt_ray.model.twins import Twins
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-ENCODER, PROJECTOR, OPTIMIZER = "encoder.safetensors", "projector.safetensors", "optimizer.safetensors"
+ENCODER, PROJECTOR, OPTIMIZER = (
+    "encoder.safetensors",
+    "projector.safetensors",
+    "optimizer.safetensors",
+)
 SETTINGS, STATE = "settings.json", "state.json"
 
 

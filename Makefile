@@ -1,0 +1,52 @@
+# `make demo` pretrains an encoder, `make test` checks everything; both set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+  --no-emit-index-url --no-emit-find-links --extra dev
+
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: help setup demo test check test-slow format lock clean
+
+help: ## What can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "bt_ray needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(STAMP) ## Make the environment in .venv
+
+demo: $(STAMP) ## Pretrain an encoder on handwritten digits, with everything around it
+	$(BIN)/python -m pipelines.pretrain digits
+
+check: $(STAMP) ## Format, lint, types and the tests without Ray: under a minute
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -m "not ray and not slow and not gpu"
+
+test: check ## Everything that must hold
+	$(BIN)/pytest -q -m "ray and not slow and not gpu"
+
+test-slow: $(STAMP) ## The long campaigns
+	$(BIN)/pytest -q -m slow --timeout 3600
+
+format: $(STAMP) ## Format the code and mend what lint can
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --fix --quiet .
+
+lock: ## Pin what fits pyproject.toml, with hashes (needs uv): for all, and for V100 GPUs
+	uv pip compile $(LOCK) --constraint deploy/newest.in --output-file requirements.lock pyproject.toml
+	uv pip compile $(LOCK) --constraint deploy/volta.in --output-file requirements-volta.lock pyproject.toml
+
+clean: ## Remove the environment
+	rm -rf $(VENV)

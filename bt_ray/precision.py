@@ -1,0 +1,19 @@
+"""The arithmetic and memory layout of encoder and projector."""
+
+import torch
+
+from bt_ray.config import TrainingSettings
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(settings: TrainingSettings, device: torch.device) -> torch.autocast:
+    """A context in which matrix products and convolutions use the chosen precision."""
+    return torch.autocast(
+        device.type, _DTYPES[settings.precision], enabled=settings.precision != "fp32"
+    )
+
+
+def memory_format(settings: TrainingSettings) -> torch.memory_format:
+    """How images and convolution kernels lie in memory."""
+    return torch.channels_last if settings.channels_last else torch.contiguous_format

@@ -1,0 +1,89 @@
+"""What tests share: real shards, small settings, where the shared images are."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bt_ray.config import Settings, override
+from bt_ray.data.shards import ShardSet, write_shards
+from bt_ray.data.sources import open_source
+from bt_ray.presets import preset
+
+# Ray's own pace is that of long runs on large clusters; a test has no time for it.
+os.environ |= {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+SHARED = Path(os.environ.get("BT_RAY_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray cluster of four logical CPUs for one test module."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def digits_shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    root = tmp_path_factory.mktemp("digits") / "train"
+    return write_shards(open_source("digits"), str(root), rows_per_row_group=64)
+
+
+@pytest.fixture(scope="session")
+def digits_test_shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    root = tmp_path_factory.mktemp("digits") / "test"
+    return write_shards(open_source("digits:test"), str(root), rows_per_row_group=64)
+
+
+@pytest.fixture
+def small_settings(
+    digits_shards: ShardSet, digits_test_shards: ShardSet, tmp_path: Path
+) -> Settings:
+    """A run of seconds: 360 digits, two steps an epoch."""
+    return override(
+        preset("digits"),
+        {
+            "name": "small",
+            "storage": str(tmp_path),
+            "data.train": digits_test_shards.root,
+            "data.test": digits_shards.root,
+            "data.global_batch": 128,
+            "views.image_px": 8,
+            "model.projector_widths": [64, 64],
+            "schedule.epochs": 3,
+            "schedule.warmup_epochs": 1,
+            "training.log_every_steps": 1,
+            "training.probe_every_epochs": 3,
+            "training.checkpoint_every_epochs": 0.5,
+            "scaling.workers": 1,
+            "probe.bank_images": 256,
+            "probe.query_images": 128,
+        },
+    )
+
+
+def shared_zip(name: str) -> zipfile.ZipFile:
+    """An archive of real images; the test is skipped where there is none."""
+    path = SHARED / name
+    if not path.is_file():
+        pytest.skip(f"needs {name} in {SHARED}; set BT_RAY_TEST_DATA to its folder")
+    return zipfile.ZipFile(path)

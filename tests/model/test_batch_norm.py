@@ -1,0 +1,79 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bt_ray.model.batch_norm import GlobalBatchNorm, globalize_batch_norm
+from tests.workers import run_workers
+
+ROWS = [1, 4, 3]
+
+
+def make(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor]:
+    """A batch norm with uneven parameters, an input and weights of its output."""
+    generator = torch.Generator().manual_seed(len(shape))
+    norm: nn.Module = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(shape[1])
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter, 0.5, 2, generator=generator)
+    x = 3 * torch.randn(shape, generator=generator, dtype=torch.float64) + 5
+    weigh = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return norm.to(dtype), x.to(dtype), weigh.to(dtype)
+
+
+def outcome(norm: nn.Module, x: Tensor, weigh: Tensor) -> dict[str, Tensor]:
+    x = x.requires_grad_()
+    y = norm(x)
+    (y * weigh).sum().backward()
+    return {
+        "y": y.detach(),
+        "x": x.grad,
+        **{name: parameter.grad for name, parameter in norm.named_parameters()},
+        **dict(norm.named_buffers()),
+    }  # type: ignore[dict-item]
+
+
+def _share(
+    rank: int, world_size: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> dict[str, Tensor]:
+    norm, x, weigh = make(shape, dtype)
+    start = sum(ROWS[:rank])
+    mine = slice(start, start + ROWS[rank])
+    return outcome(globalize_batch_norm(norm), x[mine].clone(), weigh[mine])
+
+
+@pytest.mark.parametrize("shape", [(8, 5), (8, 3, 4, 4)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-11), (torch.float32, 1e-4)])
+def test_workers_compute_torchs_batch_norm_of_the_global_batch(
+    shape: tuple[int, ...], dtype: torch.dtype, bound: float
+) -> None:
+    expected = outcome(*make(shape, torch.float64))
+    shares = run_workers(len(ROWS), _share, shape, dtype)
+    for name in ("y", "x"):
+        joined = torch.cat([share[name] for share in shares])
+        torch.testing.assert_close(joined.double(), expected[name], rtol=bound, atol=bound)
+    for name in ("weight", "bias"):
+        total = sum(share[name].double() for share in shares)
+        torch.testing.assert_close(total, expected[name], rtol=bound, atol=bound * 10)
+    for share in shares:
+        for name in ("running_mean", "running_var"):
+            torch.testing.assert_close(share[name].double(), expected[name], rtol=bound, atol=bound)
+        assert share["num_batches_tracked"] == 1
+
+
+def test_one_worker_uses_torchs_own() -> None:
+    norm, x, weigh = make((8, 3, 4, 4), torch.float32)
+    expected = outcome(copy.deepcopy(norm), x.clone(), weigh)
+    got = outcome(globalize_batch_norm(norm), x.clone(), weigh)
+    for name, value in expected.items():
+        assert torch.equal(got[name], value), name
+
+
+def test_conversion_keeps_parameters_and_names() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.BatchNorm1d(4), nn.ReLU()))
+    before = dict(module.named_parameters())
+    names = list(module.state_dict())
+    globalize_batch_norm(module)
+    assert isinstance(module[1][0], GlobalBatchNorm)
+    assert list(module.state_dict()) == names
+    assert all(before[name] is parameter for name, parameter in module.named_parameters())

@@ -1,0 +1,110 @@
+"""The commands as a user types them: on this machine, and as a job on a cluster."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = sys.executable
+RAY = str(Path(PYTHON).with_name("ray"))
+SMALL = ["--schedule.epochs", "2", "--schedule.warmup-epochs", "1", "--scaling.workers", "1"]
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,
+        timeout=240, check=False,
+    )  # fmt: skip
+
+
+def last_json(text: str) -> dict[str, Any]:
+    """The last line of a log that is a JSON object."""
+    lines = [line for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+    record: dict[str, Any] = json.loads(lines[-1])
+    return record
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["pretrain", "cifar"], "There is no preset 'cifar'"),
+        (["pretrain", "digits", "--data.global-batch", "255"], "try 254 or 256"),
+        (["pretrain", "digits", "--objective.redundancy-weight", "nan"], "must be a finite number"),
+        (["pretrain", "digits", "--objective.redundancy-wieght", "1"], "redundancy-weight"),
+        (["pretrain"], "usage:"),
+        (["sweep", "redundancy_weight"], "usage:"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_one_sentence(arguments: list[str], sentence: str) -> None:
+    done = command(PYTHON, "-m", f"pipelines.{arguments[0]}", *arguments[1:], COLUMNS="200")
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_prepare_writes_shards(tmp_path: Path) -> None:
+    done = command(PYTHON, "-m", "pipelines.prepare", "digits:test", str(tmp_path / "shards"))
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["images"], record["classes"]) == (360, 10)
+    assert (tmp_path / "shards" / "manifest.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the job server of a Ray head on loopback."""
+    ports = []
+    for _ in range(4):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(str(probe.getsockname()[1]))
+    address = f"http://127.0.0.1:{ports[1]}"
+    # A short path: Ray keeps Unix sockets below it, whose names may have 107 characters.
+    temp = f"/tmp/bt_ray_head_{ports[0]}"
+    process = subprocess.Popen(
+        [RAY, "start", "--head", "--block", "--num-cpus=4", "--node-ip-address=127.0.0.1",
+         f"--port={ports[0]}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}",
+         f"--dashboard-agent-listen-port={ports[2]}", f"--ray-client-server-port={ports[3]}",
+         f"--temp-dir={temp}", "--disable-usage-stats"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api/version", timeout=2).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.mark.ray
+def test_a_submitted_job_gives_the_same_result_as_the_command(head: str, tmp_path: Path) -> None:
+    here = command(
+        PYTHON, "-m", "pipelines.pretrain", "digits", *SMALL, "--storage", str(tmp_path / "here")
+    )
+    assert here.returncode == 0, here.stderr
+    assert here.stdout.count("\n") == 1
+    there = command(
+        RAY, "job", "submit", "--address", head, "--working-dir", ".", "--",
+        PYTHON, "-m", "pipelines.pretrain", "digits", *SMALL, "--storage", str(tmp_path / "there"),
+    )  # fmt: skip
+    assert there.returncode == 0, there.stdout + there.stderr
+    one, other = json.loads(here.stdout), last_json(there.stdout)
+    assert one["steps"] == other["steps"] == 10
+    assert one["scores"] == other["scores"]
+    assert one["model_version"] == other["model_version"] == "barlow-digits/1"
+    assert Path(other["paths"]["checkpoint"]).is_dir()

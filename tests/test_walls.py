@@ -1,0 +1,67 @@
+"""Who may import whom (the README's tree)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WITHOUT_RAY = (
+    "bt_ray/config",
+    "bt_ray/presets",
+    "bt_ray/errors",
+    "bt_ray/collectives",
+    "bt_ray/data/plan",
+    "bt_ray/data/views",
+    "bt_ray/data/photometry",
+    "bt_ray/data/decode",
+    "bt_ray/data/batches",
+    "bt_ray/model/",
+    "bt_ray/objective/",
+    "bt_ray/optim/",
+    "bt_ray/training/loop",
+    "bt_ray/training/meter",
+    "bt_ray/training/state",
+    "bt_ray/evaluation/",
+    "bt_ray/figures/",
+    "bt_ray/precision",
+    "bt_ray/tracking/",
+)
+WITH_MLFLOW = ("bt_ray/tracking/mlflow", "bt_ray/tracking/registry")
+STANDARD_LIBRARY_ONLY = ("bt_ray/config", "bt_ray/presets", "bt_ray/errors")
+SOURCES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for room in ("bt_ray", "pipelines", "tune_spaces")
+    for path in (ROOT / room).rglob("*.py")
+)
+
+
+def _imports(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse((ROOT / source).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_walls(source: str) -> None:
+    modules = set(_imports(source))
+    roots = {module.split(".")[0] for module in modules}
+    if source.startswith(WITHOUT_RAY):
+        assert "ray" not in roots
+    if not source.startswith(WITH_MLFLOW):
+        assert "mlflow" not in roots
+    if source.startswith("bt_ray/"):
+        assert not roots & {"pipelines", "tune_spaces", "tests"}
+    if source.startswith(STANDARD_LIBRARY_ONLY):
+        assert not roots & {"torch", "numpy", "pyarrow", "tyro"}
+
+
+@pytest.mark.parametrize("room", ["objective", "model", "optim"])
+def test_objectives_models_and_optimizers_do_not_know_each_other(room: str) -> None:
+    others = {f"bt_ray.{other}" for other in ("objective", "model", "optim") if other != room}
+    for source in SOURCES:
+        if source.startswith(f"bt_ray/{room}/"):
+            assert not any(module.startswith(tuple(others)) for module in _imports(source)), source

@@ -1,0 +1,140 @@
+"""Whole runs on a real Ray cluster."""
+
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from bt_ray.config import Settings, flatten, override
+from bt_ray.data.batches import normalize
+from bt_ray.data.decode import decode
+from bt_ray.data.shards import ShardSet
+from bt_ray.data.views import central
+from bt_ray.errors import LaunchError, NonFiniteLossError, SettingsError
+from bt_ray.model.encoder import build_encoder
+from bt_ray.tracking.tracker import read_history
+from bt_ray.training.launch import Summary, pretrain
+from bt_ray.training.state import load_weights
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+TENSORS = ("encoder.safetensors", "projector.safetensors", "optimizer.safetensors")
+
+
+@pytest.fixture
+def settings(small_settings: Settings) -> Settings:
+    return override(small_settings, {"scaling.workers": 2, "scaling.cpus_per_worker": 0.5})
+
+
+def assert_same_checkpoint(one: Summary, other: Summary) -> None:
+    for name in TENSORS:
+        files = [Path(summary.paths["checkpoint"]) / name for summary in (one, other)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+
+
+def test_a_run_ends_in_a_registered_encoder_and_a_truthful_record(settings: Settings) -> None:
+    summary = pretrain(settings)
+    assert summary.steps == 6
+    assert summary.images_per_s > 0
+    assert 0.3 < (summary.scores["knn_top1_untrained"] or 0) <= 1
+    assert 0.3 < (summary.scores["knn_top1"] or 0) <= 1
+    assert summary.model_version == "barlow-small/1"
+
+    client = MlflowClient(summary.paths["mlflow"])
+    run = client.get_run(summary.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["objective.redundancy_weight"] == "0.005"
+    assert run.data.params.keys() >= flatten(settings).keys()
+    assert len(run.data.tags["mlflow.source.git.commit"]) >= 7
+    losses = client.get_metric_history(summary.run_id, "train/loss")
+    assert [metric.step for metric in losses] == [1, 2, 3, 4, 5, 6]
+    assert losses[-1].value == summary.scores["loss"]
+
+    again = pretrain(settings)  # finished: nothing to train, nothing registered twice
+    assert again == summary
+
+    mlflow.set_tracking_uri(summary.paths["mlflow"])
+    model = mlflow.pyfunc.load_model(f"models:/{summary.model_version}")
+    images = ShardSet.open(settings.data.test or "").read(np.array([0]))["image"].to_pylist()
+    got = model.predict(pd.DataFrame({"image": images}))
+    encoder = build_encoder(settings.model)
+    load_weights(encoder, Path(summary.paths["checkpoint"]) / "encoder.safetensors")
+    pixels = np.stack([np.asarray(central(decode(image), 8)) for image in images])
+    with torch.no_grad():
+        expected = encoder.eval()(normalize(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())))
+    assert got.shape == (64, 256)
+    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_one_worker_or_two_or_none_follow_the_same_curve(settings: Settings) -> None:
+    curves = []
+    for workers in (0, 1, 2):
+        named = override(settings, {"name": f"workers-{workers}", "scaling.workers": workers})
+        summary = pretrain(named, register=False)
+        history = read_history(Path(summary.paths["metrics"]))
+        curves.append(list(history["train/loss"].values()))
+    assert curves[0] == curves[1]
+    np.testing.assert_allclose(curves[2], curves[1], rtol=1e-3)
+
+
+def kill_a_worker_after(metrics: Path, step: int, killed: list[int]) -> None:
+    """SIGKILLs one training worker of this test's cluster as soon as `step` is reported."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if max(read_history(metrics).get("train/loss", {0: 0.0})) >= step:
+            mine = psutil.Process().children(recursive=True)
+            worker = next(p for p in mine if "RayTrainWorker" in " ".join(p.cmdline()))
+            worker.kill()
+            killed.append(worker.pid)
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("step", [9])
+def test_a_killed_worker_changes_nothing(settings: Settings, step: int) -> None:
+    """Final weights and momenta are bit for bit those of the run that nothing happened to."""
+    settings = override(settings, {"schedule.epochs": 15, "training.checkpoint_every_epochs": 1.5})
+    undisturbed = pretrain(override(settings, {"name": "undisturbed"}), register=False)
+    disturbed = override(settings, {"name": "disturbed"})
+    metrics, killed = Path(settings.storage) / "disturbed" / "metrics.jsonl", list[int]()
+    killer = threading.Thread(target=kill_a_worker_after, args=(metrics, step, killed))
+    killer.start()
+    survivor = pretrain(disturbed, register=False)
+    killer.join()
+    assert killed, "the run ended before its worker could be killed"
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps != sorted(steps), "the run was not taken up again from a checkpoint"
+    assert_same_checkpoint(undisturbed, survivor)
+    history = MlflowClient(survivor.paths["mlflow"]).get_metric_history(
+        survivor.run_id, "train/loss"
+    )
+    assert [metric.step for metric in history] == list(range(1, 31))
+
+
+def test_a_name_with_other_settings_is_refused(settings: Settings) -> None:
+    pretrain(override(settings, {"schedule.epochs": 1}), register=False)
+    with pytest.raises(SettingsError, match="There is a run 'small'"):
+        pretrain(settings, register=False)
+
+
+def test_a_non_finite_loss_ends_the_run_as_failed(settings: Settings) -> None:
+    changes = {"optimizer.weight_rate": 1e38, "schedule.warmup_epochs": 0, "name": "wild"}
+    with pytest.raises(NonFiniteLossError, match="at step"):
+        pretrain(override(settings, changes))
+    record = json.loads((Path(settings.storage) / "wild" / "mlflow_run.json").read_text())
+    assert MlflowClient(record["uri"]).get_run(record["run_id"]).info.status == "FAILED"
+
+
+def test_a_cluster_that_is_too_small_is_named_before_anything_starts(settings: Settings) -> None:
+    crowded = replace(settings, scaling=replace(settings.scaling, workers=4, cpus_per_worker=1))
+    with pytest.raises(LaunchError, match="make 5 CPUs; the cluster has 4"):
+        pretrain(crowded)

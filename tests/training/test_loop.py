@@ -1,0 +1,180 @@
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bt_ray.collectives import data_parallel
+from bt_ray.config import Settings, override
+from bt_ray.data.batches import local_batches, stream_batches, to_batch
+from bt_ray.data.decode import make_views, read_steps
+from bt_ray.data.plan import build_plan
+from bt_ray.data.shards import ShardSet
+from bt_ray.errors import NonFiniteLossError, PlanError
+from bt_ray.evaluation.probe import build_probe
+from bt_ray.model.twins import Twins
+from bt_ray.objective.barlow import BarlowTwins
+from bt_ray.training.loop import build_state, to_input, train
+from tests.workers import run_workers
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class LocalContext:
+    """Keeps reports in memory and checkpoints in a folder."""
+
+    folder: Path
+    rank: int = 0
+    device: torch.device = CPU
+    reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+    def report(self, step: int, measures: dict[str, float]) -> None:
+        self.reports.append((step, measures))
+
+    def commit(self, step: int, checkpoint: Path | None) -> None:
+        if checkpoint is not None:
+            shutil.copytree(checkpoint, self.folder / str(step))
+
+
+def run(settings: Settings, folder: Path, start: int = 0) -> tuple[Twins, LocalContext]:
+    shards = ShardSet.open(settings.data.train)
+    plan = build_plan(settings, shards.manifest)
+    stop = plan.steps_per_epoch * settings.schedule.epochs
+    context = LocalContext(folder)
+    twins = train(
+        settings,
+        steps_per_epoch=plan.steps_per_epoch,
+        batches=local_batches(settings, shards, start=start, stop=stop, device=CPU),
+        context=context,
+        probe=build_probe(settings, CPU),
+        resume=folder / str(start) if start else None,
+    )
+    return twins, context
+
+
+def assert_equal(one: Twins, other: Twins) -> None:
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_three_and_three_steps_equal_six_bit_for_bit(
+    small_settings: Settings, tmp_path: Path
+) -> None:
+    whole, first = run(small_settings, tmp_path)
+    assert sorted(int(f.name) for f in tmp_path.iterdir()) == [1, 2, 3, 4, 5, 6]
+    for later in (4, 5, 6):
+        shutil.rmtree(tmp_path / str(later))
+    resumed, second = run(small_settings, tmp_path, start=3)
+    assert_equal(whole, resumed)
+    losses = [
+        [(s, m["train/loss"]) for s, m in c.reports if "train/loss" in m] for c in (first, second)
+    ]
+    assert losses[0][3:] == losses[1]
+
+
+def test_a_run_reports_and_improves(small_settings: Settings, tmp_path: Path) -> None:
+    settings = override(small_settings, {"schedule.epochs": 8})
+    _, context = run(settings, tmp_path)
+    losses = [m["train/loss"] for _, m in context.reports if "train/loss" in m]
+    assert losses[-1] < 0.8 * losses[0]
+    probes = [m for _, m in context.reports if "knn/top1" in m]
+    assert len(probes) == 4  # before, after epochs 3 and 6, and at the end
+    assert 0.5 < probes[0]["knn/top1"] <= 1
+    last = [m for _, m in context.reports if "time/images_per_s" in m][-1]
+    assert last["time/images_per_s"] > 0
+    assert 0 <= last["time/data_wait_share"] <= 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains(small_settings: Settings, tmp_path: Path, precision: str) -> None:
+    settings = override(
+        small_settings,
+        {"training.precision": precision, "schedule.epochs": 2, "schedule.warmup_epochs": 0},
+    )
+    _, context = run(settings, tmp_path)
+    losses = [m["train/loss"] for _, m in context.reports if "train/loss" in m]
+    assert losses[-1] < losses[0]
+
+
+def test_photometry_may_run_on_the_device(
+    small_settings: Settings, digits_test_shards: ShardSet
+) -> None:
+    """On grey digits both places agree to the rounding of the blur."""
+    changes = {"views.blur_probability": [1.0, 0.5], "views.solarize_probability": [0.0, 0.5]}
+    plan = build_plan(small_settings, digits_test_shards.manifest)
+    table = read_steps(digits_test_shards, plan, 0, 1)
+    batches = []
+    for place in ("loader", "device"):
+        settings = override(small_settings, {**changes, "views.photometry": place})
+        columns = make_views(table, settings, plan.steps_per_epoch)
+        batches.append(to_batch(columns, settings, plan.steps_per_epoch, CPU))
+    for ours, reference in zip(batches[1].views, batches[0].views, strict=True):
+        assert (ours - reference.float()).abs().mean() < 1
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_the_step(
+    small_settings: Settings, tmp_path: Path
+) -> None:
+    settings = override(
+        small_settings, {"optimizer.weight_rate": 1e38, "schedule.warmup_epochs": 0}
+    )
+    with pytest.raises(NonFiniteLossError, match=r"at step \d on worker 0"):
+        run(settings, tmp_path)
+
+
+def test_rows_out_of_place_are_refused(
+    small_settings: Settings, digits_test_shards: ShardSet
+) -> None:
+    plan = build_plan(small_settings, digits_test_shards.manifest)
+    blocks = [
+        make_views(read_steps(digits_test_shards, plan, step, step + 1), small_settings, 2)
+        for step in (0, 0)
+    ]
+    stream = stream_batches(
+        blocks, small_settings, start=0, rank=0, world_size=1, steps_per_epoch=2, device=CPU
+    )
+    next(stream)
+    with pytest.raises(PlanError, match="of step 1 and was given 128 rows from slot 0 of step 0"):
+        next(stream)
+
+
+def _follow(
+    rank: int, world_size: int, settings: Settings, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Losses, first gradients and last weights of one worker's part of a few steps."""
+    state = build_state(settings, CPU)
+    state.twins.to(dtype)
+    twins, objective = data_parallel(state.twins), BarlowTwins(5e-3)
+    shards = ShardSet.open(settings.data.train)
+    told: dict[str, Tensor] = {}
+    losses = []
+    for batch in local_batches(
+        settings, shards, start=0, stop=4, device=CPU, rank=rank, world_size=world_size
+    ):
+        result = objective(*twins(*(to_input(v, settings.training).to(dtype) for v in batch.views)))
+        result.loss.backward()
+        if not losses:
+            told |= {f"grad {n}": p.grad.clone() for n, p in state.twins.named_parameters()}  # type: ignore[union-attr]
+        losses.append(result.loss.detach())
+        for group in state.optimizer.param_groups:
+            group["lr"] = 0.1 * group["peak_lr"]
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+    told["losses"] = torch.stack(losses)
+    return told | {f"weight {n}": v for n, v in state.twins.state_dict().items()}
+
+
+def test_one_two_and_four_workers_follow_the_same_curve(small_settings: Settings) -> None:
+    """Loss, every gradient, biases' included, and the weights after four steps, in float64."""
+    settings = override(small_settings, {"data.global_batch": 32})
+    expected = run_workers(1, _follow, settings, torch.float64)[0]
+    for world_size in (2, 4):
+        for told in run_workers(world_size, _follow, settings, torch.float64):
+            for name, value in expected.items():
+                error = (told[name] - value).double().norm() / value.double().norm().clamp(
+                    min=1e-12
+                )
+                assert error < 1e-10, (world_size, name, float(error))
