@@ -20,6 +20,7 @@ WITHOUT_RAY = (
     "bt_ray/model/",
     "bt_ray/objective/",
     "bt_ray/optim/",
+    "bt_ray/training/local",
     "bt_ray/training/loop",
     "bt_ray/training/meter",
     "bt_ray/training/state",

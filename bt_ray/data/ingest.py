@@ -65,7 +65,7 @@ def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Data
     context.target_max_block_size = None
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
-    rows_per_worker = plan.global_batch // max(1, settings.scaling.workers)
+    rows_per_worker = plan.global_batch // settings.scaling.workers
     dataset: ray.data.Dataset = (
         ray.data.read_datasource(
             PlanSource(shards, plan, start=start, stop=stop), override_num_blocks=1

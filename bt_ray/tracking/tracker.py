@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+METRICS = "metrics.jsonl"
+"""Name of the file of measures in a run's folder."""
+
 Measures = Mapping[str, float]
 
 

@@ -17,7 +17,6 @@ from ray.train import (
     CheckpointConfig,
     DataConfig,
     FailureConfig,
-    Result,
     RunConfig,
     ScalingConfig,
 )
@@ -35,8 +34,10 @@ from bt_ray.model.encoder import build_encoder
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, start_run
 from bt_ray.tracking.registry import register_encoder
-from bt_ray.tracking.tracker import Tracker, read_history
-from bt_ray.training.worker import FAILURE, METRICS, Job, job_config, train_worker
+from bt_ray.tracking.tracker import METRICS, Tracker, read_history
+from bt_ray.training.local import train_here
+from bt_ray.training.state import last_checkpoint
+from bt_ray.training.worker import FAILURE, Job, job_config, train_worker
 
 _TRAIN, _RECORD = "train", "mlflow_run.json"
 _KEPT_CHECKPOINTS = 2
@@ -77,12 +78,15 @@ def pretrain(
     settings = prepare_data(replace(settings, storage=str(storage)))
     run_folder = storage / settings.name
     claim_folder(run_folder, settings)
-    connect(settings)
+    if settings.scaling.workers > 0:
+        connect(settings)
     run = _mlflow_run(run_folder, settings, storage, parent_run_id)
     try:
         with Courier(run_folder / METRICS, [run, *trackers]):
             _fit(settings, run_folder, callbacks)
-        checkpoint = last_checkpoint(run_folder)
+        checkpoint, steps = last_checkpoint(run_folder)
+        if checkpoint is None:
+            raise LaunchError(f"The run ended without a checkpoint in {run_folder}.")
         version = None
         if register:
             num_features = int(build_encoder(settings.model).num_features)  # type: ignore[arg-type]
@@ -93,7 +97,7 @@ def pretrain(
     except BaseException:
         run.end("FAILED")
         raise
-    summary = _summarize(settings, run_folder, run, checkpoint, version)
+    summary = _summarize(settings, run_folder, run, checkpoint, steps, version)
     _keep(summary, settings, run_folder, run)
     run.end("FINISHED")
     return summary
@@ -181,7 +185,10 @@ def _mlflow_run(
 def _fit(settings: Settings, run_folder: Path, callbacks: Sequence[UserCallback]) -> None:
     manifest = ShardSet.open(settings.data.train).manifest
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
-    if last_step(run_folder) == total_steps:
+    if last_checkpoint(run_folder)[1] == total_steps:
+        return
+    if settings.scaling.workers == 0:
+        train_here(settings, run_folder, total_steps)
         return
     failure = run_folder / FAILURE
     failure.unlink(missing_ok=True)
@@ -220,7 +227,8 @@ def _fit(settings: Settings, run_folder: Path, callbacks: Sequence[UserCallback]
 
 def _remaining_dataset(settings: Settings, run_folder: Path, total_steps: int) -> ray.data.Dataset:
     """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
-    return build_dataset(settings, start=last_step(run_folder), stop=total_steps)
+    _, start = last_checkpoint(run_folder)
+    return build_dataset(settings, start=start, stop=total_steps)
 
 
 def uses_gpu(settings: Settings) -> bool:
@@ -229,36 +237,6 @@ def uses_gpu(settings: Settings) -> bool:
         return settings.scaling.accelerator == "gpu"
     num_gpus: float = ray.cluster_resources().get("GPU", 0)
     return num_gpus >= max(1, settings.scaling.workers)
-
-
-def last_result(run_folder: Path) -> Result:
-    """What Ray Train has kept of a run.
-
-    Raises: RuntimeError if there is nothing yet.
-    """
-    return Result.from_path(str(run_folder / _TRAIN))
-
-
-def last_checkpoint(run_folder: Path) -> Path:
-    """The last committed checkpoint.
-
-    Raises: LaunchError if there is none.
-    """
-    checkpoint = last_result(run_folder).checkpoint
-    if checkpoint is None:
-        raise LaunchError(f"{run_folder} holds no checkpoint; run its pretraining first.")
-    return Path(checkpoint.path)
-
-
-def last_step(run_folder: Path) -> int:
-    """Steps done at the last committed checkpoint, 0 without one."""
-    if not (run_folder / _TRAIN).is_dir():
-        return 0
-    try:
-        metrics = last_result(run_folder).metrics
-    except RuntimeError:
-        return 0
-    return int(metrics["step"]) if metrics else 0
 
 
 def _keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun) -> None:
@@ -277,14 +255,19 @@ def _keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun
 
 
 def _summarize(
-    settings: Settings, run_folder: Path, run: MlflowRun, checkpoint: Path, version: str | None
+    settings: Settings,
+    run_folder: Path,
+    run: MlflowRun,
+    checkpoint: Path,
+    steps: int,
+    version: str | None,
 ) -> Summary:
     history = read_history(run_folder / METRICS)
     step_s = list(history["time/step_s"].values())
     knn = list(history.get("knn/top1", {}).values())
     return Summary(
         run_id=run.run_id,
-        steps=last_step(run_folder),
+        steps=steps,
         images_per_s=round(settings.data.global_batch * len(step_s) / sum(step_s), 1),
         scores={
             "knn_top1_untrained": knn[0] if knn else None,

@@ -82,6 +82,24 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     return record
 
 
+def last_checkpoint(run_folder: Path) -> tuple[Path | None, int]:
+    """The complete checkpoint of a run with the most steps, and those steps.
+
+    One that was cut short or altered is passed over for the one before it.
+
+    Returns: (None, 0) without any.
+    """
+    best: tuple[Path | None, int] = (None, 0)
+    for manifest in run_folder.glob(f"*/checkpoint_*/{MANIFEST}"):
+        try:
+            step = int(verify_checkpoint(manifest.parent)["step"])
+        except CheckpointError:
+            continue
+        if step > best[1]:
+            best = (manifest.parent, step)
+    return best
+
+
 def restore_checkpoint(folder: Path, state: TrainingState) -> None:
     """Fills `state` from a checkpoint.
 

@@ -16,11 +16,11 @@ from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import NonFiniteLossError
 from bt_ray.evaluation.probe import build_probe
-from bt_ray.tracking.tracker import JsonLinesTracker, NullTracker, Tracker
+from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, NullTracker, Tracker
 from bt_ray.training.loop import Measures, train
-from bt_ray.training.state import verify_checkpoint
+from bt_ray.training.state import last_checkpoint
 
-METRICS, FAILURE = "metrics.jsonl", "failure.json"
+FAILURE = "failure.json"
 _PREFETCHED_BATCHES = 2
 
 
@@ -65,8 +65,7 @@ def train_worker(job: dict[str, Any]) -> None:
     run_folder = Path(order.run_folder)
     tracker = JsonLinesTracker(run_folder / METRICS) if rank == 0 else NullTracker()
     plan = build_plan(settings, ShardSet.open(settings.data.train).manifest)
-    resume = _last_checkpoint()
-    start = 0 if resume is None else int(verify_checkpoint(resume)["step"])
+    resume, start = last_checkpoint(run_folder)
     try:
         train(
             settings,
@@ -97,11 +96,6 @@ def train_worker(job: dict[str, Any]) -> None:
 def job_config(job: Job) -> dict[str, Any]:
     """`job` as Ray Train's `train_loop_config`."""
     return asdict(job)
-
-
-def _last_checkpoint() -> Path | None:
-    checkpoint = ray.train.get_checkpoint()
-    return None if checkpoint is None else Path(checkpoint.to_directory())
 
 
 def _threads(settings: Settings, workers_here: int) -> int:

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass
-class LocalContext:
+class MemoryContext:
     """Keeps reports in memory and checkpoints in a folder."""
 
     folder: Path
@@ -39,11 +39,11 @@ class LocalContext:
             shutil.copytree(checkpoint, self.folder / str(step))
 
 
-def run(settings: Settings, folder: Path, start: int = 0) -> tuple[Twins, LocalContext]:
+def run(settings: Settings, folder: Path, start: int = 0) -> tuple[Twins, MemoryContext]:
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
     stop = plan.steps_per_epoch * settings.schedule.epochs
-    context = LocalContext(folder)
+    context = MemoryContext(folder)
     twins = train(
         settings,
         steps_per_epoch=plan.steps_per_epoch,
@@ -92,7 +92,7 @@ def test_a_run_reports_and_improves(small_settings: Settings, tmp_path: Path) ->
 def test_low_precision_trains(small_settings: Settings, tmp_path: Path, precision: str) -> None:
     settings = override(
         small_settings,
-        {"training.precision": precision, "schedule.epochs": 2, "schedule.warmup_epochs": 0},
+        {"training.precision": precision, "schedule.epochs": 6},
     )
     _, context = run(settings, tmp_path)
     losses = [m["train/loss"] for _, m in context.reports if "train/loss" in m]
@@ -103,7 +103,11 @@ def test_photometry_may_run_on_the_device(
     small_settings: Settings, digits_test_shards: ShardSet
 ) -> None:
     """On grey digits both places agree to the rounding of the blur."""
-    changes = {"views.blur_probability": [1.0, 0.5], "views.solarize_probability": [0.0, 0.5]}
+    changes = {
+        "views.image_px": 32,
+        "views.blur_probability": [1.0, 0.5],
+        "views.solarize_probability": [0.0, 0.5],
+    }
     plan = build_plan(small_settings, digits_test_shards.manifest)
     table = read_steps(digits_test_shards, plan, 0, 1)
     batches = []

@@ -1,0 +1,58 @@
+"""A run in the calling process, without Ray: the same loop, batches and checkpoints."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bt_ray.config import Settings
+from bt_ray.data.batches import local_batches
+from bt_ray.data.plan import build_plan
+from bt_ray.data.shards import ShardSet
+from bt_ray.evaluation.probe import build_probe
+from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
+from bt_ray.training.loop import Measures, train
+from bt_ray.training.state import last_checkpoint
+
+_KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class LocalContext:
+    """The loop's context in the calling process."""
+
+    run_folder: Path
+    device: torch.device
+    tracker: Tracker
+    rank: int = 0
+
+    def report(self, step: int, measures: Measures) -> None:
+        """Records the measures."""
+        self.tracker.log(step, measures)
+
+    def commit(self, step: int, checkpoint: Path | None) -> None:
+        """Copies the checkpoint into the run's folder, which keeps the last two."""
+        if checkpoint is None:
+            return
+        kept = self.run_folder / "local"
+        shutil.copytree(checkpoint, kept / f"checkpoint_{step:09d}", dirs_exist_ok=True)
+        for old in sorted(kept.iterdir())[:-_KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+
+def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:
+    """Trains from the last checkpoint, if there is one, to the end."""
+    shards = ShardSet.open(settings.data.train)
+    device = torch.device(
+        "cuda" if settings.scaling.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    )
+    resume, start = last_checkpoint(run_folder)
+    train(
+        settings,
+        steps_per_epoch=build_plan(settings, shards.manifest).steps_per_epoch,
+        batches=local_batches(settings, shards, start=start, stop=total_steps, device=device),
+        context=LocalContext(run_folder, device, JsonLinesTracker(run_folder / METRICS)),
+        probe=build_probe(settings, device),
+        resume=resume,
+    )
