@@ -1,6 +1,7 @@
 """What tests share: real shards, small settings, where the shared images are."""
 
 import os
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,6 @@ os.environ |= {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 SHARED = Path(os.environ.get("BT_RAY_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -30,6 +30,15 @@ SHARED = Path(os.environ.get("BT_RAY_TEST_DATA", Path(__file__).parents[2] / "sh
 @pytest.fixture(autouse=True)
 def _two_threads() -> None:
     torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test's own storage decides where its runs are recorded."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(None)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
 """The model registry: a run's encoder as a version that anyone loads by name."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,8 +35,7 @@ def register_encoder(
     known = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
     if known:
         return str(max(int(found.version) for found in known))
-    mlflow.set_tracking_uri(run.uri)
-    with mlflow.start_run(run_id=run.run_id):
+    with _tracking_at(run.uri), mlflow.start_run(run_id=run.run_id):
         logged = mlflow.pyfunc.log_model(
             name="encoder",
             python_model=str(Path(__file__).with_name("mlflow_encoder.py")),
@@ -50,3 +52,17 @@ def register_encoder(
             registered_model_name=name,
         )
     return str(logged.registered_model_version)
+
+
+@contextmanager
+def _tracking_at(uri: str) -> Iterator[None]:
+    """MLflow's global tracking server, set for a while.
+
+    `set_tracking_uri` also sets the environment variable that says where *other* runs go.
+    """
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]

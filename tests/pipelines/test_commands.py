@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +88,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.5)
         yield address
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        family = [*psutil.Process(process.pid).children(recursive=True), process]
+        for member in family:
+            member.terminate()
+        _, alive = psutil.wait_procs(family[:-1], timeout=10)
+        for member in (*alive, process):
+            member.kill()
+        process.wait()
 
 
 @pytest.mark.ray

@@ -1,14 +1,18 @@
 """Whole runs in this process, without Ray."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from bt_ray.config import Settings, override
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
+from bt_ray.errors import NonFiniteLossError, SettingsError
 from bt_ray.tracking.tracker import METRICS, read_history
+from bt_ray.training.launch import pretrain
 from bt_ray.training.local import train_here
 from bt_ray.training.state import ENCODER, last_checkpoint
 
@@ -45,3 +49,17 @@ def test_a_run_that_lost_its_last_checkpoint_goes_on_from_the_one_before(
 
 def test_no_checkpoint_is_step_zero(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path / "nothing") == (None, 0)
+
+
+def test_a_name_with_other_settings_is_refused(settings: Settings) -> None:
+    pretrain(override(settings, {"schedule.epochs": 1}), register=False)
+    with pytest.raises(SettingsError, match="There is a run 'small'"):
+        pretrain(settings, register=False)
+
+
+def test_a_non_finite_loss_ends_the_run_as_failed(settings: Settings) -> None:
+    changes = {"optimizer.weight_rate": 1e38, "schedule.warmup_epochs": 0, "name": "wild"}
+    with pytest.raises(NonFiniteLossError, match="at step"):
+        pretrain(override(settings, changes))
+    record = json.loads((Path(settings.storage) / "wild" / "mlflow_run.json").read_text())
+    assert MlflowClient(record["uri"]).get_run(record["run_id"]).info.status == "FAILED"
