@@ -1,5 +1,6 @@
 """Writes shards: `python -m pipelines.prepare SOURCE DEST`."""
 
+import time
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,6 +28,7 @@ def main() -> None:
     order = tyro.cli(Prepare, prog="python -m pipelines.prepare")
 
     def write() -> dict[str, object]:
+        began = time.perf_counter()
         source = open_source(order.source)
         with console.status(f"Writing {source.num_images:,} images") as status:
             shards = write_shards(
@@ -41,10 +43,15 @@ def main() -> None:
             f"{manifest.num_bytes / 2**20:,.1f} MB in {len(manifest.shards)} shards"
         )
         return {
+            "run_id": None,
+            "steps": None,
+            "images_per_s": round(manifest.num_rows / (time.perf_counter() - began), 1),
+            "scores": {},
+            "model_version": None,
+            "paths": {"shards": order.destination},
             "images": manifest.num_rows,
             "classes": len(manifest.classes),
             "digest": manifest.digest,
-            "paths": {"shards": order.destination},
         }
 
     finish(guarded(write))

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from bt_ray.config import Settings
 from bt_ray.presets import PRESETS, preset
+from pipelines.progress import ProgressLine
 from pipelines.terminal import console, finish, guarded
 
 
@@ -18,7 +19,8 @@ def main() -> None:
     console.print(f"Pretraining [bold]{settings.name}[/] on {settings.data.train}")
     from bt_ray.training.launch import pretrain
 
-    summary = guarded(lambda: pretrain(settings))
+    with ProgressLine(settings) as progress:
+        summary = guarded(lambda: pretrain(settings, trackers=[progress]))
     print_summary(asdict(summary))
     finish(asdict(summary))
 

@@ -81,12 +81,16 @@ def pretrain(
     if settings.scaling.workers > 0:
         connect(settings)
     run = _mlflow_run(run_folder, settings, storage, parent_run_id)
+    manifest = ShardSet.open(settings.data.train).manifest
+    total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     try:
         with Courier(run_folder / METRICS, [run, *trackers]):
-            _fit(settings, run_folder, callbacks)
+            _fit(settings, run_folder, total_steps, callbacks)
         checkpoint, steps = last_checkpoint(run_folder)
-        if checkpoint is None:
-            raise LaunchError(f"The run ended without a checkpoint in {run_folder}.")
+        if checkpoint is None or steps < total_steps:
+            raise LaunchError(
+                f"The run ended after {steps} of {total_steps} steps; the same command continues it."
+            )
         version = None
         if register:
             num_features = int(build_encoder(settings.model).num_features)  # type: ignore[arg-type]
@@ -182,9 +186,9 @@ def _mlflow_run(
     return run
 
 
-def _fit(settings: Settings, run_folder: Path, callbacks: Sequence[UserCallback]) -> None:
-    manifest = ShardSet.open(settings.data.train).manifest
-    total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
+def _fit(
+    settings: Settings, run_folder: Path, total_steps: int, callbacks: Sequence[UserCallback]
+) -> None:
     if last_checkpoint(run_folder)[1] == total_steps:
         return
     if settings.scaling.workers == 0:

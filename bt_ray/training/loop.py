@@ -62,8 +62,8 @@ def train(
     """
     total_steps = settings.schedule.epochs * steps_per_epoch
     warmup_steps = round(settings.schedule.warmup_epochs * steps_per_epoch)
-    checkpoint_steps = round(settings.training.checkpoint_every_epochs * steps_per_epoch)
-    probe_steps = round(settings.training.probe_every_epochs * steps_per_epoch)
+    checkpoint_steps = max(1, round(settings.training.checkpoint_every_epochs * steps_per_epoch))
+    probe_steps = max(1, round(settings.training.probe_every_epochs * steps_per_epoch))
 
     state = build_state(settings, context.device)
     if resume is not None:
@@ -97,12 +97,11 @@ def train(
         is_last = state.step == total_steps
         if state.step % settings.training.log_every_steps == 0 or is_last:
             _check_finite(result.loss, state.step - 1, context.rank)
-            terms = {f"train/{name}": float(term) for name, term in result.terms.items()}
-            rate = state.optimizer.param_groups[0]["lr"]
             measures = {
+                "train/epoch": state.step / steps_per_epoch,
                 "train/loss": float(result.loss.detach()),
-                **terms,
-                "train/weight_rate": rate,
+                **{f"train/{name}": float(term) for name, term in result.terms.items()},
+                "train/weight_rate": state.optimizer.param_groups[0]["lr"],
             }
             context.report(state.step, measures | meter.read(state.step))
         if state.step % probe_steps == 0 or is_last:

@@ -101,7 +101,9 @@ def kill_a_worker_after(metrics: Path, step: int, killed: list[int]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("step", [9])
+@pytest.mark.parametrize(
+    "step", [9, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 5, 14, 22, 27))]
+)
 def test_a_killed_worker_changes_nothing(settings: Settings, step: int) -> None:
     """Final weights and momenta are bit for bit those of the run that nothing happened to."""
     settings = override(settings, {"schedule.epochs": 15, "training.checkpoint_every_epochs": 1.5})

@@ -1,0 +1,69 @@
+"""How far a run is: one live line in a terminal, now and then a plain line elsewhere."""
+
+import time
+from datetime import timedelta
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from bt_ray.config import Settings
+from bt_ray.tracking.tracker import Measures
+from pipelines.terminal import console
+
+_PLAIN_LINE_EVERY_S = 10.0
+
+
+class ProgressLine:
+    """A tracker that shows the newest measures of a run to the person waiting for it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._epochs = settings.schedule.epochs
+        self._shown: dict[str, float] = {}
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting the workers", total=self._epochs)
+        self._first: tuple[float, float] | None = None
+        self._last_line = 0.0
+
+    def __enter__(self) -> "ProgressLine":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def log(self, step: int, measures: Measures) -> None:
+        """Shows the measures, together with the newest of those that are not among them."""
+        self._shown.update(measures)
+        epoch = self._shown.get("train/epoch", 0.0)
+        self._bar.update(self._task, completed=epoch, description=self._describe(epoch))
+        now = time.monotonic()
+        if self._first is None and epoch:
+            self._first = (now, epoch)
+        is_news = "probe/rankme" in measures or now - self._last_line > _PLAIN_LINE_EVERY_S
+        if is_news and not console.is_terminal:
+            self._last_line = now
+            console.print(f"{self._describe(epoch)}{self._left(now, epoch)}", soft_wrap=True)
+
+    def _describe(self, epoch: float) -> str:
+        parts = [f"epoch {epoch:.1f} of {self._epochs}"]
+        for name, words in (
+            ("train/loss", "loss {:.1f}"),
+            ("knn/top1", "kNN {:.1%}"),
+            ("time/images_per_s", "{:,.0f} images/s"),
+            ("time/data_wait_share", "{:.0%} waiting for data"),
+        ):
+            if name in self._shown:
+                parts.append(words.format(self._shown[name]))
+        return " · ".join(parts)
+
+    def _left(self, now: float, epoch: float) -> str:
+        if self._first is None or epoch <= self._first[1]:
+            return ""
+        rate = (now - self._first[0]) / (epoch - self._first[1])
+        return f" · {timedelta(seconds=round(rate * (self._epochs - epoch)))} left"
