@@ -267,9 +267,9 @@ class ProbeSettings:
     temperature: float = 0.1
     """Temperature of its weights, exp(cosine / temperature)."""
     bank_images: int = 50_000
-    """Training images whose features are searched, at most."""
+    """Training images whose features are searched, at most, to a whole row group."""
     query_images: int = 10_000
-    """Held-out images that are classified, at most."""
+    """Held-out images that are classified, at most, to a whole row group."""
 
     def __post_init__(self) -> None:
         _require_positive("probe", self, "neighbors", "temperature", "bank_images", "query_images")

@@ -29,5 +29,9 @@ class NonFiniteLossError(BtRayError, ArithmeticError):
     """The loss became NaN or infinite."""
 
 
+class TrackingError(BtRayError, ConnectionError):
+    """A tracking server that does not answer."""
+
+
 class LaunchError(BtRayError, RuntimeError):
     """A run that cannot start here, or that the cluster gave up on."""

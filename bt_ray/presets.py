@@ -62,8 +62,8 @@ def cifar10() -> Settings:
         ),
         model=ModelSettings(encoder="conv6", projector_widths=(1024, 1024, 1024)),
         optimizer=OptimizerSettings(trust_coefficient=0.02),
-        schedule=ScheduleSettings(epochs=16, warmup_epochs=1),
-        training=TrainingSettings(precision="bf16", probe_every_epochs=2, log_every_steps=20),
+        schedule=ScheduleSettings(epochs=14, warmup_epochs=1),
+        training=TrainingSettings(precision="bf16", probe_every_epochs=4, log_every_steps=20),
         scaling=ScalingSettings(workers=1, cpus_per_worker=1),
     )
 

@@ -85,10 +85,6 @@ class Plan:
             self.num_rows - (self._num_windows - 1) * self._rows_per_window
         ) // self.global_batch
 
-    def epoch(self, step: int) -> int:
-        """The epoch, counted from 0, that `step` belongs to."""
-        return step // self.steps_per_epoch
-
     def batch(self, step: int) -> NDArray[np.int64]:
         """Row indices (N,) of the global batch of `step`, in O(window) time and memory."""
         window = self.window(step)

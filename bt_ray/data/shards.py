@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from bt_ray.data.sources import Source, SourceImage
 from bt_ray.errors import DataError
@@ -131,15 +131,16 @@ class ShardSet:
         return pa.concat_tables(tables)
 
     def read_share(self, rank: int, world_size: int, most_rows: int) -> pa.Table:
-        """One worker's share, every `world_size`-th row group, of the first `most_rows` rows."""
+        """One worker's share, every `world_size`-th row group, of the first `most_rows` rows.
+
+        The last row group counts whole.
+        """
         count = -(-min(self.manifest.num_rows, most_rows) // self.manifest.rows_per_row_group)
         return self.read(np.arange(rank, count, world_size))
 
 
 def is_shards(root: str) -> bool:
     """Whether `root` is a folder of shards."""
-    if root.startswith("digits"):
-        return False
     filesystem, path = _locate(root)
     info = filesystem.get_file_info(f"{path}/{MANIFEST}")
     return bool(info.type == pa.fs.FileType.File)
@@ -215,12 +216,14 @@ def _to_table(images: tuple[SourceImage, ...]) -> pa.Table:
 
 
 def _size(image: SourceImage) -> tuple[int, int]:
+    """Width and height, of an image that is known to decode."""
     try:
         with Image.open(io.BytesIO(image.encoded)) as opened:
+            opened.load()
             return opened.size
-    except UnidentifiedImageError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise DataError(
-            f"{image.sample_id!r} is not an image that can be opened; remove or repair it."
+            f"{image.sample_id!r} cannot be decoded ({error}); remove or repair it."
         ) from error
 
 

@@ -47,7 +47,7 @@ def open_source(name: str) -> Source:
     """
     if name in ("digits", "digits:test"):
         return _digits(test=name.endswith(":test"))
-    return _image_folder(Path(name))
+    return _image_folder(Path(name).expanduser())
 
 
 def _digits(*, test: bool) -> Source:

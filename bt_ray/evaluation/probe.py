@@ -28,11 +28,13 @@ _SPECTRUM_ROWS = 4096
 class LabelledImages:
     """One worker's share of some images, ready to encode.
 
-    `pixels`: uint8 (n, 3, px, px); `labels`: int64 (n,), -1 where there is none.
+    `pixels`: uint8 (n, 3, px, px); `labels`: int64 (n,), -1 where there is none; `rows`:
+    int64 (n,), their numbers in the data set.
     """
 
     pixels: Tensor
     labels: Tensor
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ class Probe:
                 encoder(normalize(block.to(self.device)).contiguous(memory_format=layout)).float()
                 for block in images.pixels.split(_BLOCK)
             ]
-        return gather_rows(torch.cat(parts)), gather_rows(images.labels.to(self.device))
+        # In the order of the data set, however many workers shared it.
+        order = gather_rows(images.rows.to(self.device)).argsort()
+        features, labels = gather_rows(torch.cat(parts)), gather_rows(images.labels.to(self.device))
+        return features[order], labels[order]
 
 
 def build_probe(
@@ -111,4 +116,5 @@ def _load(table: pa.Table, image_px: int) -> LabelledImages:
     return LabelledImages(
         pixels=torch.from_numpy(stacked.transpose(0, 3, 1, 2).copy()),
         labels=torch.from_numpy(table["label"].fill_null(-1).to_numpy().astype(np.int64)),
+        rows=torch.from_numpy(table["row"].to_numpy().copy()),
     )

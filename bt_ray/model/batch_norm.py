@@ -5,7 +5,7 @@ but an all-gather and an all-reduce, so that the same code is tested with gloo a
 NCCL.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -35,7 +35,7 @@ class GlobalBatchNorm(_BatchNorm):
         output, mean, variance, count = _GlobalNormalize.apply(x, self.weight, self.bias, self.eps)
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
-                momentum = 0.1 if self.momentum is None else self.momentum
+                momentum = cast(float, self.momentum)
                 unbiased = variance * count / (count - 1)
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
@@ -116,6 +116,8 @@ def _as(parameter: Tensor | None, like: Tensor) -> Tensor | None:
 def globalize_batch_norm(module: nn.Module) -> nn.Module:
     """`module` with every batch norm turned into a GlobalBatchNorm of the same parameters."""
     if isinstance(module, _BatchNorm):
+        if module.momentum is None:
+            raise ValueError("A cumulative average (momentum=None) of batch norm is not supported.")
         made = GlobalBatchNorm(
             module.num_features,
             module.eps,

@@ -6,12 +6,17 @@ from a checkpoint, is not delivered again.
 """
 
 import json
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from bt_ray.errors import TrackingError
 from bt_ray.tracking.tracker import Measures, Tracker
+
+_log = logging.getLogger(__name__)
+_PATIENCE_S = 10.0
 
 
 class Courier:
@@ -39,19 +44,29 @@ class Courier:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self.deliver()
+        try:
+            self.deliver()
+        except TrackingError as away:
+            _log.warning("%s They stay in %s.", away, self._file)
 
     def deliver(self) -> None:
-        """Delivers what has been written since the last time."""
+        """Delivers what has been written since the last time.
+
+        Raises: TrackingError if a server does not answer; the next call begins there.
+        """
         if not self._file.is_file():
             return
-        with self._file.open() as stream:
-            stream.seek(self._position)
-            while (line := stream.readline()).endswith("\n"):
-                record = json.loads(line)
-                self._pass_on(record.pop("step"), record)
-                self._position = stream.tell()
-        self._record.write_text(json.dumps(self._last_steps))
+        before = dict(self._last_steps)
+        try:
+            with self._file.open() as stream:
+                stream.seek(self._position)
+                while (line := stream.readline()).endswith("\n"):
+                    record = json.loads(line)
+                    self._pass_on(record.pop("step"), record)
+                    self._position = stream.tell()
+        finally:
+            if self._last_steps != before:
+                self._remember()
 
     def _pass_on(self, step: int, measures: Measures) -> None:
         fresh = {k: v for k, v in measures.items() if step > self._last_steps.get(k, -1)}
@@ -60,6 +75,16 @@ class Courier:
                 tracker.log(step, fresh)
             self._last_steps.update(dict.fromkeys(fresh, step))
 
+    def _remember(self) -> None:
+        """Replaces the record in one step, so that a kill leaves the old one or the new one."""
+        fresh = self._record.with_suffix(".new")
+        fresh.write_text(json.dumps(self._last_steps))
+        fresh.replace(self._record)
+
     def _deliver_always(self) -> None:
         while not self._stop.wait(self._every_s):
-            self.deliver()
+            try:
+                self.deliver()
+            except TrackingError as away:
+                _log.warning("%s Trying again.", away)
+                self._stop.wait(_PATIENCE_S)

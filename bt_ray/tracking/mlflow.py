@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from bt_ray.config import Settings, flatten
+from bt_ray.errors import TrackingError
 from bt_ray.tracking.tracker import Measures
 
 EndState = Literal["FINISHED", "FAILED", "KILLED"]
@@ -25,10 +26,16 @@ class MlflowRun:
     run_id: str
 
     def log(self, step: int, measures: Measures) -> None:
-        """Records measures made after `step` steps, in one request."""
+        """Records measures made after `step` steps, in one request.
+
+        Raises: TrackingError if the server does not take them.
+        """
         now_ms = int(time.time() * 1000)
         metrics = [Metric(name, value, now_ms, step) for name, value in measures.items()]
-        self._client.log_batch(self.run_id, metrics=metrics)
+        try:
+            self._client.log_batch(self.run_id, metrics=metrics)
+        except MlflowException as error:
+            raise TrackingError(f"{self.uri} did not take the measures: {error}") from error
 
     def log_file(self, file: Path) -> None:
         """Stores a file with the run."""
@@ -43,16 +50,19 @@ class MlflowRun:
         return MlflowClient(self.uri)
 
 
-def tracking_uri(storage: Path) -> str:
+def tracking_uri(storage: str) -> str:
     """The server in MLFLOW_TRACKING_URI, or an SQLite file in the folder of all runs."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
 
 
 def start_run(
-    settings: Settings, *, storage: Path, known_run_id: str | None, parent_run_id: str | None
+    settings: Settings, *, known_run_id: str | None = None, parent: MlflowRun | None = None
 ) -> MlflowRun:
-    """The MLflow run of these settings: a new one, or the known one set going again."""
-    uri = tracking_uri(storage)
+    """The MLflow run of these settings: a new one, or the known one set going again.
+
+    A child is recorded where its parent is.
+    """
+    uri = tracking_uri(settings.storage) if parent is None else parent.uri
     client = MlflowClient(uri)
     if known_run_id is not None:
         try:
@@ -60,31 +70,28 @@ def start_run(
             return MlflowRun(uri, known_run_id)
         except MlflowException:
             pass  # recorded on another server, or deleted there: record it anew
-    tags = {"mlflow.source.git.commit": git_revision(), "mlflow.note.content": "Barlow Twins"}
-    if parent_run_id is not None:
-        tags["mlflow.parentRunId"] = parent_run_id
-    run = client.create_run(
-        experiment(settings.tracking.experiment, storage), run_name=settings.name, tags=tags
-    )
+    run = _create_run(uri, settings.name, settings, parent)
     params = [Param(key, str(value)) for key, value in flatten(settings).items()]
-    client.log_batch(run.info.run_id, params=params, tags=[RunTag("mlflow.runName", settings.name)])
-    return MlflowRun(uri, run.info.run_id)
+    client.log_batch(run.run_id, params=params)
+    return run
 
 
-def start_parent_run(name: str, *, experiment_name: str, storage: Path) -> MlflowRun:
+def start_parent_run(name: str, settings: Settings) -> MlflowRun:
     """A run that others, such as a sweep's trials, are children of."""
-    uri = tracking_uri(storage)
-    run = MlflowClient(uri).create_run(
-        experiment(experiment_name, storage),
-        run_name=name,
-        tags={"mlflow.source.git.commit": git_revision()},
-    )
+    return _create_run(tracking_uri(settings.storage), name, settings, None)
+
+
+def _create_run(uri: str, name: str, settings: Settings, parent: MlflowRun | None) -> MlflowRun:
+    tags = {"mlflow.source.git.commit": git_revision()}
+    if parent is not None:
+        tags["mlflow.parentRunId"] = parent.run_id
+    experiment_id = experiment(uri, settings.tracking.experiment, Path(settings.storage))
+    run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags=tags)
     return MlflowRun(uri, run.info.run_id)
 
 
-def experiment(name: str, storage: Path) -> str:
+def experiment(uri: str, name: str, storage: Path) -> str:
     """Id of the experiment of this name, made if need be."""
-    uri = tracking_uri(storage)
     client = MlflowClient(uri)
     found = client.get_experiment_by_name(name)
     if found is not None:
@@ -94,12 +101,17 @@ def experiment(name: str, storage: Path) -> str:
 
 
 def git_revision() -> str:
-    """The commit of the code that runs, `-dirty` if files differ from it, or `unknown`."""
-    folder = Path(__file__).parent
+    """The commit of the code that runs, `-dirty` if files differ from it, or `unknown`.
+
+    A Ray job's copy of the code has no history: BT_RAY_REVISION says it there.
+    """
+    told = os.environ.get("BT_RAY_REVISION")
+    if told:
+        return told
     try:
         shown = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=folder,
+            cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             check=True,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import mlflow
 import numpy as np
@@ -14,15 +15,14 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 
 import bt_ray
 from bt_ray.config import Settings
+from bt_ray.model.encoder import build_encoder
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.training.state import ENCODER, SETTINGS
 
 _REQUIREMENTS = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "pyarrow")
 
 
-def register_encoder(
-    run: MlflowRun, checkpoint: Path, settings: Settings, *, num_features: int
-) -> str:
+def register_encoder(run: MlflowRun, checkpoint: Path, settings: Settings) -> str:
     """Registers the encoder in `checkpoint` under the run's model name.
 
     Load it with `mlflow.pyfunc.load_model("models:/NAME/VERSION")`: a table with a column
@@ -35,6 +35,7 @@ def register_encoder(
     known = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
     if known:
         return str(max(int(found.version) for found in known))
+    num_features = cast(int, build_encoder(settings.model).num_features)
     with _tracking_at(run.uri), mlflow.start_run(run_id=run.run_id):
         logged = mlflow.pyfunc.log_model(
             name="encoder",

@@ -4,21 +4,25 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.data
 import ray.train
+from ray.exceptions import ActorDiedError
 from ray.train import (
     CheckpointConfig,
     DataConfig,
     FailureConfig,
     RunConfig,
     ScalingConfig,
+    TrainingFailedError,
 )
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
@@ -28,20 +32,19 @@ from bt_ray.data.ingest import build_dataset
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet, is_shards, write_shards
 from bt_ray.data.sources import open_source
-from bt_ray.errors import LaunchError, NonFiniteLossError, SettingsError
+from bt_ray.errors import DataError, LaunchError, NonFiniteLossError, SettingsError
 from bt_ray.figures.curves import draw_curves
-from bt_ray.model.encoder import build_encoder
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, start_run
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker, read_history
 from bt_ray.training.local import train_here
-from bt_ray.training.state import last_checkpoint
-from bt_ray.training.worker import FAILURE, Job, job_config, train_worker
+from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
+from bt_ray.training.worker import FAILURE, train_worker
 
 _TRAIN, _RECORD = "train", "mlflow_run.json"
-_KEPT_CHECKPOINTS = 2
 _DATA_CPUS = 1.0
+_STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ def pretrain(
     register: bool = True,
     trackers: Sequence[Tracker] = (),
     callbacks: Sequence[UserCallback] = (),
-    parent_run_id: str | None = None,
+    parent: MlflowRun | None = None,
 ) -> Summary:
     """Pretrains an encoder, or continues the run of this name where it stopped.
 
@@ -70,65 +73,80 @@ def pretrain(
       register: add the encoder to the model registry.
       trackers: told of every measure, as MLflow is.
       callbacks: told by Ray Train of every report.
-      parent_run_id: MLflow run that this one belongs to.
+      parent: MLflow run that this one belongs to.
     Raises: SettingsError if a run of this name exists with other settings; LaunchError if the
-      cluster is too small; NonFiniteLossError.
+      cluster is too small, or gave up; DataError; NonFiniteLossError.
     """
-    storage = Path(settings.storage).expanduser().resolve()
-    settings = prepare_data(replace(settings, storage=str(storage)))
-    run_folder = storage / settings.name
+    settings = prepare_data(locate_storage(settings))
+    manifest = ShardSet.open(settings.data.train).manifest
+    total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
+    run_folder = Path(settings.storage) / settings.name
     claim_folder(run_folder, settings)
     if settings.scaling.workers > 0:
         connect(settings)
-    run = _mlflow_run(run_folder, settings, storage, parent_run_id)
-    manifest = ShardSet.open(settings.data.train).manifest
-    total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
-    try:
+    run = _mlflow_run(run_folder, settings, parent)
+    with ending(run):
         with Courier(run_folder / METRICS, [run, *trackers]):
             _fit(settings, run_folder, total_steps, callbacks)
         checkpoint, steps = last_checkpoint(run_folder)
         if checkpoint is None or steps < total_steps:
             raise LaunchError(
-                f"The run ended after {steps} of {total_steps} steps; the same command continues it."
+                f"The run ended after {steps} of {total_steps} steps; the same command "
+                "continues it."
             )
-        version = None
-        if register:
-            num_features = int(build_encoder(settings.model).num_features)  # type: ignore[arg-type]
-            version = register_encoder(run, checkpoint, settings, num_features=num_features)
-    except KeyboardInterrupt:
-        run.end("KILLED")
-        raise
-    except BaseException:
-        run.end("FAILED")
-        raise
-    summary = _summarize(settings, run_folder, run, checkpoint, steps, version)
-    _keep(summary, settings, run_folder, run)
-    run.end("FINISHED")
+        version = register_encoder(run, checkpoint, settings) if register else None
+        summary = _summarize(settings, run_folder, run, checkpoint, steps, version)
+        _keep(summary, settings, run_folder, run)
     return summary
 
 
+def locate_storage(settings: Settings) -> Settings:
+    """The settings with `storage` as an absolute path.
+
+    Raises: SettingsError for a URI.
+    """
+    if "://" in settings.storage:
+        raise SettingsError(
+            f"storage={settings.storage} must be a folder that every node reaches; "
+            "object storage serves for data.train and data.test only."
+        )
+    return replace(settings, storage=str(Path(settings.storage).expanduser().resolve()))
+
+
 def prepare_data(settings: Settings) -> Settings:
-    """The settings with `data.train` and `data.test` naming shards, written if need be."""
-    data = settings.data
-    made: dict[str, Any] = {
-        name: _shards_of(source, settings)
-        for name, source in (("train", data.train), ("test", data.test))
-        if source is not None
-    }
-    return replace(settings, data=replace(data, **made))
+    """The settings with `data.train` and `data.test` naming shards, written if need be.
+
+    Raises: DataError if both are labelled, with different classes.
+    """
+    train = _shards_of(settings.data.train, settings)
+    if settings.data.test is None:
+        return replace(settings, data=replace(settings.data, train=train))
+    test = _shards_of(settings.data.test, settings)
+    classes = [ShardSet.open(root).manifest.classes for root in (train, test)]
+    if all(classes) and classes[0] != classes[1]:
+        odd = sorted(set(classes[0]) ^ set(classes[1]))
+        raise DataError(
+            f"data.train and data.test must have the same classes; only one of them has "
+            f"{', '.join(odd[:5])}{' …' if len(odd) > 5 else ''}."
+        )
+    return replace(settings, data=replace(settings.data, train=train, test=test))
 
 
 def _shards_of(source_name: str, settings: Settings) -> str:
     if is_shards(source_name):
-        return source_name if "://" in source_name else str(Path(source_name).resolve())
+        is_uri = "://" in source_name
+        return source_name if is_uri else str(Path(source_name).expanduser().resolve())
     source = open_source(source_name)
     rows = settings.data.rows_per_row_group
     root = Path(settings.storage) / "shards" / f"{source.identity}-{rows}"
-    if not is_shards(str(root)):
-        # Written beside and renamed when whole, so that a killed preparation leaves no trace.
-        partial_root = root.with_name(f".{root.name}-{os.getpid()}")
-        write_shards(source, str(partial_root), rows_per_row_group=rows)
-        partial_root.rename(root)
+    if is_shards(str(root)):
+        return str(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside and renamed when whole: what was cut short is never taken for shards.
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root.parent) as folder:
+        write_shards(source, f"{folder}/shards", rows_per_row_group=rows)
+        if not is_shards(str(root)):
+            Path(folder, "shards").rename(root)
     return str(root)
 
 
@@ -150,38 +168,62 @@ def claim_folder(run_folder: Path, settings: Settings) -> None:
     file.write_text(to_json(settings))
 
 
-def connect(settings: Settings) -> None:
+def connect(settings: Settings, *, extra_cpus: float = 0.0) -> None:
     """Joins the Ray cluster, or starts one here, and sees that the run fits in.
 
-    Raises: LaunchError if nothing would be left for Ray Data beside the workers: Ray would
-      wait for it in silence.
+    Args:
+      extra_cpus: logical CPUs that are taken beside the run's own.
+    Raises: LaunchError if a worker would get no GPU, or if nothing would be left for Ray Data
+      beside the workers: Ray would wait for it in silence.
     """
-    needed = cpus_needed(settings)
+    needed = cpus_needed(settings) + extra_cpus
     if not ray.is_initialized():
         is_local = "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
         num_cpus = max(os.cpu_count() or 1, math.ceil(needed)) if is_local else None
-        ray.init(num_cpus=num_cpus, log_to_driver=False, logging_level=logging.WARNING,
-                 address="local" if is_local else None)  # fmt: skip
-    available = ray.cluster_resources().get("CPU", 0)
-    if needed > available:
+        ray.init(
+            num_cpus=num_cpus,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            address="local" if is_local else None,
+        )
+    workers, available = settings.scaling.workers, ray.cluster_resources()
+    if needed > available.get("CPU", 0):
         raise LaunchError(
-            f"scaling.workers={settings.scaling.workers} × scaling.cpus_per_worker="
+            f"scaling.workers={workers} × scaling.cpus_per_worker="
             f"{settings.scaling.cpus_per_worker} and {_DATA_CPUS:g} CPU for reading data make "
-            f"{needed:g} CPUs; the cluster has {available:g}. Use fewer workers or fewer CPUs each."
+            f"{needed:g} CPUs; the cluster has {available.get('CPU', 0):g}. Use fewer workers or "
+            "fewer CPUs each."
+        )
+    if uses_gpu(settings) and workers > available.get("GPU", 0):
+        raise LaunchError(
+            f"scaling.workers={workers} need a GPU each; the cluster has "
+            f"{available.get('GPU', 0):g}. Use fewer workers, or scaling.accelerator=cpu."
         )
 
 
 def cpus_needed(settings: Settings) -> float:
-    """Logical CPUs of a run: its workers', and what reading and decoding needs at least."""
+    """Logical CPUs of a run: its workers', and what decoding needs at least."""
     return settings.scaling.workers * settings.scaling.cpus_per_worker + _DATA_CPUS
 
 
-def _mlflow_run(
-    run_folder: Path, settings: Settings, storage: Path, parent_run_id: str | None
-) -> MlflowRun:
+@contextmanager
+def ending(run: MlflowRun) -> Iterator[None]:
+    """Says truthfully how an MLflow run ended: FINISHED, KILLED (a signal) or FAILED."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        run.end("KILLED")
+        raise
+    except BaseException:
+        run.end("FAILED")
+        raise
+    run.end("FINISHED")
+
+
+def _mlflow_run(run_folder: Path, settings: Settings, parent: MlflowRun | None) -> MlflowRun:
     record = run_folder / _RECORD
     known = json.loads(record.read_text())["run_id"] if record.is_file() else None
-    run = start_run(settings, storage=storage, known_run_id=known, parent_run_id=parent_run_id)
+    run = start_run(settings, known_run_id=known, parent=parent)
     record.write_text(json.dumps({"run_id": run.run_id, "uri": run.uri}))
     return run
 
@@ -196,13 +238,25 @@ def _fit(
         return
     failure = run_folder / FAILURE
     failure.unlink(missing_ok=True)
-    job = Job(
-        settings=to_json(settings),
-        run_folder=str(run_folder),
-    )
-    TorchTrainer(
+    for attempts_left in range(settings.scaling.max_failures, -1, -1):
+        try:
+            _trainer(settings, run_folder, total_steps, callbacks).fit()
+            break
+        except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
+            if not attempts_left:
+                raise LaunchError(f"Ray Train's controller died too often: {error}") from error
+        except TrainingFailedError as error:
+            raise LaunchError(f"Ray Train gave up on the run: {error}") from error
+    if failure.is_file():
+        raise NonFiniteLossError(json.loads(failure.read_text())["message"])
+
+
+def _trainer(
+    settings: Settings, run_folder: Path, total_steps: int, callbacks: Sequence[UserCallback]
+) -> TorchTrainer:
+    return TorchTrainer(
         train_worker,
-        train_loop_config=job_config(job),
+        train_loop_config={"settings": to_json(settings), "run_folder": str(run_folder)},
         scaling_config=ScalingConfig(
             num_workers=settings.scaling.workers,
             use_gpu=uses_gpu(settings),
@@ -213,9 +267,9 @@ def _fit(
             storage_path=str(run_folder),
             failure_config=FailureConfig(
                 max_failures=settings.scaling.max_failures,
-                controller_failure_limit=3,  # type: ignore[call-arg]
+                controller_failure_limit=_STARTS_WAITED_FOR,  # type: ignore[call-arg]
             ),
-            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             callbacks=list(callbacks),  # type: ignore[arg-type]
         ),
         datasets={"train": partial(_remaining_dataset, settings, run_folder, total_steps)},
@@ -224,9 +278,7 @@ def _fit(
             execution_options=ray.data.ExecutionOptions(preserve_order=True),
             enable_shard_locality=False,
         ),
-    ).fit()
-    if failure.is_file():
-        raise NonFiniteLossError(json.loads(failure.read_text())["message"])
+    )
 
 
 def _remaining_dataset(settings: Settings, run_folder: Path, total_steps: int) -> ray.data.Dataset:
@@ -267,12 +319,15 @@ def _summarize(
     version: str | None,
 ) -> Summary:
     history = read_history(run_folder / METRICS)
-    step_s = list(history["time/step_s"].values())
+    steps_timed = [0, *history["time/step_s"]]
+    seconds = sum(
+        (after - before) * history["time/step_s"][after] for before, after in pairwise(steps_timed)
+    )
     knn = list(history.get("knn/top1", {}).values())
     return Summary(
         run_id=run.run_id,
         steps=steps,
-        images_per_s=round(settings.data.global_batch * len(step_s) / sum(step_s), 1),
+        images_per_s=round(settings.data.global_batch * steps / seconds, 1),
         scores={
             "knn_top1_untrained": knn[0] if knn else None,
             "knn_top1": knn[-1] if knn else None,

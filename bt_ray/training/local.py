@@ -10,12 +10,11 @@ from bt_ray.config import Settings
 from bt_ray.data.batches import local_batches
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
+from bt_ray.errors import LaunchError
 from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
 from bt_ray.training.loop import Measures, train
-from bt_ray.training.state import last_checkpoint
-
-_KEPT_CHECKPOINTS = 2
+from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,17 @@ class LocalContext:
             return
         kept = self.run_folder / "local"
         shutil.copytree(checkpoint, kept / f"checkpoint_{step:09d}", dirs_exist_ok=True)
-        for old in sorted(kept.iterdir())[:-_KEPT_CHECKPOINTS]:
+        for old in sorted(kept.iterdir())[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
 
 def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:
     """Trains from the last checkpoint, if there is one, to the end."""
     shards = ShardSet.open(settings.data.train)
-    device = torch.device(
-        "cuda" if settings.scaling.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    )
+    has_gpu = torch.cuda.is_available()
+    if settings.scaling.accelerator == "gpu" and not has_gpu:
+        raise LaunchError("scaling.accelerator=gpu needs a GPU, and there is none here; use cpu.")
+    device = torch.device("cuda" if has_gpu and settings.scaling.accelerator != "cpu" else "cpu")
     resume, start = last_checkpoint(run_folder)
     train(
         settings,

@@ -58,7 +58,8 @@ def train(
       batches: this worker's batches, from the checkpoint's step (or 0) to the last.
       probe: measures the encoder before, during and after training.
       resume: checkpoint to continue from.
-    Raises: NonFiniteLossError as soon as the loss is NaN or infinite.
+    Raises: NonFiniteLossError if the loss is NaN or infinite when it is next reported, or a
+      checkpoint is due.
     """
     total_steps = settings.schedule.epochs * steps_per_epoch
     warmup_steps = round(settings.schedule.warmup_epochs * steps_per_epoch)
@@ -70,9 +71,9 @@ def train(
         restore_checkpoint(resume, state)
     parallel_twins = data_parallel(state.twins)
     objective = BarlowTwins(settings.objective.redundancy_weight)
-    meter = Meter(settings, start_step=state.step)
     if state.step == 0:
         context.report(0, probe(state.twins.encoder))
+    meter = Meter(settings, start_step=state.step)
 
     for batch in meter.timed(batches):
         set_rates(
@@ -147,6 +148,6 @@ def _check_finite(loss: Tensor, step: int, rank: int) -> None:
     if not bool(torch.isfinite(loss)):
         raise NonFiniteLossError(
             f"The loss is {float(loss.detach())} at step {step} on worker {rank}. The last "
-            "checkpoint is kept; lower optimizer.weight_rate, or use training.precision=bf16 or "
-            "fp32."
+            "checkpoint is kept. Start a run of another name with a lower optimizer.weight_rate, "
+            "or with training.precision=bf16 or fp32."
         )

@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bt_ray.config import Settings, from_json, to_json
+from bt_ray.config import Settings, to_json
 from bt_ray.errors import CheckpointError
 from bt_ray.model.twins import Twins
 
 SCHEMA_VERSION = 1
+KEPT_CHECKPOINTS = 2
 MANIFEST = "manifest.json"
 ENCODER, PROJECTOR, OPTIMIZER = (
     "encoder.safetensors",
@@ -65,13 +66,13 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """
     try:
         sums = json.loads((folder / MANIFEST).read_text())
-    except (FileNotFoundError, json.JSONDecodeError) as error:
+    except (OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder} is no complete checkpoint: {error}.") from error
     for name, expected in sums.items():
         if not (folder / name).is_file() or _sha256(folder / name) != expected:
             raise CheckpointError(
                 f"{name} in checkpoint {folder} is missing or was altered (its SHA-256 does not "
-                "fit the manifest); use an earlier checkpoint."
+                "fit the manifest); the run continues from the checkpoint before."
             )
     record: dict[str, Any] = json.loads((folder / STATE).read_text())
     if record["schema_version"] > SCHEMA_VERSION:
@@ -89,15 +90,21 @@ def last_checkpoint(run_folder: Path) -> tuple[Path | None, int]:
 
     Returns: (None, 0) without any.
     """
-    best: tuple[Path | None, int] = (None, 0)
-    for manifest in run_folder.glob(f"*/checkpoint_*/{MANIFEST}"):
+    folders = [manifest.parent for manifest in run_folder.glob(f"*/checkpoint_*/{MANIFEST}")]
+    for folder in sorted(folders, key=_stated_step, reverse=True):
         try:
-            step = int(verify_checkpoint(manifest.parent)["step"])
+            return folder, int(verify_checkpoint(folder)["step"])
         except CheckpointError:
             continue
-        if step > best[1]:
-            best = (manifest.parent, step)
-    return best
+    return None, 0
+
+
+def _stated_step(folder: Path) -> int:
+    """What a checkpoint says of itself, unverified; −1 if it cannot be read."""
+    try:
+        return int(json.loads((folder / STATE).read_text())["step"])
+    except (OSError, ValueError, KeyError):
+        return -1
 
 
 def restore_checkpoint(folder: Path, state: TrainingState) -> None:
@@ -111,11 +118,6 @@ def restore_checkpoint(folder: Path, state: TrainingState) -> None:
     _join_optimizer(state.optimizer, load_file(folder / OPTIMIZER), record["optimizer_groups"])
     state.scaler.load_state_dict(record["scaler"])
     state.step = record["step"]
-
-
-def load_settings(folder: Path) -> Settings:
-    """The settings of the run that wrote this checkpoint."""
-    return from_json((folder / SETTINGS).read_text())
 
 
 def load_weights(module: nn.Module, file: Path) -> None:

@@ -2,9 +2,8 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray.train
 import ray.train.torch
@@ -12,6 +11,7 @@ import torch
 
 from bt_ray.config import Settings, from_json
 from bt_ray.data.batches import stream_batches
+from bt_ray.data.ingest import worker_blocks
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import NonFiniteLossError
@@ -21,15 +21,6 @@ from bt_ray.training.loop import Measures, train
 from bt_ray.training.state import last_checkpoint
 
 FAILURE = "failure.json"
-_PREFETCHED_BATCHES = 2
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the driver tells every worker; travels as plain JSON values."""
-
-    settings: str
-    run_folder: str
 
 
 @dataclass(frozen=True)
@@ -52,17 +43,19 @@ class RayContext:
         ray.train.report({"step": step}, checkpoint=kept)
 
 
-def train_worker(job: dict[str, Any]) -> None:
-    """One worker's part of a run, from the last checkpoint if there is one."""
-    order = Job(**job)
-    settings = from_json(order.settings)
+def train_worker(order: dict[str, str]) -> None:
+    """One worker's part of a run, from the last checkpoint if there is one.
+
+    Args:
+      order: `settings` as JSON, and `run_folder`.
+    """
+    settings, run_folder = from_json(order["settings"]), Path(order["run_folder"])
     place = ray.train.get_context()
     rank, num_workers = place.get_world_rank(), place.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(_threads(settings, place.get_local_world_size()))
 
-    run_folder = Path(order.run_folder)
     tracker = JsonLinesTracker(run_folder / METRICS) if rank == 0 else NullTracker()
     plan = build_plan(settings, ShardSet.open(settings.data.train).manifest)
     resume, start = last_checkpoint(run_folder)
@@ -71,11 +64,7 @@ def train_worker(job: dict[str, Any]) -> None:
             settings,
             steps_per_epoch=plan.steps_per_epoch,
             batches=stream_batches(
-                ray.train.get_dataset_shard("train").iter_batches(
-                    batch_size=settings.data.global_batch // num_workers,
-                    batch_format="numpy",
-                    prefetch_batches=_PREFETCHED_BATCHES,
-                ),
+                worker_blocks(ray.train.get_dataset_shard("train")),
                 settings,
                 start=start,
                 rank=rank,
@@ -91,11 +80,6 @@ def train_worker(job: dict[str, Any]) -> None:
         # The same on every worker and after every restart: say so instead of failing again.
         if rank == 0:
             (run_folder / FAILURE).write_text(json.dumps({"message": str(error)}))
-
-
-def job_config(job: Job) -> dict[str, Any]:
-    """`job` as Ray Train's `train_loop_config`."""
-    return asdict(job)
 
 
 def _threads(settings: Settings, workers_here: int) -> int:

@@ -12,9 +12,19 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search.optuna import OptunaSearch
 
 from bt_ray.config import Settings, from_json, override, to_json
+from bt_ray.data.shards import ShardSet
 from bt_ray.errors import LaunchError, SettingsError
 from bt_ray.tracking.mlflow import MlflowRun, start_parent_run
-from bt_ray.training.launch import Summary, connect, cpus_needed, prepare_data, pretrain
+from bt_ray.training.launch import (
+    Summary,
+    connect,
+    cpus_needed,
+    ending,
+    locate_storage,
+    prepare_data,
+    pretrain,
+    uses_gpu,
+)
 from bt_ray.tuning.space import SearchSpace
 
 _TRIAL_CPUS = 0.01  # Tune refuses 0; the trial's own workers do the work
@@ -44,7 +54,7 @@ class SweepSummary:
 def sweep(space: SearchSpace, settings: Settings, *, trials: int) -> SweepSummary:
     """Tries settings of `space` on top of `settings` and registers the best trial's encoder.
 
-    The score is kNN top-1 where there are labelled held-out images, RankMe where not.
+    The score is kNN top-1 where both sets of images are labelled, RankMe where not.
 
     Raises: SettingsError for no trials or a key that is no setting; LaunchError if every
       trial failed.
@@ -52,40 +62,40 @@ def sweep(space: SearchSpace, settings: Settings, *, trials: int) -> SweepSummar
     if trials < 1:
         raise SettingsError(f"trials={trials} must be at least 1.")
     space.check(settings)
-    storage = Path(settings.storage).expanduser().resolve()
-    settings = prepare_data(replace(settings, storage=str(storage)))
-    connect(settings)
-    metric = "probe/rankme" if settings.data.test is None else "knn/top1"
-    parent = start_parent_run(
-        f"{space.name} on {settings.name}",
-        experiment_name=settings.tracking.experiment,
-        storage=storage,
-    )
-    try:
+    settings = prepare_data(locate_storage(settings))
+    connect(settings, extra_cpus=_TRIAL_CPUS)
+    metric = "knn/top1" if _is_labelled(settings) else "probe/rankme"
+    parent = start_parent_run(f"{space.name} on {settings.name}", settings)
+    with ending(parent):
         results = _tuner(space, settings, trials, metric, parent).fit()
         tried = tuple(_trial(results[i], metric, settings.name) for i in range(len(results)))
         scored = [trial for trial in tried if trial.score is not None]
         if not scored:
             raise LaunchError(f"All {trials} trials failed; the first one with: {results[0].error}")
         best = max(scored, key=lambda trial: trial.score or 0.0)
-        winner = pretrain(
-            _trial_settings(settings, best.name, best.changes), parent_run_id=parent.run_id
-        )
-    except BaseException:
-        parent.end("FAILED")
-        raise
-    parent.log(0, {f"best/{metric}": best.score or 0.0})
-    parent.end("FINISHED")
+        winner = pretrain(_trial_settings(settings, best.name, best.changes), parent=parent)
+        parent.log(0, {f"best/{metric}": best.score or 0.0})
     return SweepSummary(run_id=parent.run_id, metric=metric, trials=tried, best=best, winner=winner)
+
+
+def _is_labelled(settings: Settings) -> bool:
+    roots = (settings.data.train, settings.data.test)
+    return all(root is not None and ShardSet.open(root).manifest.classes for root in roots)
+
+
+def _trials_at_once(settings: Settings) -> int:
+    """Trials that the cluster has room for, at least one."""
+    cluster = ray.cluster_resources()
+    room = cluster.get("CPU", 1) / (cpus_needed(settings) + _TRIAL_CPUS)
+    if uses_gpu(settings):
+        room = min(room, cluster.get("GPU", 0) / settings.scaling.workers)
+    return max(1, int(room))
 
 
 def _tuner(
     space: SearchSpace, settings: Settings, trials: int, metric: str, parent: MlflowRun
 ) -> tune.Tuner:
-    capacity = ray.cluster_resources().get("CPU", 1) / cpus_needed(settings)
-    trainable = partial(
-        _run_trial, settings=to_json(settings), metric=metric, parent_run_id=parent.run_id
-    )
+    trainable = partial(_run_trial, settings=to_json(settings), metric=metric, parent=parent)
     return tune.Tuner(
         tune.with_resources(trainable, {"CPU": _TRIAL_CPUS}),
         param_space=space.parameters,
@@ -96,7 +106,7 @@ def _tuner(
                 points_to_evaluate=list(space.points), seed=settings.training.seed
             ),
             num_samples=trials,
-            max_concurrent_trials=max(1, int(capacity)),
+            max_concurrent_trials=_trials_at_once(settings),
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=tune.RunConfig(
@@ -105,7 +115,7 @@ def _tuner(
     )
 
 
-def _run_trial(changes: dict[str, Any], *, settings: str, metric: str, parent_run_id: str) -> None:
+def _run_trial(changes: dict[str, Any], *, settings: str, metric: str, parent: MlflowRun) -> None:
     """One trial, in a process of its own that waits for its Ray Train run."""
     base = from_json(settings)
     name = f"{base.name}-{tune.get_context().get_trial_id()}"
@@ -113,7 +123,7 @@ def _run_trial(changes: dict[str, Any], *, settings: str, metric: str, parent_ru
         _trial_settings(base, name, changes),
         register=False,
         callbacks=[ReportProbes(metric)],
-        parent_run_id=parent_run_id,
+        parent=parent,
     )
 
 

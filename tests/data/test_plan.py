@@ -23,6 +23,11 @@ def test_no_sample_comes_twice_in_an_epoch_and_the_tail_rule_holds(plan: Plan) -
     assert epoch.max() < plan.num_rows
 
 
+@pytest.mark.parametrize("plan", [PLANS[0], PLANS[1], PLANS[2], PLANS[4]])
+def test_fewer_samples_than_a_batch_sit_out_where_windows_are_whole_batches(plan: Plan) -> None:
+    assert plan.num_rows - plan.steps_per_epoch * plan.global_batch < plan.global_batch
+
+
 @pytest.mark.parametrize("plan", PLANS)
 def test_the_spans_of_a_run_cover_its_steps_once_from_any_start(plan: Plan) -> None:
     stop = 3 * plan.steps_per_epoch

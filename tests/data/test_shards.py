@@ -103,6 +103,18 @@ def test_text_named_jpg_is_named(tmp_path: Path) -> None:
     assert not is_shards(str(tmp_path / "o"))
 
 
+def test_a_truncated_jpeg_is_named_while_shards_are_written(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "whole.jpg", 100)
+    content = (tmp_path / "images" / "whole.jpg").read_bytes()
+    for name, size in (("header.jpg", 30), ("half.jpg", len(content) - 40)):
+        bad = tmp_path / "images" / name
+        bad.write_bytes(content[:size])
+        with pytest.raises(DataError, match=name):
+            write_shards(open_source(str(tmp_path / "images")), str(tmp_path / name[:4]),
+                         rows_per_row_group=5)  # fmt: skip
+        bad.unlink()
+
+
 def test_a_newer_schema_is_refused(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "out"
     write_shards(open_source(str(folder)), str(root), rows_per_row_group=5)

@@ -1,5 +1,8 @@
 from pathlib import Path
 
+import pytest
+
+from bt_ray.errors import TrackingError
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.tracker import JsonLinesTracker, MemoryTracker, NullTracker, read_history
 
@@ -43,6 +46,30 @@ def test_courier_delivers_each_line_once_over_restarts(tmp_path: Path) -> None:
         (20, {"knn": 0.5}),
         (30, {"loss": 1.0}),
     ]
+
+
+def test_courier_keeps_what_a_server_did_not_take(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, heard = tmp_path / "metrics.jsonl", []
+
+    class Server:
+        is_up = False
+
+        def log(self, step, measures) -> None:  # type: ignore[no-untyped-def]
+            if not self.is_up:
+                raise TrackingError("server did not answer.")
+            heard.append(step)
+
+    server = Server()
+    with Courier(file, [server], every_s=0.01):
+        JsonLinesTracker(file).log(1, {"loss": 3.0})
+    assert heard == []
+    assert "metrics.jsonl" in caplog.text
+    server.is_up = True
+    with Courier(file, [server], every_s=0.01):
+        JsonLinesTracker(file).log(2, {"loss": 2.0})
+    assert heard == [1, 2]
 
 
 def test_courier_waits_for_a_line_to_be_whole(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Whole runs on a real Ray cluster."""
 
+import contextlib
 import json
 import os
+import re
 import threading
 import time
 from dataclasses import replace
@@ -55,7 +57,7 @@ def test_a_run_ends_in_a_registered_encoder_and_a_truthful_record(settings: Sett
     assert run.info.status == "FINISHED"
     assert run.data.params["objective.redundancy_weight"] == "0.005"
     assert run.data.params.keys() >= flatten(settings).keys()
-    assert len(run.data.tags["mlflow.source.git.commit"]) >= 7
+    assert re.match("[0-9a-f]{40}", run.data.tags["mlflow.source.git.commit"])
     losses = client.get_metric_history(summary.run_id, "train/loss")
     assert [metric.step for metric in losses] == [1, 2, 3, 4, 5, 6]
     assert losses[-1].value == summary.scores["loss"]
@@ -83,7 +85,7 @@ def test_one_worker_or_two_or_none_follow_the_same_curve(settings: Settings) -> 
         named = override(settings, {"name": f"workers-{workers}", "scaling.workers": workers})
         summary = pretrain(named, register=False)
         history = read_history(Path(summary.paths["metrics"]))
-        curves.append(list(history["train/loss"].values()))
+        curves.append([*history["train/loss"].values(), history["probe/rankme"][0]])
     assert curves[0] == curves[1]
     np.testing.assert_allclose(curves[2], curves[1], rtol=1e-3)
 
@@ -93,16 +95,17 @@ def kill_a_worker_after(metrics: Path, step: int, killed: list[int]) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if max(read_history(metrics).get("train/loss", {0: 0.0})) >= step:
-            mine = psutil.Process().children(recursive=True)
-            worker = next(p for p in mine if "RayTrainWorker" in " ".join(p.cmdline()))
-            worker.kill()
-            killed.append(worker.pid)
-            return
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                        process.kill()
+                        killed.append(process.pid)
+                        return
         time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
-    "step", [9, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 5, 14, 22, 27))]
+    "step", [8, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 5, 14, 22, 27))]
 )
 def test_a_killed_worker_changes_nothing(settings: Settings, step: int) -> None:
     """Final weights and momenta are bit for bit those of the run that nothing happened to."""

@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 from bt_ray.config import Settings, override
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import NonFiniteLossError, SettingsError
+from bt_ray.errors import DataError, LaunchError, NonFiniteLossError, SettingsError
 from bt_ray.tracking.tracker import METRICS, read_history
 from bt_ray.training.launch import pretrain
 from bt_ray.training.local import train_here
@@ -63,3 +65,27 @@ def test_a_non_finite_loss_ends_the_run_as_failed(settings: Settings) -> None:
         pretrain(override(settings, changes))
     record = json.loads((Path(settings.storage) / "wild" / "mlflow_run.json").read_text())
     assert MlflowClient(record["uri"]).get_run(record["run_id"]).info.status == "FAILED"
+
+
+def test_classes_that_differ_between_train_and_test_are_named(
+    settings: Settings, tmp_path: Path
+) -> None:
+    for folder, names in (("train", "abc"), ("test", "bcd")):
+        for name in names:
+            (tmp_path / folder / name).mkdir(parents=True)
+            Image.new("RGB", (9, 9)).save(tmp_path / folder / name / "1.png")
+    changes = {"data.train": str(tmp_path / "train"), "data.test": str(tmp_path / "test")}
+    with pytest.raises(DataError, match="only one of them has a, d"):
+        pretrain(override(settings, changes))
+
+
+def test_a_gpu_that_is_not_there_is_said(settings: Settings) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(LaunchError, match="there is none here"):
+        pretrain(override(settings, {"scaling.accelerator": "gpu"}))
+
+
+def test_storage_must_be_a_folder(settings: Settings) -> None:
+    with pytest.raises(SettingsError, match=r"storage=s3://bucket/runs must be a folder"):
+        pretrain(override(settings, {"storage": "s3://bucket/runs"}))

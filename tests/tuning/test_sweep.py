@@ -1,17 +1,29 @@
 """A whole sweep on a real Ray cluster."""
 
+from collections.abc import Iterator
+
 import pytest
+import ray
 from mlflow import MlflowClient
 
-from bt_ray.config import Settings
+from bt_ray.config import Settings, override
 from bt_ray.tuning.space import load_space
 from bt_ray.tuning.sweep import sweep
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _just_enough() -> Iterator[None]:
+    """A cluster that has room for one trial and not a CPU more."""
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 def test_a_sweep_ends_in_a_registered_winner(small_settings: Settings) -> None:
-    summary = sweep(load_space("redundancy_weight"), small_settings, trials=2)
+    settings = override(small_settings, {"scaling.workers": 2, "scaling.cpus_per_worker": 0.5})
+    summary = sweep(load_space("redundancy_weight"), settings, trials=2)
     assert len(summary.trials) == 2
     key = "objective.redundancy_weight"
     assert summary.trials[0].changes == {key: 5e-3}  # the paper's value comes first
