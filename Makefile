@@ -10,7 +10,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header 
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: help setup demo test check test-slow format lock clean
+.PHONY: help setup demo test check lint types test-fast test-slow format lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -29,9 +29,16 @@ demo: $(STAMP) ## Pretrain an encoder on handwritten digits, with everything aro
 	$(BIN)/python -m pipelines.pretrain digits
 
 check: $(STAMP) ## Format, lint, types and the tests without Ray: under a minute
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types test-fast
+
+lint: $(STAMP)
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
+
+types: $(STAMP)
 	$(BIN)/mypy
+
+test-fast: $(STAMP)
 	$(BIN)/pytest -q -m "not ray and not slow and not gpu"
 
 test: check ## Everything that must hold

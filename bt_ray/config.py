@@ -18,6 +18,9 @@ from bt_ray.errors import SettingsError
 
 T = TypeVar("T")
 
+SETTINGS_FILE = "settings.json"
+"""Name of the settings' file, in a run's folder and in every checkpoint."""
+
 Encoder = Literal["conv4", "conv6", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 

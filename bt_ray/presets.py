@@ -19,7 +19,7 @@ from bt_ray.errors import SettingsError
 def digits() -> Settings:
     """1,437 handwritten digits of 8×8 pixels, embedded in scikit-learn; the demo.
 
-    Command: `python -m pipelines.pretrain digits`. Hardware: two CPU cores, under 3 minutes.
+    Command: `python -m pipelines.pretrain digits`. Hardware: two CPU cores, about a minute.
     The views keep a digit readable: a mild crop, no flip, no blur.
     """
     return Settings(
@@ -39,8 +39,8 @@ def digits() -> Settings:
         ),
         model=ModelSettings(encoder="conv4", projector_widths=(512, 512, 512)),
         optimizer=OptimizerSettings(trust_coefficient=0.02),
-        schedule=ScheduleSettings(epochs=60, warmup_epochs=3),
-        training=TrainingSettings(probe_every_epochs=10, checkpoint_every_epochs=10),
+        schedule=ScheduleSettings(epochs=30, warmup_epochs=2),
+        training=TrainingSettings(probe_every_epochs=5, checkpoint_every_epochs=5),
         probe=ProbeSettings(neighbors=20),
         scaling=ScalingSettings(workers=2, cpus_per_worker=0.5),
     )

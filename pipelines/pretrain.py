@@ -1,7 +1,9 @@
 """Pretrains an encoder: `python -m pipelines.pretrain PRESET [--section.field value …]`."""
 
+import inspect
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -17,6 +19,8 @@ def main() -> None:
     """Parses the command line, pretrains, prints what came of it."""
     settings = guarded(lambda: parse(sys.argv[1:]))
     console.print(f"Pretraining [bold]{settings.name}[/] on {settings.data.train}")
+    if (Path(settings.storage).expanduser() / settings.name / "summary.json").is_file():
+        console.print("This run is finished: nothing is trained again. --name starts another.")
     from bt_ray.training.launch import pretrain
 
     with ProgressLine(settings) as progress:
@@ -27,10 +31,15 @@ def main() -> None:
 
 def parse(arguments: list[str]) -> Settings:
     """The settings of the preset named first, with the flags that follow."""
+    if arguments == ["--list"]:
+        for name, make in PRESETS.items():
+            console.print(f"[bold]{name}[/]: {inspect.getdoc(make)}\n")
+        sys.exit(0)
     if not arguments or arguments[0].startswith("-"):
         console.print(
             f"usage: python -m pipelines.pretrain {{{','.join(PRESETS)}}} "
             "[--section.field value …]\n"
+            "       python -m pipelines.pretrain --list\n"
             "       python -m pipelines.pretrain PRESET --help"
         )
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
@@ -59,6 +68,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     table.add_row("MLflow page", f"mlflow ui --backend-store-uri {summary['paths']['mlflow']}")
     table.add_row("registered", f"models:/{summary['model_version']}")
     console.print(table)
+    for warning in summary["warnings"]:
+        console.print(f"[bold yellow]Warning[/]: {warning}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ def draw_curves(history: History, *, redundancy_weight: float, title: str, file:
     redundancy = {s: redundancy_weight * v for s, v in history["train/off_diagonal"].items()}
     _draw(left, redundancy, "redundancy reduction: λ Σ Cᵢⱼ²", "tab:orange")
     left.set(xlabel="step", yscale="log", title="training")
+    left.yaxis.set_major_formatter("{x:.0f}")
+    left.yaxis.set_minor_formatter("{x:.0f}")
     left.legend(frameon=False)
     if "knn/top1" in history:
         percent = {step: 100 * value for step, value in history["knn/top1"].items()}

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,6 +38,10 @@ class MlflowRun:
             self._client.log_batch(self.run_id, metrics=metrics)
         except MlflowException as error:
             raise TrackingError(f"{self.uri} did not take the measures: {error}") from error
+
+    def tag(self, name: str, value: str) -> None:
+        """Notes a fact about the run."""
+        self._client.set_tag(self.run_id, name, value)
 
     def log_file(self, file: Path) -> None:
         """Stores a file with the run."""
@@ -88,6 +94,20 @@ def _create_run(uri: str, name: str, settings: Settings, parent: MlflowRun | Non
     experiment_id = experiment(uri, settings.tracking.experiment, Path(settings.storage))
     run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags=tags)
     return MlflowRun(uri, run.info.run_id)
+
+
+@contextmanager
+def ending(run: MlflowRun) -> Iterator[None]:
+    """Says truthfully how an MLflow run ended: FINISHED, KILLED (a signal) or FAILED."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        run.end("KILLED")
+        raise
+    except BaseException:
+        run.end("FAILED")
+        raise
+    run.end("FINISHED")
 
 
 def experiment(uri: str, name: str, storage: Path) -> str:

@@ -17,7 +17,7 @@ from bt_ray.data.batches import normalize
 from bt_ray.data.decode import decode
 from bt_ray.data.views import central
 from bt_ray.model.encoder import build_encoder
-from bt_ray.training.state import load_weights
+from bt_ray.model.weights import load_weights
 
 _BLOCK = 64
 

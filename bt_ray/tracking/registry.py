@@ -14,10 +14,10 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
 import bt_ray
-from bt_ray.config import Settings
+from bt_ray.config import SETTINGS_FILE, Settings
 from bt_ray.model.encoder import build_encoder
+from bt_ray.model.weights import ENCODER
 from bt_ray.tracking.mlflow import MlflowRun
-from bt_ray.training.state import ENCODER, SETTINGS
 
 _REQUIREMENTS = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "pyarrow")
 
@@ -42,7 +42,7 @@ def register_encoder(run: MlflowRun, checkpoint: Path, settings: Settings) -> st
             python_model=str(Path(__file__).with_name("mlflow_encoder.py")),
             artifacts={
                 "weights": str(checkpoint / ENCODER),
-                "settings": str(checkpoint / SETTINGS),
+                "settings": str(checkpoint / SETTINGS_FILE),
             },
             code_paths=[str(Path(bt_ray.__file__).parent)],
             pip_requirements=[f"{package}=={version(package)}" for package in _REQUIREMENTS],

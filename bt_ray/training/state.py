@@ -12,22 +12,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from bt_ray.config import Settings, to_json
+from bt_ray.config import SETTINGS_FILE, Settings, to_json
 from bt_ray.errors import CheckpointError
 from bt_ray.model.twins import Twins
+from bt_ray.model.weights import ENCODER, load_weights, save_weights
 
 SCHEMA_VERSION = 1
 KEPT_CHECKPOINTS = 2
 MANIFEST = "manifest.json"
-ENCODER, PROJECTOR, OPTIMIZER = (
-    "encoder.safetensors",
-    "projector.safetensors",
-    "optimizer.safetensors",
-)
-SETTINGS, STATE = "settings.json", "state.json"
+PROJECTOR, OPTIMIZER = "projector.safetensors", "optimizer.safetensors"
+STATE = "state.json"
 
 
 @dataclass
@@ -43,11 +40,11 @@ class TrainingState:
 def save_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> None:
     """Writes `state` into `folder`, which must not exist or be empty."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_tensors(state.twins.encoder), folder / ENCODER)
-    save_file(_tensors(state.twins.projector), folder / PROJECTOR)
+    save_weights(state.twins.encoder, folder / ENCODER)
+    save_weights(state.twins.projector, folder / PROJECTOR)
     tensors, groups = _split_optimizer(state.optimizer)
     save_file(tensors, folder / OPTIMIZER)
-    (folder / SETTINGS).write_text(to_json(settings))
+    (folder / SETTINGS_FILE).write_text(to_json(settings))
     record = {
         "schema_version": SCHEMA_VERSION,
         "step": state.step,
@@ -118,21 +115,6 @@ def restore_checkpoint(folder: Path, state: TrainingState) -> None:
     _join_optimizer(state.optimizer, load_file(folder / OPTIMIZER), record["optimizer_groups"])
     state.scaler.load_state_dict(record["scaler"])
     state.step = record["step"]
-
-
-def load_weights(module: nn.Module, file: Path) -> None:
-    """Loads a module's parameters and buffers from safetensors.
-
-    Raises: CheckpointError if names or shapes are those of another architecture.
-    """
-    try:
-        module.load_state_dict(load_file(file))
-    except RuntimeError as error:
-        raise CheckpointError(f"{file} does not fit this architecture: {error}") from error
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
 
 
 def _split_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

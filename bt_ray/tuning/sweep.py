@@ -12,19 +12,13 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search.optuna import OptunaSearch
 
 from bt_ray.config import Settings, from_json, override, to_json
+from bt_ray.data.prepare import prepare_data
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import LaunchError, SettingsError
-from bt_ray.tracking.mlflow import MlflowRun, start_parent_run
-from bt_ray.training.launch import (
-    Summary,
-    connect,
-    cpus_needed,
-    ending,
-    locate_storage,
-    prepare_data,
-    pretrain,
-    uses_gpu,
-)
+from bt_ray.tracking.mlflow import MlflowRun, ending, start_parent_run
+from bt_ray.training.cluster import connect, cpus_needed, uses_gpu
+from bt_ray.training.launch import locate_storage, pretrain
+from bt_ray.training.summary import Summary
 from bt_ray.tuning.space import SearchSpace
 
 _TRIAL_CPUS = 0.01  # Tune refuses 0; the trial's own workers do the work

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
@@ -105,7 +106,8 @@ def test_a_submitted_job_gives_the_same_result_as_the_command(head: str, tmp_pat
     assert here.returncode == 0, here.stderr
     assert here.stdout.count("\n") == 1
     there = command(
-        RAY, "job", "submit", "--address", head, "--working-dir", ".", "--",
+        RAY, "job", "submit", "--address", head, "--working-dir", ".",
+        "--runtime-env-json", json.dumps({"env_vars": {"BT_RAY_REVISION": "a" * 40}}), "--",
         PYTHON, "-m", "pipelines.pretrain", "digits", *SMALL, "--storage", str(tmp_path / "there"),
     )  # fmt: skip
     assert there.returncode == 0, there.stdout + there.stderr
@@ -114,3 +116,5 @@ def test_a_submitted_job_gives_the_same_result_as_the_command(head: str, tmp_pat
     assert one["scores"] == other["scores"]
     assert one["model_version"] == other["model_version"] == "barlow-digits/1"
     assert Path(other["paths"]["checkpoint"]).is_dir()
+    tags = MlflowClient(other["paths"]["mlflow"]).get_run(other["run_id"]).data.tags
+    assert tags["mlflow.source.git.commit"] == "a" * 40

@@ -24,9 +24,10 @@ from bt_ray.data.shards import ShardSet
 from bt_ray.data.views import central
 from bt_ray.errors import LaunchError
 from bt_ray.model.encoder import build_encoder
+from bt_ray.model.weights import load_weights
 from bt_ray.tracking.tracker import read_history
-from bt_ray.training.launch import Summary, pretrain
-from bt_ray.training.state import load_weights
+from bt_ray.training.launch import pretrain
+from bt_ray.training.summary import Summary
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -58,6 +59,8 @@ def test_a_run_ends_in_a_registered_encoder_and_a_truthful_record(settings: Sett
     assert run.data.params["objective.redundancy_weight"] == "0.005"
     assert run.data.params.keys() >= flatten(settings).keys()
     assert re.match("[0-9a-f]{40}", run.data.tags["mlflow.source.git.commit"])
+    assert run.data.tags["data_digest"] == ShardSet.open(settings.data.train).manifest.digest
+    assert run.data.tags["checkpoint"] == summary.paths["checkpoint"]
     losses = client.get_metric_history(summary.run_id, "train/loss")
     assert [metric.step for metric in losses] == [1, 2, 3, 4, 5, 6]
     assert losses[-1].value == summary.scores["loss"]

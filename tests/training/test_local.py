@@ -13,10 +13,11 @@ from bt_ray.config import Settings, override
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import DataError, LaunchError, NonFiniteLossError, SettingsError
+from bt_ray.model.weights import ENCODER
 from bt_ray.tracking.tracker import METRICS, read_history
 from bt_ray.training.launch import pretrain
 from bt_ray.training.local import train_here
-from bt_ray.training.state import ENCODER, last_checkpoint
+from bt_ray.training.state import last_checkpoint
 
 
 def total_steps(settings: Settings) -> int:

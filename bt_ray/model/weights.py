@@ -1,0 +1,27 @@
+"""A module's weights as a safetensors file."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bt_ray.errors import CheckpointError
+
+ENCODER = "encoder.safetensors"
+"""Name of the encoder's file in every checkpoint."""
+
+
+def save_weights(module: nn.Module, file: Path) -> None:
+    """Writes a module's parameters and buffers."""
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)
+
+
+def load_weights(module: nn.Module, file: Path) -> None:
+    """Loads a module's parameters and buffers.
+
+    Raises: CheckpointError if names or shapes are those of another architecture.
+    """
+    try:
+        module.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise CheckpointError(f"{file} does not fit this architecture: {error}") from error

@@ -1,0 +1,58 @@
+"""The Ray cluster that a run needs, and whether it is there."""
+
+import logging
+import math
+import os
+
+import ray
+
+from bt_ray.config import Settings
+from bt_ray.errors import LaunchError
+
+_DATA_CPUS = 1.0
+
+
+def connect(settings: Settings, *, extra_cpus: float = 0.0) -> None:
+    """Joins the Ray cluster, or starts one here, and sees that the run fits in.
+
+    Args:
+      extra_cpus: logical CPUs that are taken beside the run's own.
+    Raises: LaunchError if a worker would get no GPU, or if nothing would be left for Ray Data
+      beside the workers: Ray would wait for it in silence.
+    """
+    needed = cpus_needed(settings) + extra_cpus
+    if not ray.is_initialized():
+        is_local = "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
+        num_cpus = max(os.cpu_count() or 1, math.ceil(needed)) if is_local else None
+        ray.init(
+            num_cpus=num_cpus,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            address="local" if is_local else None,
+        )
+    workers, available = settings.scaling.workers, ray.cluster_resources()
+    if needed > available.get("CPU", 0):
+        raise LaunchError(
+            f"scaling.workers={workers} × scaling.cpus_per_worker="
+            f"{settings.scaling.cpus_per_worker} and {_DATA_CPUS:g} CPU for reading data make "
+            f"{needed:g} CPUs; the cluster has {available.get('CPU', 0):g}. Use fewer workers or "
+            "fewer CPUs each."
+        )
+    if uses_gpu(settings) and workers > available.get("GPU", 0):
+        raise LaunchError(
+            f"scaling.workers={workers} need a GPU each; the cluster has "
+            f"{available.get('GPU', 0):g}. Use fewer workers, or scaling.accelerator=cpu."
+        )
+
+
+def cpus_needed(settings: Settings) -> float:
+    """Logical CPUs of a run: its workers', and what decoding needs at least."""
+    return settings.scaling.workers * settings.scaling.cpus_per_worker + _DATA_CPUS
+
+
+def uses_gpu(settings: Settings) -> bool:
+    """Whether workers get a GPU each."""
+    if settings.scaling.accelerator != "auto":
+        return settings.scaling.accelerator == "gpu"
+    num_gpus: float = ray.cluster_resources().get("GPU", 0)
+    return num_gpus >= max(1, settings.scaling.workers)

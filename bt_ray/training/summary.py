@@ -1,0 +1,90 @@
+"""What a finished run came to, for people and programs."""
+
+import json
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from bt_ray.config import SETTINGS_FILE, Settings
+from bt_ray.figures.curves import draw_curves
+from bt_ray.objective.expectations import warning
+from bt_ray.tracking.mlflow import MlflowRun
+from bt_ray.tracking.tracker import METRICS, read_history
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a finished run came to."""
+
+    run_id: str
+    steps: int
+    images_per_s: float
+    scores: dict[str, float | None]
+    model_version: str | None
+    paths: dict[str, str]
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the run's last loss terms, in words (`objective.expectations`)."""
+
+
+def summarize(
+    settings: Settings,
+    run_folder: Path,
+    run: MlflowRun,
+    checkpoint: Path,
+    steps: int,
+    version: str | None,
+) -> Summary:
+    """The summary of the run whose measures lie in `run_folder`.
+
+    Args:
+      version: of the encoder in the model registry, if it was registered.
+    """
+    history = read_history(run_folder / METRICS)
+    steps_timed = [0, *history["time/step_s"]]
+    seconds = sum(
+        (after - before) * history["time/step_s"][after] for before, after in pairwise(steps_timed)
+    )
+    knn = list(history.get("knn/top1", {}).values())
+    last = {name: list(points.values())[-1] for name, points in history.items()}
+    doubt = warning(
+        last["train/on_diagonal"],
+        last["train/off_diagonal"],
+        settings.data.global_batch,
+        settings.model.projector_widths[-1],
+        settings.objective.redundancy_weight,
+    )
+    return Summary(
+        run_id=run.run_id,
+        steps=steps,
+        images_per_s=round(settings.data.global_batch * steps / seconds, 1),
+        scores={
+            "knn_top1_untrained": knn[0] if knn else None,
+            "knn_top1": knn[-1] if knn else None,
+            "rankme": last["probe/rankme"],
+            "loss": last["train/loss"],
+        },
+        model_version=None if version is None else f"{settings.registered_model}/{version}",
+        paths={
+            "run": str(run_folder),
+            "checkpoint": str(checkpoint),
+            "metrics": str(run_folder / METRICS),
+            "curves": str(run_folder / "curves.png"),
+            "mlflow": run.uri,
+        },
+        warnings=() if doubt is None else (doubt,),
+    )
+
+
+def keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun) -> None:
+    """Stores the summary and the curves in the run's folder and with its MLflow run."""
+    file = run_folder / "summary.json"
+    file.write_text(json.dumps(asdict(summary), indent=2))
+    figure = Path(summary.paths["curves"])
+    draw_curves(
+        read_history(run_folder / METRICS),
+        redundancy_weight=settings.objective.redundancy_weight,
+        title=settings.name,
+        file=figure,
+    )
+    for kept in (file, figure, run_folder / SETTINGS_FILE):
+        run.log_file(kept)
