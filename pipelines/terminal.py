@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 
 from bt_ray.errors import BtRayError, SettingsError
 
@@ -27,5 +28,5 @@ def guarded(job: Callable[[], T]) -> T:
     try:
         return job()
     except BtRayError as error:
-        console.print(f"[bold red]{type(error).__name__}[/]: {error}", soft_wrap=True)
+        console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)

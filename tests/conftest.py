@@ -28,8 +28,9 @@ SHARED = Path(os.environ.get("BT_RAY_TEST_DATA", Path(__file__).parents[2] / "sh
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """Small tensors gain nothing from more, and threads that wait for a busy core lose much."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +85,7 @@ def small_settings(
             "training.probe_every_epochs": 3,
             "training.checkpoint_every_epochs": 0.5,
             "scaling.workers": 1,
+            "scaling.threads_per_worker": 1,
             "probe.bank_images": 256,
             "probe.query_images": 128,
         },
