@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -23,10 +24,12 @@ def finish(record: dict[str, Any]) -> None:
 def guarded(job: Callable[[], T]) -> T:
     """What `job` returns; a BtRayError ends the program with its sentence.
 
-    The exit code is 2 for settings and 1 for what went wrong later.
+    The exit code is 2 for settings and 1 for what went wrong later. What libraries print
+    meanwhile is for people too.
     """
     try:
-        return job()
+        with redirect_stdout(sys.stderr):
+            return job()
     except BtRayError as error:
         console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
