@@ -32,8 +32,7 @@ def _work(
     rank: int, world_size: int, store: str, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> Any:
     torch.set_num_threads(1)
+    # Left to the end of the process: destroying a gloo group can hang in torch 2.7, which waits,
+    # holding the interpreter's lock, for a thread that needs the lock to release its last tensor.
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    try:
-        return function(rank, world_size, *arguments)
-    finally:
-        dist.destroy_process_group()
+    return function(rank, world_size, *arguments)
