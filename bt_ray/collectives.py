@@ -65,6 +65,13 @@ def world_size(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_world_size(group) if dist.is_initialized() else 1
 
 
+def any_worker(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` holds on some worker; the same on all of them."""
+    if world_size() == 1:
+        return flag
+    return bool(all_reduce_sum(torch.tensor(float(flag), device=device)))
+
+
 def gather_rows(x: Tensor) -> Tensor:
     """The rows of all workers' `x`, (n_w, …) each, n_w of any size, one after the other."""
     if world_size() == 1:

@@ -151,6 +151,10 @@ class ModelSettings:
     """A ResNet's first layers: 7×7 stride 2 and max-pool, or 3×3 stride 1 for small images."""
     projector_widths: tuple[int, ...] = (8192, 8192, 8192)
     """Output units of each linear layer of the projector; the last is D."""
+    start_from: str | None = None
+    """A checkpoint, or a run's folder, whose weights a *new* run starts from: the encoder's, and
+    the projector's if its widths are the same; none: drawn from the seed. (To *continue* a run,
+    give its name.)"""
 
     def __post_init__(self) -> None:
         _require(
@@ -292,10 +296,21 @@ class ScalingSettings:
     """Threads of a CPU worker's arithmetic; none: the machine's cores over its workers."""
     max_failures: int = 3
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
+    max_hours: float | None = None
+    """Hours of training after which the run is checkpointed and left; none: no limit. The
+    schedule stays that of all `schedule.epochs`: the same command continues where it stopped,
+    for as many hours again."""
 
     def __post_init__(self) -> None:
         _require(self.workers >= 0, f"scaling.workers={self.workers} must be 0 or above.")
         _require_positive("scaling", self, "cpus_per_worker")
+        for name in ("threads_per_worker", "max_hours"):
+            if getattr(self, name) is not None:
+                _require_positive("scaling", self, name)
+        _require(
+            self.max_failures >= 0,
+            f"scaling.max_failures={self.max_failures} must be 0 or above.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,6 +415,20 @@ def flatten(settings: Settings) -> dict[str, Any]:
         else:
             flat[top.name] = value
     return flat
+
+
+def differences(one: Settings, other: Settings) -> list[str]:
+    """Dotted keys of what shapes a run's result and is not the same in both.
+
+    Names, places, workers and tracking shape none.
+    """
+    theirs = flatten(other)
+    return [
+        key
+        for key, value in flatten(one).items()
+        if value != theirs[key]
+        and key.split(".")[0] not in ("name", "storage", "scaling", "tracking")
+    ]
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -25,6 +25,10 @@ class CheckpointError(BtRayError, RuntimeError):
     """A checkpoint that is incomplete, altered, of a newer schema or of other settings."""
 
 
+class NewerSchemaError(CheckpointError):
+    """A checkpoint that a newer bt_ray wrote."""
+
+
 class NonFiniteLossError(BtRayError, ArithmeticError):
     """The loss became NaN or infinite."""
 
@@ -35,3 +39,10 @@ class TrackingError(BtRayError, ConnectionError):
 
 class LaunchError(BtRayError, RuntimeError):
     """A run that cannot start here, or that the cluster gave up on."""
+
+
+class RunStoppedError(BtRayError, InterruptedError):
+    """A run that was asked to stop, and did so at a checkpoint."""
+
+    signal_number: int = 0
+    """The signal that asked for it."""

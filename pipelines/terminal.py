@@ -1,6 +1,7 @@
 """What every pipeline shows: words for people on stderr, one line of JSON on stdout."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.markup import escape
 
-from bt_ray.errors import BtRayError, SettingsError
+from bt_ray.errors import BtRayError, RunStoppedError, SettingsError
 
 T = TypeVar("T")
 
@@ -24,12 +25,18 @@ def finish(record: dict[str, Any]) -> None:
 def guarded(job: Callable[[], T]) -> T:
     """What `job` returns; a BtRayError ends the program with its sentence.
 
-    The exit code is 2 for settings and 1 for what went wrong later. What libraries print
-    meanwhile is for people too.
+    The exit code is 2 for settings, 128 + the signal's number for a run that was stopped, and 1
+    for what went wrong later. What libraries print meanwhile is for people too.
     """
     try:
         with redirect_stdout(sys.stderr):
             return job()
-    except BtRayError as error:
+    except RunStoppedError as stopped:
+        console.print(f"[bold]Stopped[/]: {escape(str(stopped))}", soft_wrap=True)
+        sys.exit(128 + stopped.signal_number)
+    except KeyboardInterrupt:
+        console.print("Interrupted.")
+        sys.exit(128 + signal.SIGINT)
+    except (BtRayError, OSError) as error:
         console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
         sys.exit(2 if isinstance(error, SettingsError) else 1)

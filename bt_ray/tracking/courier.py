@@ -29,6 +29,8 @@ class Courier:
             json.loads(self._record.read_text()) if self._record.is_file() else {}
         )
         self._position = 0
+        self.undelivered: str | None = None
+        """Once the context is left: why some lines were not delivered, and where they are."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._deliver_always, name="courier", daemon=True)
 
@@ -47,7 +49,8 @@ class Courier:
         try:
             self.deliver()
         except TrackingError as away:
-            _log.warning("%s They stay in %s.", away, self._file)
+            self.undelivered = f"{away} Measures wait in {self._file} until the run is continued."
+            _log.warning(self.undelivered)
 
     def deliver(self) -> None:
         """Delivers what has been written since the last time.

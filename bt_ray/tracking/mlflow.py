@@ -1,5 +1,6 @@
 """Runs as MLflow records: settings, measures by step, the code's revision, a true end."""
 
+import logging
 import os
 import subprocess
 import time
@@ -19,6 +20,9 @@ from bt_ray.tracking.tracker import Measures
 
 EndState = Literal["FINISHED", "FAILED", "KILLED"]
 
+_log = logging.getLogger(__name__)
+_HTTP_TRIES, _HTTP_TIMEOUT_S = "2", "20"
+
 
 @dataclass(frozen=True)
 class MlflowRun:
@@ -34,26 +38,35 @@ class MlflowRun:
         """
         now_ms = int(time.time() * 1000)
         metrics = [Metric(name, value, now_ms, step) for name, value in measures.items()]
-        try:
-            self._client.log_batch(self.run_id, metrics=metrics)
-        except MlflowException as error:
-            raise TrackingError(f"{self.uri} did not take the measures: {error}") from error
+        with answering(self.uri) as client:
+            client.log_batch(self.run_id, metrics=metrics)
 
     def tag(self, name: str, value: str) -> None:
-        """Notes a fact about the run."""
-        self._client.set_tag(self.run_id, name, value)
+        """Notes a fact about the run. Raises: TrackingError."""
+        with answering(self.uri) as client:
+            client.set_tag(self.run_id, name, value)
 
-    def log_file(self, file: Path) -> None:
-        """Stores a file with the run."""
-        self._client.log_artifact(self.run_id, str(file))
+    def log_file(self, file: Path, folder: str | None = None) -> None:
+        """Stores a file with the run. Raises: TrackingError."""
+        with answering(self.uri) as client:
+            client.log_artifact(self.run_id, str(file), folder)
 
     def end(self, state: EndState) -> None:
-        """Says how the run ended."""
-        self._client.set_terminated(self.run_id, state)
+        """Says how the run ended. Raises: TrackingError."""
+        with answering(self.uri) as client:
+            client.set_terminated(self.run_id, state)
 
-    @property
-    def _client(self) -> MlflowClient:
-        return MlflowClient(self.uri)
+
+@contextmanager
+def answering(uri: str) -> Iterator[MlflowClient]:
+    """A client of the server; its failures become TrackingErrors, after seconds, not minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _HTTP_TRIES)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _HTTP_TIMEOUT_S)
+    try:
+        yield MlflowClient(uri)
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise TrackingError(f"MLflow at {uri} does not answer as it should: {reason}") from error
 
 
 def tracking_uri(storage: str) -> str:
@@ -67,19 +80,30 @@ def start_run(
     """The MLflow run of these settings: a new one, or the known one set going again.
 
     A child is recorded where its parent is.
+
+    Raises: TrackingError if the server does not answer.
     """
     uri = tracking_uri(settings.storage) if parent is None else parent.uri
-    client = MlflowClient(uri)
-    if known_run_id is not None:
-        try:
+    with answering(uri) as client:
+        if known_run_id is not None and _is_there(client, known_run_id):
             client.update_run(known_run_id, status="RUNNING")
             return MlflowRun(uri, known_run_id)
-        except MlflowException:
-            pass  # recorded on another server, or deleted there: record it anew
-    run = _create_run(uri, settings.name, settings, parent)
-    params = [Param(key, str(value)) for key, value in flatten(settings).items()]
-    client.log_batch(run.run_id, params=params)
-    return run
+        run = _create_run(uri, settings.name, settings, parent)
+        params = [Param(key, str(value)) for key, value in flatten(settings).items()]
+        client.log_batch(run.run_id, params=params)
+        if diff := git_diff():
+            client.log_text(run.run_id, diff, "git_diff.patch")
+        return run
+
+
+def _is_there(client: MlflowClient, run_id: str) -> bool:
+    """Whether the server has this run, and has not deleted it."""
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
 
 
 def start_parent_run(name: str, settings: Settings) -> MlflowRun:
@@ -96,18 +120,31 @@ def _create_run(uri: str, name: str, settings: Settings, parent: MlflowRun | Non
     return MlflowRun(uri, run.info.run_id)
 
 
+@dataclass
+class Ending:
+    """How a run will have ended, unless something is raised before."""
+
+    state: EndState = "FINISHED"
+
+
 @contextmanager
-def ending(run: MlflowRun) -> Iterator[None]:
-    """Says truthfully how an MLflow run ended: FINISHED, KILLED (a signal) or FAILED."""
+def ending(run: MlflowRun) -> Iterator[Ending]:
+    """Says truthfully how an MLflow run ended: FINISHED, KILLED (it was stopped) or FAILED.
+
+    A server that is away when a run ends changes nothing about how it ended.
+    """
+    end = Ending()
     try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        run.end("KILLED")
+        yield end
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        end.state = "KILLED" if stopped else "FAILED"
         raise
-    except BaseException:
-        run.end("FAILED")
-        raise
-    run.end("FINISHED")
+    finally:
+        try:
+            run.end(end.state)
+        except TrackingError as away:
+            _log.warning("%s The run stays RUNNING there until the same command is given.", away)
 
 
 def experiment(uri: str, name: str, storage: Path) -> str:
@@ -117,7 +154,8 @@ def experiment(uri: str, name: str, storage: Path) -> str:
     if found is not None:
         return str(found.experiment_id)
     location = f"{storage.as_uri()}/mlartifacts" if uri.startswith("sqlite") else None
-    return str(client.create_experiment(name, artifact_location=location))
+    tags = {"mlflow.experimentKind": "custom_model_development"}  # which pages the UI shows
+    return str(client.create_experiment(name, artifact_location=location, tags=tags))
 
 
 def git_revision() -> str:
@@ -128,14 +166,27 @@ def git_revision() -> str:
     told = os.environ.get("BT_RAY_REVISION")
     if told:
         return told
+    return (
+        _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*").strip() or "unknown"
+    )
+
+
+def git_diff() -> str:
+    """How the code that runs differs from its commit; empty if it does not, or has none."""
+    return _git("diff", "HEAD")
+
+
+def _git(*arguments: str) -> str:
+    """What git says of the code's repository; empty if there is none."""
     try:
         shown = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            ["git", *arguments],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
+            errors="replace",
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return shown.stdout.strip()
+        return ""
+    return shown.stdout

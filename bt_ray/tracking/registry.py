@@ -17,7 +17,7 @@ import bt_ray
 from bt_ray.config import SETTINGS_FILE, Settings
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.weights import ENCODER
-from bt_ray.tracking.mlflow import MlflowRun
+from bt_ray.tracking.mlflow import MlflowRun, answering
 
 _REQUIREMENTS = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "pyarrow")
 
@@ -29,9 +29,14 @@ def register_encoder(run: MlflowRun, checkpoint: Path, settings: Settings) -> st
     `image` of encoded images becomes representations (n, F).
 
     Returns: the version, or the one that this run registered before.
+    Raises: TrackingError.
     """
+    with answering(run.uri) as client:
+        return _register(client, run, checkpoint, settings)
+
+
+def _register(client: MlflowClient, run: MlflowRun, checkpoint: Path, settings: Settings) -> str:
     name = settings.registered_model
-    client = MlflowClient(run.uri, registry_uri=run.uri)
     known = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
     if known:
         return str(max(int(found.version) for found in known))

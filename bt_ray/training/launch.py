@@ -1,11 +1,18 @@
 """From settings to a registered encoder: shards, Ray Train, MLflow, summary."""
 
 import json
-from collections.abc import Sequence
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import filelock
 import ray.data
 import ray.train
 from ray.exceptions import ActorDiedError
@@ -20,21 +27,30 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
-from bt_ray.config import SETTINGS_FILE, Settings, from_json, to_json
+from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
 from bt_ray.data.ingest import build_dataset
 from bt_ray.data.plan import build_plan
 from bt_ray.data.prepare import prepare_data
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import LaunchError, NonFiniteLossError, SettingsError
+from bt_ray.errors import (
+    LaunchError,
+    NonFiniteLossError,
+    RunStoppedError,
+    SettingsError,
+    TrackingError,
+)
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, start_run
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.cluster import connect, uses_gpu
 from bt_ray.training.local import train_here
-from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
+from bt_ray.training.state import KEPT_CHECKPOINTS, check_origin, find_start, last_checkpoint
+from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary, keep, summarize
 from bt_ray.training.worker import FAILURE, train_worker
+
+T = TypeVar("T")
 
 _TRAIN, _RECORD = "train", "mlflow_run.json"
 _STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
@@ -55,63 +71,141 @@ def pretrain(
       trackers: told of every measure, as MLflow is.
       callbacks: told by Ray Train of every report.
       parent: MLflow run that this one belongs to.
-    Raises: SettingsError if a run of this name exists with other settings; LaunchError if the
-      cluster is too small, or gave up; DataError; NonFiniteLossError.
+    Returns: a summary with fewer steps than total_steps if `scaling.max_hours` ended the run.
+    Raises: SettingsError if a run of this name exists with other settings; LaunchError if it is
+      going already, if the cluster is too small, or gave up; RunStoppedError after SIGINT or
+      SIGTERM; TrackingError if MLflow does not answer at the start; DataError; CheckpointError;
+      NonFiniteLossError.
     """
     settings = prepare_data(locate_storage(settings))
     manifest = ShardSet.open(settings.data.train).manifest
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     run_folder = Path(settings.storage) / settings.name
-    claim_folder(run_folder, settings)
-    if settings.scaling.workers > 0:
-        connect(settings)
-    run = _mlflow_run(run_folder, settings, parent)
-    with ending(run):
-        run.tag("data_digest", manifest.digest)
-        with Courier(run_folder / METRICS, [run, *trackers]):
-            _fit(settings, run_folder, total_steps, callbacks)
-        checkpoint, steps = last_checkpoint(run_folder)
-        if checkpoint is None or steps < total_steps:
-            raise LaunchError(
-                f"The run ended after {steps} of {total_steps} steps; the same command "
-                "continues it."
+    with sole_owner(run_folder):
+        claim_folder(run_folder, settings)
+        if settings.scaling.workers > 0:
+            connect(settings)
+        run = _mlflow_run(run_folder, settings, parent)
+        stop = StopRequest(run_folder)
+        with ending(run) as end:
+            run.tag("data_digest", manifest.digest)
+            with (
+                Courier(run_folder / METRICS, [run, *trackers]) as courier,
+                stop.listening(settings.scaling.max_hours),
+            ):
+                _fit(settings, run_folder, total_steps, callbacks)
+            checkpoint, steps = last_checkpoint(run_folder)
+            if checkpoint is None or (steps < total_steps and not stop.was_made):
+                raise LaunchError(
+                    f"The run ended after {steps} of {total_steps} steps; the same command "
+                    "continues it."
+                )
+            notes = [courier.undelivered] if courier.undelivered else []
+            if steps < total_steps:
+                end.state = "KILLED"
+                notes.append(
+                    f"The run was stopped after {steps} of {total_steps} steps; the same command "
+                    "continues it."
+                )
+            version = None
+            try:
+                run.tag("checkpoint", str(checkpoint))
+                if register and steps == total_steps:
+                    version = register_encoder(run, checkpoint, settings)
+            except TrackingError as away:
+                notes.append(f"{away} The encoder is not registered; the same command does that.")
+            summary = summarize(
+                settings, run_folder, run, checkpoint, steps, total_steps, version, notes
             )
-        run.tag("checkpoint", str(checkpoint))
-        version = register_encoder(run, checkpoint, settings) if register else None
-        summary = summarize(settings, run_folder, run, checkpoint, steps, version)
-        keep(summary, settings, run_folder, run)
+            keep(summary, settings, run_folder, run)
+    if stop.signal_number is not None and steps < total_steps:
+        raise _stopped(stop.signal_number, summary)
     return summary
 
 
-def locate_storage(settings: Settings) -> Settings:
-    """The settings with `storage` as an absolute path.
+def _stopped(signal_number: int, summary: Summary) -> RunStoppedError:
+    error = RunStoppedError(
+        f"{signal.Signals(signal_number).name} stopped the run after {summary.steps} of "
+        f"{summary.total_steps} steps, saved in {summary.paths['checkpoint']}. The same command "
+        "continues it."
+    )
+    error.signal_number = signal_number
+    return error
 
-    Raises: SettingsError for a URI.
+
+def locate_storage(settings: Settings) -> Settings:
+    """The settings with absolute paths in `storage`, which is there, and `model.start_from`.
+
+    Raises: SettingsError for a URI, or a folder that cannot be made or written.
     """
     if "://" in settings.storage:
         raise SettingsError(
             f"storage={settings.storage} must be a folder that every node reaches; "
             "object storage serves for data.train and data.test only."
         )
-    return replace(settings, storage=str(Path(settings.storage).expanduser().resolve()))
+    storage = Path(settings.storage).expanduser().resolve()
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=storage):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"storage={storage} must be a folder that can be written ({error.strerror}); give "
+            "another --storage."
+        ) from error
+    model = settings.model
+    if model.start_from is not None:
+        model = replace(model, start_from=str(Path(model.start_from).expanduser().resolve()))
+    return replace(settings, storage=str(storage), model=model)
+
+
+@contextmanager
+def sole_owner(run_folder: Path) -> Iterator[None]:
+    """Holds the run's folder; the lock goes with the process, however that ends.
+
+    Raises: LaunchError if another process holds it.
+    """
+    run_folder.mkdir(exist_ok=True)
+    try:
+        with filelock.FileLock(run_folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout as busy:
+        raise LaunchError(
+            f"The run {run_folder.name!r} in {run_folder.parent} is going already; wait for it, "
+            "stop it, or give this one another --name."
+        ) from busy
 
 
 def claim_folder(run_folder: Path, settings: Settings) -> None:
-    """Makes the run's folder, or makes sure that the one there belongs to the same run.
+    """Writes the run's settings, once what lies in its folder is known to be of the same run.
 
     Workers and tracking may differ between two goes at one run; what shapes the result may not.
+
+    Raises: SettingsError, CheckpointError.
+    """
+    check_claim(run_folder, settings)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    (run_folder / SETTINGS_FILE).write_text(to_json(settings))
+
+
+def check_claim(run_folder: Path, settings: Settings) -> None:
+    """Raises SettingsError or CheckpointError where the run's folder belongs to another run.
+
+    So it does if its weights are to come from a checkpoint that does not fit.
     """
     file = run_folder / SETTINGS_FILE
-    if file.is_file():
-        theirs = from_json(file.read_text())
-        same_place = replace(theirs, scaling=settings.scaling, tracking=settings.tracking)
-        if same_place != settings:
-            raise SettingsError(
-                f"There is a run {settings.name!r} in {run_folder.parent} with other settings; "
-                "give this one another --name, or repeat those settings to continue it."
-            )
-    run_folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(to_json(settings))
+    changed = differences(settings, from_json(file.read_text())) if file.is_file() else []
+    if changed:
+        raise SettingsError(
+            f"There is a run {settings.name!r} in {run_folder.parent} with other settings "
+            f"({', '.join(changed)}); give this one another --name, or repeat those settings to "
+            "continue it."
+        )
+    checkpoint, _ = last_checkpoint(run_folder)
+    if checkpoint is not None:
+        check_origin(checkpoint, settings)
+    elif settings.model.start_from is not None:
+        find_start(settings)
 
 
 def _mlflow_run(run_folder: Path, settings: Settings, parent: MlflowRun | None) -> MlflowRun:
@@ -134,7 +228,7 @@ def _fit(
     failure.unlink(missing_ok=True)
     for attempts_left in range(settings.scaling.max_failures, -1, -1):
         try:
-            _trainer(settings, run_folder, total_steps, callbacks).fit()
+            _beside(_trainer(settings, run_folder, total_steps, callbacks).fit)
             break
         except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
             if not attempts_left:
@@ -143,6 +237,23 @@ def _fit(
             raise LaunchError(f"Ray Train gave up on the run: {error}") from error
     if failure.is_file():
         raise NonFiniteLossError(json.loads(failure.read_text())["message"])
+
+
+def _beside(job: Callable[[], T]) -> T:
+    """What `job` returns, called in another thread.
+
+    In the main one, Ray Train would take over SIGINT, and abort without a checkpoint.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(job())
+        except BaseException as error:  # handed to who waits, whatever it is
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="fit", daemon=True).start()
+    return outcome.result()
 
 
 def _trainer(

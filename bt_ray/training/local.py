@@ -15,6 +15,7 @@ from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
 from bt_ray.training.loop import Measures, train
 from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
+from bt_ray.training.stop import StopRequest
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class LocalContext:
     run_folder: Path
     device: torch.device
     tracker: Tracker
+    stop: StopRequest
     rank: int = 0
 
     def report(self, step: int, measures: Measures) -> None:
@@ -39,6 +41,10 @@ class LocalContext:
         for old in sorted(kept.iterdir())[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
+    def wants_stop(self) -> bool:
+        """Whether the calling process was asked to stop."""
+        return self.stop.is_made()
+
 
 def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:
     """Trains from the last checkpoint, if there is one, to the end."""
@@ -52,7 +58,9 @@ def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:
         settings,
         steps_per_epoch=build_plan(settings, shards.manifest).steps_per_epoch,
         batches=local_batches(settings, shards, start=start, stop=total_steps, device=device),
-        context=LocalContext(run_folder, device, JsonLinesTracker(run_folder / METRICS)),
+        context=LocalContext(
+            run_folder, device, JsonLinesTracker(run_folder / METRICS), StopRequest(run_folder)
+        ),
         probe=build_probe(settings, device),
         resume=resume,
     )

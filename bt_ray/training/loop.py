@@ -8,18 +8,24 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from bt_ray.collectives import data_parallel, world_size
+from bt_ray.collectives import any_worker, data_parallel, world_size
 from bt_ray.config import Settings, TrainingSettings
 from bt_ray.data.batches import Batch, normalize
-from bt_ray.errors import NonFiniteLossError
 from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.barlow import BarlowTwins
 from bt_ray.optim.lars import build_optimizer, set_rates
 from bt_ray.optim.schedule import rate_factor
 from bt_ray.precision import autocast, memory_format
+from bt_ray.training.gauges import read_gauges
 from bt_ray.training.meter import Meter
-from bt_ray.training.state import TrainingState, restore_checkpoint, save_checkpoint
+from bt_ray.training.state import (
+    TrainingState,
+    load_start,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from bt_ray.training.watch import FiniteWatch
 
 Measures = dict[str, float]
 
@@ -41,6 +47,9 @@ class Context(Protocol):
     def commit(self, step: int, checkpoint: Path | None) -> None:
         """Keeps a checkpoint. Called by every worker; the first one alone brings a folder."""
 
+    def wants_stop(self) -> bool:
+        """Whether this worker has heard that the run shall stop."""
+
 
 def train(
     settings: Settings,
@@ -51,29 +60,33 @@ def train(
     probe: Callable[[nn.Module], Measures],
     resume: Path | None = None,
 ) -> Twins:
-    """The trained twins, after all steps of the run.
+    """The trained twins, after all steps of the run, or those until it was asked to stop.
 
     Args:
       steps_per_epoch: of the plan that the batches follow.
       batches: this worker's batches, from the checkpoint's step (or 0) to the last.
       probe: measures the encoder before, during and after training.
       resume: checkpoint to continue from.
-    Raises: NonFiniteLossError if the loss is NaN or infinite when it is next reported, or a
-      checkpoint is due.
+    Raises: NonFiniteLossError if the loss was NaN or infinite, when it is next reported or a
+      checkpoint is due; CheckpointError.
     """
     total_steps = settings.schedule.epochs * steps_per_epoch
     warmup_steps = round(settings.schedule.warmup_epochs * steps_per_epoch)
     checkpoint_steps = max(1, round(settings.training.checkpoint_every_epochs * steps_per_epoch))
     probe_steps = max(1, round(settings.training.probe_every_epochs * steps_per_epoch))
+    # To agree on a stop, the workers have to wait for the device: a GPU's queue would run dry.
+    stop_steps = 1 if context.device.type == "cpu" else settings.training.log_every_steps
 
     state = build_state(settings, context.device)
     if resume is not None:
-        restore_checkpoint(resume, state)
+        restore_checkpoint(resume, state, settings)
+    elif settings.model.start_from is not None:
+        load_start(state.twins, settings)
     parallel_twins = data_parallel(state.twins)
     objective = BarlowTwins(settings.objective.redundancy_weight)
     if state.step == 0:
         context.report(0, probe(state.twins.encoder))
-    meter = Meter(settings, start_step=state.step)
+    meter, watch = Meter(settings, start_step=state.step), FiniteWatch(context.device)
 
     for batch in meter.timed(batches):
         set_rates(
@@ -89,29 +102,35 @@ def train(
         with autocast(settings.training, context.device):
             z_a, z_b = parallel_twins(view_a, view_b)
         result = objective(z_a, z_b)
+        watch.look(state.step, result.loss, z_a, z_b)
         state.scaler.scale(result.loss).backward()
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad()
+        optimizer_step(state)
         state.step += 1
 
         is_last = state.step == total_steps
-        if state.step % settings.training.log_every_steps == 0 or is_last:
-            _check_finite(result.loss, state.step - 1, context.rank)
+        stops = state.step % stop_steps == 0 and any_worker(context.wants_stop(), context.device)
+        if state.step % settings.training.log_every_steps == 0 or is_last or stops:
+            watch.check()
             measures = {
                 "train/epoch": state.step / steps_per_epoch,
                 "train/loss": float(result.loss.detach()),
                 **{f"train/{name}": float(term) for name, term in result.terms.items()},
                 "train/weight_rate": state.optimizer.param_groups[0]["lr"],
+                **meter.read(state.step),
+                **read_gauges(context.device),
             }
-            context.report(state.step, measures | meter.read(state.step))
+            if state.scaler.is_enabled():
+                measures["train/skipped_steps"] = state.skipped_steps
+            context.report(state.step, measures)
         if state.step % probe_steps == 0 or is_last:
             with meter.paused():
                 context.report(state.step, probe(state.twins.encoder))
-        if state.step % checkpoint_steps == 0 or is_last:
-            _check_finite(result.loss, state.step - 1, context.rank)
+        if state.step % checkpoint_steps == 0 or is_last or stops:
+            watch.check()
             with meter.paused():
                 commit(state, settings, context)
+        if stops:
+            break
     return state.twins
 
 
@@ -129,6 +148,15 @@ def build_state(settings: Settings, device: torch.device) -> TrainingState:
     )
 
 
+def optimizer_step(state: TrainingState) -> None:
+    """Moves the weights, unless fp16 gradients overflowed: then the step is skipped and counted."""
+    scale = state.scaler.get_scale()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.skipped_steps += state.scaler.get_scale() < scale
+    state.optimizer.zero_grad()
+
+
 def commit(state: TrainingState, settings: Settings, context: Context) -> None:
     """Checkpoints the state: the first worker writes, all of them take part."""
     if context.rank != 0:
@@ -142,12 +170,3 @@ def commit(state: TrainingState, settings: Settings, context: Context) -> None:
 def to_input(levels: Tensor, settings: TrainingSettings) -> Tensor:
     """A view as the encoder wants it: normalised, in the chosen memory format."""
     return normalize(levels).contiguous(memory_format=memory_format(settings))
-
-
-def _check_finite(loss: Tensor, step: int, rank: int) -> None:
-    if not bool(torch.isfinite(loss)):
-        raise NonFiniteLossError(
-            f"The loss is {float(loss.detach())} at step {step} on worker {rank}. The last "
-            "checkpoint is kept. Start a run of another name with a lower optimizer.weight_rate, "
-            "or with training.precision=bf16 or fp32."
-        )

@@ -15,8 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bt_ray.config import SETTINGS_FILE, Settings, to_json
-from bt_ray.errors import CheckpointError
+from bt_ray.config import (
+    SETTINGS_FILE,
+    ModelSettings,
+    Settings,
+    differences,
+    from_json,
+    to_json,
+)
+from bt_ray.errors import CheckpointError, NewerSchemaError
 from bt_ray.model.twins import Twins
 from bt_ray.model.weights import ENCODER, load_weights, save_weights
 
@@ -35,6 +42,8 @@ class TrainingState:
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
+    skipped_steps: int = 0
+    """Steps that moved nothing since fp16 gradients overflowed."""
 
 
 def save_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> None:
@@ -48,6 +57,7 @@ def save_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> N
     record = {
         "schema_version": SCHEMA_VERSION,
         "step": state.step,
+        "skipped_steps": state.skipped_steps,
         "optimizer_groups": groups,
         "scaler": state.scaler.state_dict(),
     }
@@ -59,7 +69,7 @@ def save_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> N
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """The content of a checkpoint's state file, once every checksum holds.
 
-    Raises: CheckpointError if a file is missing or altered, or the schema is newer.
+    Raises: CheckpointError if a file is missing or altered; NewerSchemaError.
     """
     try:
         sums = json.loads((folder / MANIFEST).read_text())
@@ -73,7 +83,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
             )
     record: dict[str, Any] = json.loads((folder / STATE).read_text())
     if record["schema_version"] > SCHEMA_VERSION:
-        raise CheckpointError(
+        raise NewerSchemaError(
             f"Checkpoint {folder} has schema {record['schema_version']}; this bt_ray reads up to "
             f"{SCHEMA_VERSION}. Use a newer bt_ray."
         )
@@ -86,14 +96,66 @@ def last_checkpoint(run_folder: Path) -> tuple[Path | None, int]:
     One that was cut short or altered is passed over for the one before it.
 
     Returns: (None, 0) without any.
+    Raises: NewerSchemaError: to pass over such a one would undo another bt_ray's work.
     """
     folders = [manifest.parent for manifest in run_folder.glob(f"*/checkpoint_*/{MANIFEST}")]
     for folder in sorted(folders, key=_stated_step, reverse=True):
         try:
             return folder, int(verify_checkpoint(folder)["step"])
+        except NewerSchemaError:
+            raise
         except CheckpointError:
             continue
     return None, 0
+
+
+def check_origin(checkpoint: Path, settings: Settings) -> None:
+    """Raises CheckpointError if `checkpoint` was written under settings with another result."""
+    theirs = from_json((checkpoint / SETTINGS_FILE).read_text())
+    if changed := differences(settings, theirs):
+        raise CheckpointError(
+            f"Checkpoint {checkpoint} was written with another {', '.join(changed)}. To start a "
+            "new run from its weights give it another --name and --model.start-from."
+        )
+
+
+def find_start(settings: Settings) -> Path:
+    """The checkpoint that `model.start_from` names: itself, or the last one of a run's folder.
+
+    Raises: CheckpointError if there is none that is whole, or its encoder is another one.
+    """
+    place = Path(settings.model.start_from or "")
+    if (place / MANIFEST).is_file():
+        verify_checkpoint(place)
+        checkpoint: Path | None = place
+    else:
+        checkpoint, _ = last_checkpoint(place)
+    if checkpoint is None:
+        raise CheckpointError(
+            f"model.start_from={place} is no checkpoint, and no run's folder with a complete one."
+        )
+    ours, theirs = settings.model, _model_of(checkpoint)
+    if (theirs.encoder, theirs.stem) != (ours.encoder, ours.stem):
+        raise CheckpointError(
+            f"Checkpoint {checkpoint} holds a {theirs.encoder} ({theirs.stem} stem), and "
+            f"model.encoder={ours.encoder} ({ours.stem} stem) differs; give the same."
+        )
+    return checkpoint
+
+
+def load_start(twins: Twins, settings: Settings) -> None:
+    """Fills new twins with the weights that `model.start_from` names.
+
+    Those of the projector only if its widths are the same.
+    """
+    checkpoint = find_start(settings)
+    load_weights(twins.encoder, checkpoint / ENCODER)
+    if _model_of(checkpoint).projector_widths == settings.model.projector_widths:
+        load_weights(twins.projector, checkpoint / PROJECTOR)
+
+
+def _model_of(checkpoint: Path) -> ModelSettings:
+    return from_json((checkpoint / SETTINGS_FILE).read_text()).model
 
 
 def _stated_step(folder: Path) -> int:
@@ -104,17 +166,18 @@ def _stated_step(folder: Path) -> int:
         return -1
 
 
-def restore_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Fills `state` from a checkpoint.
+def restore_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> None:
+    """Fills `state` from a checkpoint of the same run.
 
-    Raises: CheckpointError if the checkpoint is damaged or of another model.
+    Raises: CheckpointError if the checkpoint is damaged or of other settings.
     """
     record = verify_checkpoint(folder)
+    check_origin(folder, settings)
     load_weights(state.twins.encoder, folder / ENCODER)
     load_weights(state.twins.projector, folder / PROJECTOR)
     _join_optimizer(state.optimizer, load_file(folder / OPTIMIZER), record["optimizer_groups"])
     state.scaler.load_state_dict(record["scaler"])
-    state.step = record["step"]
+    state.step, state.skipped_steps = record["step"], record["skipped_steps"]
 
 
 def _split_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

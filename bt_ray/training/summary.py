@@ -1,15 +1,20 @@
 """What a finished run came to, for people and programs."""
 
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from bt_ray.config import SETTINGS_FILE, Settings
+from bt_ray.errors import TrackingError
 from bt_ray.figures.curves import draw_curves
 from bt_ray.objective.expectations import warning
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.tracker import METRICS, read_history
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +23,8 @@ class Summary:
 
     run_id: str
     steps: int
+    total_steps: int
+    """Of the whole run; more than `steps` if it was stopped on the way."""
     images_per_s: float
     scores: dict[str, float | None]
     model_version: str | None
@@ -32,12 +39,15 @@ def summarize(
     run: MlflowRun,
     checkpoint: Path,
     steps: int,
+    total_steps: int,
     version: str | None,
+    notes: Sequence[str] = (),
 ) -> Summary:
     """The summary of the run whose measures lie in `run_folder`.
 
     Args:
       version: of the encoder in the model registry, if it was registered.
+      notes: what else to warn of, in words.
     """
     history = read_history(run_folder / METRICS)
     steps_timed = [0, *history["time/step_s"]]
@@ -56,6 +66,7 @@ def summarize(
     return Summary(
         run_id=run.run_id,
         steps=steps,
+        total_steps=total_steps,
         images_per_s=round(settings.data.global_batch * steps / seconds, 1),
         scores={
             "knn_top1_untrained": knn[0] if knn else None,
@@ -71,12 +82,12 @@ def summarize(
             "curves": str(run_folder / "curves.png"),
             "mlflow": run.uri,
         },
-        warnings=() if doubt is None else (doubt,),
+        warnings=(*notes, *([] if doubt is None else [doubt])),
     )
 
 
 def keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun) -> None:
-    """Stores the summary and the curves in the run's folder and with its MLflow run."""
+    """Stores the summary and the curves in the run's folder, and then with its MLflow run."""
     file = run_folder / "summary.json"
     file.write_text(json.dumps(asdict(summary), indent=2))
     figure = Path(summary.paths["curves"])
@@ -86,5 +97,8 @@ def keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun)
         title=settings.name,
         file=figure,
     )
-    for kept in (file, figure, run_folder / SETTINGS_FILE):
-        run.log_file(kept)
+    try:
+        for kept in (file, figure, run_folder / SETTINGS_FILE):
+            run.log_file(kept)
+    except TrackingError as away:
+        _log.warning("%s Summary and figures are in %s.", away, run_folder)

@@ -19,6 +19,7 @@ from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, NullTracker, Tracker
 from bt_ray.training.loop import Measures, train
 from bt_ray.training.state import last_checkpoint
+from bt_ray.training.stop import StopRequest
 
 FAILURE = "failure.json"
 
@@ -30,6 +31,7 @@ class RayContext:
     rank: int
     device: torch.device
     tracker: Tracker
+    stop: StopRequest
 
     def report(self, step: int, measures: Measures) -> None:
         """The first worker records the measures; who watches the run hears of the probes."""
@@ -41,6 +43,10 @@ class RayContext:
         """Hands the checkpoint to Ray Train, which copies it to the run's storage."""
         kept = None if checkpoint is None else ray.train.Checkpoint.from_directory(str(checkpoint))
         ray.train.report({"step": step}, checkpoint=kept)
+
+    def wants_stop(self) -> bool:
+        """Whether the driver asked for a stop; the first worker looks for all."""
+        return self.rank == 0 and self.stop.is_made()
 
 
 def train_worker(order: dict[str, str]) -> None:
@@ -72,7 +78,7 @@ def train_worker(order: dict[str, str]) -> None:
                 steps_per_epoch=plan.steps_per_epoch,
                 device=device,
             ),
-            context=RayContext(rank, device, tracker),
+            context=RayContext(rank, device, tracker, StopRequest(run_folder)),
             probe=build_probe(settings, device, rank=rank, world_size=num_workers),
             resume=resume,
         )

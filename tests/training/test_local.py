@@ -1,21 +1,35 @@
 """Whole runs in this process, without Ray."""
 
+import hashlib
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
+from safetensors.torch import load_file
 
 from bt_ray.config import Settings, override
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import DataError, LaunchError, NonFiniteLossError, SettingsError
+from bt_ray.errors import (
+    CheckpointError,
+    DataError,
+    LaunchError,
+    NewerSchemaError,
+    NonFiniteLossError,
+    RunStoppedError,
+    SettingsError,
+)
 from bt_ray.model.weights import ENCODER
 from bt_ray.tracking.tracker import METRICS, read_history
-from bt_ray.training.launch import pretrain
+from bt_ray.training.launch import pretrain, sole_owner
 from bt_ray.training.local import train_here
 from bt_ray.training.state import last_checkpoint
 
@@ -56,7 +70,9 @@ def test_no_checkpoint_is_step_zero(tmp_path: Path) -> None:
 
 def test_a_name_with_other_settings_is_refused(settings: Settings) -> None:
     pretrain(override(settings, {"schedule.epochs": 1}), register=False)
-    with pytest.raises(SettingsError, match="There is a run 'small'"):
+    with pytest.raises(
+        SettingsError, match=r"There is a run 'small' in .* other settings \(schedule.epochs\)"
+    ):
         pretrain(settings, register=False)
 
 
@@ -90,3 +106,109 @@ def test_a_gpu_that_is_not_there_is_said(settings: Settings) -> None:
 def test_storage_must_be_a_folder(settings: Settings) -> None:
     with pytest.raises(SettingsError, match=r"storage=s3://bucket/runs must be a folder"):
         pretrain(override(settings, {"storage": "s3://bucket/runs"}))
+
+
+def status(summary_folder: Path) -> str:
+    record = json.loads((summary_folder / "mlflow_run.json").read_text())
+    state: str = MlflowClient(record["uri"]).get_run(record["run_id"]).info.status
+    return state
+
+
+def weights(run_folder: Path) -> bytes:
+    checkpoint, _ = last_checkpoint(run_folder)
+    assert checkpoint is not None
+    return (checkpoint / ENCODER).read_bytes()
+
+
+def test_a_time_limit_leaves_the_run_to_be_continued_bit_for_bit(settings: Settings) -> None:
+    whole = pretrain(override(settings, {"name": "whole"}), register=False)
+    limited = override(settings, {"scaling.max_hours": 1e-9})
+    folder = Path(settings.storage) / "small"
+    for step in range(1, 3):
+        summary = pretrain(limited, register=True)
+        assert (summary.steps, summary.total_steps, summary.model_version) == (step, 6, None)
+        assert f"stopped after {step} of 6 steps" in summary.warnings[0]
+        assert status(folder) == "KILLED"
+    done = pretrain(override(settings, {"scaling.max_hours": 1.0}), register=False)
+    assert (done.steps, done.warnings) == (6, whole.warnings)
+    assert status(folder) == "FINISHED"
+    assert weights(folder) == weights(Path(settings.storage) / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_says_so(
+    settings: Settings, number: signal.Signals
+) -> None:
+    long = override(settings, {"schedule.epochs": 500, "training.checkpoint_every_epochs": 500})
+    folder = Path(settings.storage) / "small"
+
+    def send() -> None:
+        while not read_history(folder / METRICS).get("train/loss"):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    before = signal.getsignal(number)
+    with pytest.raises(RunStoppedError, match=f"{number.name} stopped the run after") as stopped:
+        pretrain(long, register=False)
+    sender.join()
+    assert stopped.value.signal_number == number
+    assert signal.getsignal(number) is before
+    assert 0 < last_checkpoint(folder)[1] < 1000
+    assert status(folder) == "KILLED"
+
+
+def test_a_run_that_is_going_is_not_started_twice(settings: Settings) -> None:
+    folder = Path(settings.storage) / "small"
+    with sole_owner(folder), pytest.raises(LaunchError, match=r"'small' in .* is going already"):
+        pretrain(settings)
+    assert not (folder / "settings.json").exists()
+
+
+def test_a_new_run_starts_from_the_weights_of_another(settings: Settings) -> None:
+    short = override(settings, {"schedule.epochs": 1})
+    pretrain(override(short, {"name": "first"}), register=False)
+    start = {"model.start_from": str(Path(settings.storage) / "first")}
+    frozen = start | {"optimizer.weight_rate": 1e-30, "optimizer.bias_rate": 1e-30}
+    pretrain(override(short, frozen | {"name": "second"}), register=False)
+    first, second = (
+        load_file(folder / ENCODER)
+        for name in ("first", "second")
+        if (folder := last_checkpoint(Path(settings.storage) / name)[0])
+    )
+    for name, value in first.items():
+        if value.dim() > 1:
+            torch.testing.assert_close(second[name], value)
+    other = override(settings, start | {"name": "third", "model.encoder": "conv6"})
+    with pytest.raises(CheckpointError, match=r"holds a conv4 .* and model.encoder=conv6"):
+        pretrain(other)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        pretrain(override(settings, {"model.start_from": "/nowhere"}))
+
+
+def test_checkpoints_of_other_settings_or_a_newer_schema_are_refused_and_kept(
+    settings: Settings,
+) -> None:
+    pretrain(settings, register=False)
+    folder = Path(settings.storage) / "small"
+    checkpoint, _ = last_checkpoint(folder)
+    assert checkpoint is not None
+    kept = weights(folder)
+    (folder / "settings.json").unlink()
+    with pytest.raises(CheckpointError, match=r"with another objective.redundancy_weight"):
+        pretrain(override(settings, {"objective.redundancy_weight": 0.1}))
+    record = json.loads((checkpoint / "state.json").read_text())
+    (checkpoint / "state.json").write_text(json.dumps(record | {"schema_version": 99}))
+    sums = json.loads((checkpoint / "manifest.json").read_text())
+    sums["state.json"] = hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()
+    (checkpoint / "manifest.json").write_text(json.dumps(sums))
+    with pytest.raises(NewerSchemaError, match="schema 99"):
+        pretrain(settings)
+    assert (checkpoint / ENCODER).read_bytes() == kept
+
+
+def test_a_storage_that_cannot_be_written_is_named(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SettingsError, match=r"storage=.*file/runs must be a folder that can be"):
+        pretrain(override(settings, {"storage": str(tmp_path / "file" / "runs")}))

@@ -38,6 +38,9 @@ class MemoryContext:
         if checkpoint is not None:
             shutil.copytree(checkpoint, self.folder / str(step))
 
+    def wants_stop(self) -> bool:
+        return False
+
 
 def run(settings: Settings, folder: Path, start: int = 0) -> tuple[Twins, MemoryContext]:
     shards = ShardSet.open(settings.data.train)
@@ -127,7 +130,9 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_step(
     settings = override(
         small_settings, {"optimizer.weight_rate": 1e38, "schedule.warmup_epochs": 0}
     )
-    with pytest.raises(NonFiniteLossError, match=r"at step \d on worker 0"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"at step \d: the embeddings of worker 0 are not finite"
+    ):
         run(settings, tmp_path)
 
 

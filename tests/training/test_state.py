@@ -33,7 +33,7 @@ def test_checkpoint_makes_a_round_trip(
 ) -> None:
     save_checkpoint(tmp_path / "c", state, small_settings)
     other = build_state(override(small_settings, {"training.seed": 9}), CPU)
-    restore_checkpoint(tmp_path / "c", other)
+    restore_checkpoint(tmp_path / "c", other, small_settings)
     assert other.step == 1
     assert from_json((tmp_path / "c" / "settings.json").read_text()) == small_settings
     for name, value in state.twins.state_dict().items():
@@ -50,7 +50,7 @@ def test_scaler_is_part_of_the_checkpoint(small_settings: Settings, tmp_path: Pa
     state.scaler.update(128.0)
     save_checkpoint(tmp_path / "c", state, small_settings)
     other = build_state(override(small_settings, {"training.precision": "fp16"}), CPU)
-    restore_checkpoint(tmp_path / "c", other)
+    restore_checkpoint(tmp_path / "c", other, small_settings)
     assert other.scaler.get_scale() == 128.0
 
 
@@ -70,7 +70,7 @@ def test_an_altered_file_is_named(
     content[-1] ^= 1
     (tmp_path / "c" / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=name):
-        restore_checkpoint(tmp_path / "c", state)
+        restore_checkpoint(tmp_path / "c", state, small_settings)
 
 
 def test_a_checkpoint_without_its_manifest_is_none(
@@ -98,7 +98,7 @@ def test_another_architecture_is_refused(
     save_checkpoint(tmp_path / "c", state, small_settings)
     other = build_state(override(small_settings, {"model.projector_widths": [32, 32]}), CPU)
     with pytest.raises(CheckpointError, match=r"projector\.safetensors does not fit"):
-        restore_checkpoint(tmp_path / "c", other)
+        restore_checkpoint(tmp_path / "c", other, small_settings)
 
 
 def test_state_file_is_readable(
