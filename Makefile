@@ -39,10 +39,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test-fast: $(STAMP)
-	$(BIN)/pytest -q -m "not ray and not slow and not gpu"
+	$(BIN)/pytest -q -m "not ray and not server and not slow and not gpu"
 
 test: check ## Everything that must hold
-	$(BIN)/pytest -q -m "ray and not slow and not gpu"
+	$(BIN)/pytest -q -m "(ray or server) and not slow and not gpu"
 
 test-slow: $(STAMP) ## The long campaigns
 	$(BIN)/pytest -q -m slow --timeout 3600

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from typing import Any
 import psutil
 import pytest
 from mlflow import MlflowClient
+
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
@@ -65,11 +66,7 @@ def test_prepare_writes_shards(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the job server of a Ray head on loopback."""
-    ports = []
-    for _ in range(4):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            ports.append(str(probe.getsockname()[1]))
+    ports = free_ports(4)
     address = f"http://127.0.0.1:{ports[1]}"
     # A short path: Ray keeps Unix sockets below it, whose names may have 107 characters.
     temp = f"/tmp/bt_ray_head_{ports[0]}"
