@@ -57,6 +57,9 @@ class ProgressLine:
             ("knn/top1", "kNN {:.1%}"),
             ("time/images_per_s", "{:,.0f} images/s"),
             ("time/data_wait_share", "{:.0%} waiting for data"),
+            ("train/weight_rate", "rate {:.2g}"),
+            ("system/worker_memory_megabytes", "{:,.0f} MB"),
+            ("train/skipped_steps", "{:.0f} steps skipped"),
         ):
             if name in self._shown:
                 parts.append(words.format(self._shown[name]))

@@ -1,8 +1,11 @@
 """What every pipeline shows: words for people on stderr, one line of JSON on stdout."""
 
 import json
+import logging
+import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from typing import Any, TypeVar
@@ -16,6 +19,22 @@ T = TypeVar("T")
 
 console = Console(stderr=True)
 
+_QUIET = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+_CHATTY = ("mlflow", "alembic", "ray._private.authentication")
+
+
+def quiet_libraries() -> None:
+    """Keeps what libraries say of themselves, but no warning that matters, off the terminal."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", ".*An input example was not provided")
+
 
 def finish(record: dict[str, Any]) -> None:
     """Prints the last line: `record` as JSON, for programs."""
@@ -28,6 +47,7 @@ def guarded(job: Callable[[], T]) -> T:
     The exit code is 2 for settings, 128 + the signal's number for a run that was stopped, and 1
     for what went wrong later. What libraries print meanwhile is for people too.
     """
+    quiet_libraries()
     try:
         with redirect_stdout(sys.stderr):
             return job()

@@ -234,9 +234,22 @@ def _fit(
             if not attempts_left:
                 raise LaunchError(f"Ray Train's controller died too often: {error}") from error
         except TrainingFailedError as error:
-            raise LaunchError(f"Ray Train gave up on the run: {error}") from error
+            raise LaunchError(_why(error)) from error
     if failure.is_file():
         raise NonFiniteLossError(json.loads(failure.read_text())["message"])
+
+
+def _why(error: TrainingFailedError) -> str:
+    """What a person needs of Ray Train's report: the last line of the first worker's trace."""
+    failures = getattr(error, "worker_failures", {})
+    rank = min(failures, default=None)
+    cause = error if rank is None else failures[rank]
+    last_line = str(cause).strip().splitlines()[-1]
+    place = "" if rank is None else f" on worker {rank}"
+    return (
+        f"Ray Train gave up on the run{place}: {last_line} What is saved is kept; the same command "
+        "continues it."
+    )
 
 
 def _beside(job: Callable[[], T]) -> T:
