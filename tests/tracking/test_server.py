@@ -1,6 +1,5 @@
 """A run beside a real MLflow server that dies and comes back."""
 
-import os
 import subprocess
 import sys
 import threading
