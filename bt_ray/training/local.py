@@ -12,6 +12,7 @@ from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import LaunchError
 from bt_ray.evaluation.probe import build_probe
+from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
 from bt_ray.training.loop import Measures, train
 from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
@@ -29,6 +30,10 @@ class LocalContext:
     def report(self, step: int, measures: Measures) -> None:
         """Records the measures."""
         self.tracker.log(step, measures)
+
+    def keep(self, step: int, arrays: Arrays) -> None:
+        """Writes the arrays into the run's folder."""
+        write_snapshot(self.run_folder, step, arrays)
 
     def commit(self, step: int, checkpoint: Path | None) -> None:
         """Copies the checkpoint into the run's folder, which keeps the last two."""
