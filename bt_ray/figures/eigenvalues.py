@@ -22,7 +22,8 @@ def draw_eigenvalues(
 
     Args:
       spectra: step → eigenvalues (F,), descending, sum 1.
-      rank_me: step → RankMe of the same representations.
+      rank_me: step → RankMe of the same representations. It may rise while the curve steepens:
+        it takes the mean for one more direction, which the covariance leaves out.
     """
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()
@@ -35,9 +36,9 @@ def draw_eigenvalues(
         xlabel="eigenvalue, in order of size",
         ylabel="share of the variance",
         yscale="log",
-        title="spectrum of the representations",
+        title="spectrum of the representations, mean removed",
     )
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, title="RankMe: mean included")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     figure.savefig(file, dpi=120)
