@@ -256,7 +256,8 @@ class TrainingSettings:
     checkpoint_every_epochs: float = 1
     """Epochs between two checkpoints; one is always written at the end."""
     probe_every_epochs: float = 5
-    """Epochs between two probes (kNN, RankMe); one is always made before and after."""
+    """Epochs between two probes (RankMe, alignment, uniformity, kNN); one is always made before
+    and after."""
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"training.seed={self.seed} must be 0 or above.")
@@ -267,7 +268,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
-    """What is measured of the encoder while it trains."""
+    """What is measured of the encoder while it trains; kNN needs labels, the rest does not."""
 
     neighbors: int = 200
     """k of the weighted k-nearest-neighbour classifier."""

@@ -59,10 +59,13 @@ def print_summary(summary: dict[str, Any]) -> None:
     table = Table(title="What came of it", show_header=False)
     table.add_row("steps", f"{summary['steps']:,}")
     table.add_row("loss", f"{scores['loss']:.2f}")
-    for label, name in (("kNN, untrained", "knn_top1_untrained"), ("kNN, trained", "knn_top1")):
-        score = scores[name]
-        table.add_row(label, "no labels" if score is None else f"{score:.1%}")
-    table.add_row("RankMe", f"{scores['rankme']:.1f}")
+    if scores["knn_top1"] is not None:
+        table.add_row("kNN, untrained", f"{scores['knn_top1_untrained']:.1%}")
+        table.add_row("kNN, trained", f"{scores['knn_top1']:.1%}")
+    table.add_row("RankMe", f"{scores['rankme_untrained']:.1f} → {scores['rankme']:.1f}")
+    for name in ("alignment", "uniformity"):
+        if scores[name] is not None:
+            table.add_row(name, f"{scores[name]:.2f}")
     table.add_row("images/s", f"{summary['images_per_s']:,.0f}")
     table.add_row("run folder", summary["paths"]["run"])
     table.add_row("MLflow page", f"mlflow ui --backend-store-uri {summary['paths']['mlflow']}")

@@ -52,9 +52,12 @@ class ProgressLine:
 
     def _describe(self, epoch: float) -> str:
         parts = [f"epoch {epoch:.1f} of {self._epochs}"]
+        score = ("knn/top1", "kNN {:.1%}")
+        if score[0] not in self._shown:  # no labels
+            score = ("probe/rankme", "RankMe {:.1f}")
         for name, words in (
             ("train/loss", "loss {:.1f}"),
-            ("knn/top1", "kNN {:.1%}"),
+            score,
             ("time/images_per_s", "{:,.0f} images/s"),
             ("time/data_wait_share", "{:.0%} waiting for data"),
             ("train/weight_rate", "rate {:.2g}"),

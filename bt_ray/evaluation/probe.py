@@ -1,120 +1,145 @@
-"""What is measured of an encoder while it trains: kNN and signs of collapse."""
+"""What is measured of the twins while they train: kNN, signs of collapse, pictures' arrays."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from bt_ray.collectives import gather_rows
 from bt_ray.config import Settings
 from bt_ray.data.batches import normalize
-from bt_ray.data.decode import decode
 from bt_ray.data.shards import ShardSet
-from bt_ray.data.views import central
+from bt_ray.evaluation.correlation import cross_correlation
+from bt_ray.evaluation.hypersphere import alignment, uniformity
+from bt_ray.evaluation.images import LabelledImages, ViewPairs, load_images, load_view_pairs
 from bt_ray.evaluation.knn import knn_top1
-from bt_ray.evaluation.spectrum import mean_correlation, mean_deviation, rank_me
+from bt_ray.evaluation.spectrum import eigenvalues, mean_correlation, mean_deviation, rank_me
+from bt_ray.model.twins import Twins
 from bt_ray.precision import autocast, memory_format
 
 _BLOCK = 512
 _SPECTRUM_ROWS = 4096
+_MOST_PAIRS = 1024
+_CORRELATED = 256
 
 
-@dataclass(frozen=True)
-class LabelledImages:
-    """One worker's share of some images, ready to encode.
+@dataclass(frozen=True, kw_only=True)
+class Probing:
+    """What a probe found; the same on every worker.
 
-    `pixels`: uint8 (n, 3, px, px); `labels`: int64 (n,), -1 where there is none; `rows`:
-    int64 (n,), their numbers in the data set.
+    `measures`: by metric name. `cross_correlation`: float32 (d, d), C of the embeddings' first
+    d = min(D, 256) dimensions, since D × D would be too much to hold and to look at.
+    `eigenvalues`: float32 (F,), of the representations' covariance, descending, sum 1.
     """
 
-    pixels: Tensor
-    labels: Tensor
-    rows: Tensor
+    measures: dict[str, float]
+    cross_correlation: NDArray[np.float32]
+    eigenvalues: NDArray[np.float32]
+
+    @property
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """What is drawn, by name."""
+        return {"cross_correlation": self.cross_correlation, "eigenvalues": self.eigenvalues}
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Encodes fixed images with all workers and measures the representations.
+    """Encodes fixed images with all workers and measures representations and embeddings.
 
-    Labels alone decide whether kNN is among the measures.
+    The twins work as they would for a user, with batch norm's running statistics; C thus is not
+    quite that of a training step. Labels alone decide whether kNN is among the measures.
     """
 
     settings: Settings
     bank: LabelledImages
     queries: LabelledImages | None
+    pairs: ViewPairs
     device: torch.device
 
-    def __call__(self, encoder: nn.Module) -> dict[str, float]:
-        """Measures by metric name; the same on every worker, and `encoder` as it was."""
-        was_training = encoder.training
-        encoder.eval()
-        bank, bank_labels = self._encode(encoder, self.bank)
+    @torch.no_grad()
+    def __call__(self, twins: Twins) -> Probing:
+        """What was found; the same on every worker, and `twins` as they were."""
+        was_training = twins.training
+        twins.eval()
+        bank = self._gather(self._represent(twins, self.bank.pixels), self.bank.rows)
         sample = bank[:_SPECTRUM_ROWS]
+        views = [self._represent(twins, v) for v in (self.pairs.view_a, self.pairs.view_b)]
+        z_a, z_b = (self._gather(self._embed(twins, v), self.pairs.rows) for v in views)
+        view_a, view_b = (self._gather(v, self.pairs.rows) for v in views)
         measures = {
             "probe/rankme": rank_me(sample),
             "probe/mean_deviation": mean_deviation(sample),
             "probe/mean_correlation": mean_correlation(sample),
+            "probe/alignment": alignment(view_a, view_b),
+            "probe/uniformity": uniformity(sample),
         }
-        if self.queries is not None:
-            queries, query_labels = self._encode(encoder, self.queries)
-            if (bank_labels >= 0).all() and (query_labels >= 0).all():
-                measures["knn/top1"] = knn_top1(
-                    bank,
-                    bank_labels,
-                    queries,
-                    query_labels,
-                    neighbors=self.settings.probe.neighbors,
-                    temperature=self.settings.probe.temperature,
-                )
-        encoder.train(was_training)
-        return measures
+        top1 = self._knn(twins, bank)
+        twins.train(was_training)
+        return Probing(
+            measures=measures if top1 is None else measures | {"knn/top1": top1},
+            cross_correlation=cross_correlation(z_a, z_b).float().cpu().numpy(),
+            eigenvalues=eigenvalues(sample).float().cpu().numpy(),
+        )
 
-    @torch.no_grad()
-    def _encode(self, encoder: nn.Module, images: LabelledImages) -> tuple[Tensor, Tensor]:
+    def _knn(self, twins: Twins, bank: Tensor) -> float | None:
+        """Top-1 of the queries; None unless every image of both sets has a label."""
+        if self.queries is None:
+            return None
+        bank_labels = self._gather(self.bank.labels, self.bank.rows)
+        query_labels = self._gather(self.queries.labels, self.queries.rows)
+        if (bank_labels < 0).any() or (query_labels < 0).any():
+            return None
+        return knn_top1(
+            bank,
+            bank_labels,
+            self._gather(self._represent(twins, self.queries.pixels), self.queries.rows),
+            query_labels,
+            neighbors=self.settings.probe.neighbors,
+            temperature=self.settings.probe.temperature,
+        )
+
+    def _represent(self, twins: Twins, pixels: Tensor) -> Tensor:
+        """float32 (n, F) representations of this worker's images."""
         layout = memory_format(self.settings.training)
         with autocast(self.settings.training, self.device):
             parts = [
-                encoder(normalize(block.to(self.device)).contiguous(memory_format=layout)).float()
-                for block in images.pixels.split(_BLOCK)
+                twins.encoder(normalize(block.to(self.device)).contiguous(memory_format=layout))
+                for block in pixels.split(_BLOCK)
             ]
-        # In the order of the data set, however many workers shared it.
-        order = gather_rows(images.rows.to(self.device)).argsort()
-        features, labels = gather_rows(torch.cat(parts)), gather_rows(images.labels.to(self.device))
-        return features[order], labels[order]
+        return torch.cat(parts).float()
+
+    def _embed(self, twins: Twins, representations: Tensor) -> Tensor:
+        """float32 (n, d), the first d = min(D, 256) dimensions of this worker's embeddings."""
+        with autocast(self.settings.training, self.device):
+            embeddings: Tensor = twins.projector(representations)
+        return embeddings[:, :_CORRELATED].float()
+
+    def _gather(self, mine: Tensor, rows: Tensor) -> Tensor:
+        """All workers' `mine` in the order of the data set, however many shared it."""
+        order = gather_rows(rows.to(self.device)).argsort()
+        return gather_rows(mine.to(self.device))[order]
 
 
 def build_probe(
     settings: Settings, device: torch.device, *, rank: int = 0, world_size: int = 1
 ) -> Probe:
     """A probe over this worker's share of the training images and the held-out ones."""
-
-    def share(root: str, most: int) -> LabelledImages:
-        table = ShardSet.open(root).read_share(rank, world_size, most)
-        return _load(table, settings.views.image_px)
-
-    bank = share(settings.data.train, settings.probe.bank_images)
-    queries = (
-        share(settings.data.test, settings.probe.query_images)
-        if settings.data.test is not None
-        else None
+    image_px, test = settings.views.image_px, settings.data.test
+    bank = ShardSet.open(settings.data.train).read_share(
+        rank, world_size, settings.probe.bank_images
     )
-    return Probe(settings, bank, queries, device)
-
-
-def _load(table: pa.Table, image_px: int) -> LabelledImages:
-    def pixels(encoded: pa.BinaryScalar) -> NDArray[Any]:
-        return np.asarray(central(decode(encoded.as_buffer()), image_px))
-
-    with ThreadPoolExecutor(2) as pool:
-        images = list(pool.map(pixels, table["image"]))
-    stacked = np.stack(images) if images else np.empty((0, image_px, image_px, 3), np.uint8)
-    return LabelledImages(
-        pixels=torch.from_numpy(stacked.transpose(0, 3, 1, 2).copy()),
-        labels=torch.from_numpy(table["label"].fill_null(-1).to_numpy().astype(np.int64)),
-        rows=torch.from_numpy(table["row"].to_numpy().copy()),
+    queries = None
+    if test is not None:
+        share = ShardSet.open(test).read_share(rank, world_size, settings.probe.query_images)
+        queries = load_images(share, image_px)
+    pairs = bank.filter(pc.less(bank["row"], _MOST_PAIRS))
+    return Probe(
+        settings,
+        load_images(bank, image_px),
+        queries,
+        load_view_pairs(pairs, settings, device),
+        device,
     )

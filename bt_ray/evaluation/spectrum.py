@@ -38,3 +38,14 @@ def mean_correlation(representations: Tensor) -> float:
     matrix = torch.corrcoef(live.T)
     off_diagonal = matrix.abs().sum() - matrix.diagonal().abs().sum()
     return float(off_diagonal / (matrix.numel() - len(matrix)))
+
+
+def eigenvalues(representations: Tensor) -> Tensor:
+    """Eigenvalues (F,) of the covariance of (n, F) representations, descending, sum 1.
+
+    float64; zeros if the representations are all alike. `rank_me` condenses the same spectrum
+    to one number, but of singular values, and without removing the mean.
+    """
+    centered = representations.double() - representations.double().mean(0)
+    found: Tensor = torch.linalg.eigvalsh(centered.T @ centered).flip(0).clamp(min=0)
+    return found / found.sum().clamp(min=torch.finfo(found.dtype).tiny)

@@ -1,43 +1,72 @@
-"""The curves of a run: the two terms of the loss, and kNN or RankMe over the epochs."""
+"""The curves of a run: the two terms of the loss, and what the probes found, over the steps."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 History = Mapping[str, Mapping[int, float]]
 
 
 def draw_curves(history: History, *, redundancy_weight: float, title: str, file: Path) -> None:
-    """Writes a PNG with the loss and its weighted terms on the left, the probe on the right.
+    """Writes a PNG with the loss and its weighted terms on the left, the probes on the right.
+
+    The right is kNN where there are labels; RankMe, alignment and uniformity where not.
 
     Args:
       history: metric name → step → value, as `tracker.read_history` gives it.
       redundancy_weight: λ, which weighs the redundancy term as it enters the loss.
     """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
     figure.suptitle(title)
-    _draw(left, history["train/loss"], "loss", "black")
-    _draw(left, history["train/on_diagonal"], "invariance: Σ(1 − Cᵢᵢ)²", "tab:blue")
-    redundancy = {s: redundancy_weight * v for s, v in history["train/off_diagonal"].items()}
-    _draw(left, redundancy, "redundancy reduction: λ Σ Cᵢⱼ²", "tab:orange")
-    left.set(xlabel="step", yscale="log", title="training")
-    left.yaxis.set_major_formatter("{x:.0f}")
-    left.yaxis.set_minor_formatter("{x:.0f}")
-    left.legend(frameon=False)
+    left, right = figure.subfigures(1, 2, squeeze=False)[0]
+    _draw_loss(left.subplots(), history, redundancy_weight)
     if "knn/top1" in history:
-        percent = {step: 100 * value for step, value in history["knn/top1"].items()}
-        _draw(right, percent, "kNN", "tab:green", marker="o")
-        right.set(xlabel="step", ylabel="top-1 on held-out images, %", title="kNN")
+        _draw_knn(right.subplots(), history["knn/top1"])
     else:
-        _draw(right, history["probe/rankme"], "RankMe", "tab:green", marker="o")
-        right.set(xlabel="step", ylabel="effective rank", title="RankMe")
-    for axes in (left, right):
+        _draw_spread(right, history)
+    for axes in figure.get_axes():
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.savefig(file, dpi=120)
+
+
+def _draw_loss(axes: Axes, history: History, redundancy_weight: float) -> None:
+    _draw(axes, history["train/loss"], "loss", "black")
+    _draw(axes, history["train/on_diagonal"], "invariance: Σ(1 − Cᵢᵢ)²", "tab:blue")
+    redundancy = {s: redundancy_weight * v for s, v in history["train/off_diagonal"].items()}
+    _draw(axes, redundancy, "redundancy reduction: λ Σ Cᵢⱼ²", "tab:orange")
+    axes.set(xlabel="step", yscale="log", title="training")
+    axes.yaxis.set_major_formatter("{x:.0f}")
+    axes.yaxis.set_minor_formatter("{x:.0f}")
+    axes.legend(frameon=False)
+
+
+def _draw_knn(axes: Axes, points: Mapping[int, float]) -> None:
+    percent = {step: 100 * value for step, value in points.items()}
+    _draw(axes, percent, "kNN", "tab:green", marker="o")
+    axes.set(xlabel="step", ylabel="top-1 on held-out images, %", title="kNN")
+
+
+def _draw_spread(figure: SubFigure, history: History) -> None:
+    """What needs no labels, one above the other: the scales have nothing in common."""
+    rows = [
+        (name, label, color)
+        for name, label, color in (
+            ("probe/rankme", "RankMe", "tab:green"),
+            ("probe/alignment", "alignment", "tab:purple"),
+            ("probe/uniformity", "uniformity", "tab:brown"),
+        )
+        if name in history
+    ]
+    panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, label, color) in zip(panels, rows, strict=True):
+        _draw(axes, history[name], label, color, marker="o")
+        axes.set(ylabel=label)
+    panels[0].set(title="representations")
+    panels[-1].set(xlabel="step")
+    figure.align_ylabels()
 
 
 def _draw(

@@ -12,6 +12,7 @@ from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import LaunchError
 from bt_ray.evaluation.probe import build_probe
+from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
 from bt_ray.training.loop import Measures, train
 from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
@@ -25,12 +26,15 @@ class LocalContext:
     run_folder: Path
     device: torch.device
     tracker: Tracker
-    stop: StopRequest
     rank: int = 0
 
     def report(self, step: int, measures: Measures) -> None:
         """Records the measures."""
         self.tracker.log(step, measures)
+
+    def keep(self, step: int, arrays: Arrays) -> None:
+        """Writes the arrays into the run's folder."""
+        write_snapshot(self.run_folder, step, arrays)
 
     def commit(self, step: int, checkpoint: Path | None) -> None:
         """Copies the checkpoint into the run's folder, which keeps the last two."""
@@ -43,7 +47,7 @@ class LocalContext:
 
     def wants_stop(self) -> bool:
         """Whether the calling process was asked to stop."""
-        return self.stop.is_made()
+        return StopRequest(self.run_folder).is_made()
 
 
 def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:
@@ -58,9 +62,7 @@ def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:
         settings,
         steps_per_epoch=build_plan(settings, shards.manifest).steps_per_epoch,
         batches=local_batches(settings, shards, start=start, stop=total_steps, device=device),
-        context=LocalContext(
-            run_folder, device, JsonLinesTracker(run_folder / METRICS), StopRequest(run_folder)
-        ),
+        context=LocalContext(run_folder, device, JsonLinesTracker(run_folder / METRICS)),
         probe=build_probe(settings, device),
         resume=resume,
     )

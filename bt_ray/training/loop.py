@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bt_ray.collectives import any_worker, data_parallel, world_size
 from bt_ray.config import Settings, TrainingSettings
 from bt_ray.data.batches import Batch, normalize
+from bt_ray.evaluation.probe import Probing
 from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.barlow import BarlowTwins
 from bt_ray.optim.lars import build_optimizer, set_rates
 from bt_ray.optim.schedule import rate_factor
 from bt_ray.precision import autocast, memory_format
+from bt_ray.tracking.snapshots import Arrays
 from bt_ray.training.gauges import read_gauges
 from bt_ray.training.meter import Meter
 from bt_ray.training.state import (
@@ -44,6 +46,9 @@ class Context(Protocol):
     def report(self, step: int, measures: Measures) -> None:
         """Records measures made after `step` steps. Called by every worker."""
 
+    def keep(self, step: int, arrays: Arrays) -> None:
+        """Keeps what a picture is drawn from. Called by every worker, with the same arrays."""
+
     def commit(self, step: int, checkpoint: Path | None) -> None:
         """Keeps a checkpoint. Called by every worker; the first one alone brings a folder."""
 
@@ -57,7 +62,7 @@ def train(
     steps_per_epoch: int,
     batches: Iterable[Batch],
     context: Context,
-    probe: Callable[[nn.Module], Measures],
+    probe: Callable[[Twins], Probing],
     resume: Path | None = None,
 ) -> Twins:
     """The trained twins, after all steps of the run, or those until it was asked to stop.
@@ -65,7 +70,7 @@ def train(
     Args:
       steps_per_epoch: of the plan that the batches follow.
       batches: this worker's batches, from the checkpoint's step (or 0) to the last.
-      probe: measures the encoder before, during and after training.
+      probe: looks at the twins before, during and after training.
       resume: checkpoint to continue from.
     Raises: NonFiniteLossError if the loss was NaN or infinite, when it is next reported or a
       checkpoint is due; CheckpointError.
@@ -85,7 +90,9 @@ def train(
     parallel_twins = data_parallel(state.twins)
     objective = BarlowTwins(settings.objective.redundancy_weight)
     if state.step == 0:
-        context.report(0, probe(state.twins.encoder))
+        probing = probe(state.twins)
+        context.report(0, probing.measures)
+        context.keep(0, probing.arrays)
     meter, watch = Meter(settings, start_step=state.step), FiniteWatch(context.device)
 
     for batch in meter.timed(batches):
@@ -124,7 +131,10 @@ def train(
             context.report(state.step, measures)
         if state.step % probe_steps == 0 or is_last:
             with meter.paused():
-                context.report(state.step, probe(state.twins.encoder))
+                probing = probe(state.twins)
+                context.report(state.step, probing.measures)
+                if is_last:
+                    context.keep(state.step, probing.arrays)
         if state.step % checkpoint_steps == 0 or is_last or stops:
             watch.check()
             with meter.paused():

@@ -9,12 +9,17 @@ from pathlib import Path
 
 from bt_ray.config import SETTINGS_FILE, Settings
 from bt_ray.errors import TrackingError
+from bt_ray.figures.correlation import draw_correlation
 from bt_ray.figures.curves import draw_curves
+from bt_ray.figures.eigenvalues import draw_eigenvalues
 from bt_ray.objective.expectations import warning
 from bt_ray.tracking.mlflow import MlflowRun
+from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
 
 _log = logging.getLogger(__name__)
+FIGURES = "figures"
+"""Name of the folder of pictures in a run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,7 @@ class Summary:
     """Of the whole run; more than `steps` if it was stopped on the way."""
     images_per_s: float
     scores: dict[str, float | None]
+    """None where it was not measured, such as kNN without labels."""
     model_version: str | None
     paths: dict[str, str]
     warnings: tuple[str, ...] = ()
@@ -55,6 +61,7 @@ def summarize(
         (after - before) * history["time/step_s"][after] for before, after in pairwise(steps_timed)
     )
     knn = list(history.get("knn/top1", {}).values())
+    rank_me = list(history["probe/rankme"].values())
     last = {name: list(points.values())[-1] for name, points in history.items()}
     doubt = warning(
         last["train/on_diagonal"],
@@ -71,7 +78,10 @@ def summarize(
         scores={
             "knn_top1_untrained": knn[0] if knn else None,
             "knn_top1": knn[-1] if knn else None,
-            "rankme": last["probe/rankme"],
+            "rankme_untrained": rank_me[0],
+            "rankme": rank_me[-1],
+            "alignment": last.get("probe/alignment"),
+            "uniformity": last.get("probe/uniformity"),
             "loss": last["train/loss"],
         },
         model_version=None if version is None else f"{settings.registered_model}/{version}",
@@ -79,7 +89,7 @@ def summarize(
             "run": str(run_folder),
             "checkpoint": str(checkpoint),
             "metrics": str(run_folder / METRICS),
-            "curves": str(run_folder / "curves.png"),
+            "curves": str(run_folder / FIGURES / "curves.png"),
             "mlflow": run.uri,
         },
         warnings=(*notes, *([] if doubt is None else [doubt])),
@@ -87,18 +97,43 @@ def summarize(
 
 
 def keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun) -> None:
-    """Stores the summary and the curves in the run's folder, and then with its MLflow run."""
+    """Stores the summary and the figures in the run's folder, and then with its MLflow run."""
     file = run_folder / "summary.json"
     file.write_text(json.dumps(asdict(summary), indent=2))
-    figure = Path(summary.paths["curves"])
-    draw_curves(
-        read_history(run_folder / METRICS),
-        redundancy_weight=settings.objective.redundancy_weight,
-        title=settings.name,
-        file=figure,
-    )
+    figures = _draw(settings, run_folder)
     try:
-        for kept in (file, figure, run_folder / SETTINGS_FILE):
+        for kept in (file, *figures, run_folder / SETTINGS_FILE):
             run.log_file(kept)
     except TrackingError as away:
         _log.warning("%s Summary and figures are in %s.", away, run_folder)
+
+
+def _draw(settings: Settings, run_folder: Path) -> list[Path]:
+    """The files of the run's figures: its curves and, where a probe left arrays, those."""
+    folder = run_folder / FIGURES
+    folder.mkdir(exist_ok=True)
+    curves, correlation, eigenvalues = (
+        folder / f"{name}.png" for name in ("curves", "correlation", "eigenvalues")
+    )
+    history, snapshots = read_history(run_folder / METRICS), read_snapshots(run_folder)
+    draw_curves(
+        history,
+        redundancy_weight=settings.objective.redundancy_weight,
+        title=settings.name,
+        file=curves,
+    )
+    if not snapshots:
+        return [curves]
+    draw_correlation(
+        {step: arrays["cross_correlation"] for step, arrays in snapshots.items()},
+        num_dimensions=settings.model.projector_widths[-1],
+        title=settings.name,
+        file=correlation,
+    )
+    draw_eigenvalues(
+        {step: arrays["eigenvalues"] for step, arrays in snapshots.items()},
+        rank_me=history["probe/rankme"],
+        title=settings.name,
+        file=eigenvalues,
+    )
+    return [curves, correlation, eigenvalues]

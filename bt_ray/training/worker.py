@@ -16,6 +16,7 @@ from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import NonFiniteLossError
 from bt_ray.evaluation.probe import build_probe
+from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, NullTracker, Tracker
 from bt_ray.training.loop import Measures, train
 from bt_ray.training.state import last_checkpoint
@@ -31,13 +32,18 @@ class RayContext:
     rank: int
     device: torch.device
     tracker: Tracker
-    stop: StopRequest
+    run_folder: Path
 
     def report(self, step: int, measures: Measures) -> None:
         """The first worker records the measures; who watches the run hears of the probes."""
         self.tracker.log(step, measures)
         if "probe/rankme" in measures:
             ray.train.report({"step": step, **measures})
+
+    def keep(self, step: int, arrays: Arrays) -> None:
+        """The first worker writes the arrays into the run's folder."""
+        if self.rank == 0:
+            write_snapshot(self.run_folder, step, arrays)
 
     def commit(self, step: int, checkpoint: Path | None) -> None:
         """Hands the checkpoint to Ray Train, which copies it to the run's storage."""
@@ -46,7 +52,7 @@ class RayContext:
 
     def wants_stop(self) -> bool:
         """Whether the driver asked for a stop; the first worker looks for all."""
-        return self.rank == 0 and self.stop.is_made()
+        return self.rank == 0 and StopRequest(self.run_folder).is_made()
 
 
 def train_worker(order: dict[str, str]) -> None:
@@ -78,7 +84,7 @@ def train_worker(order: dict[str, str]) -> None:
                 steps_per_epoch=plan.steps_per_epoch,
                 device=device,
             ),
-            context=RayContext(rank, device, tracker, StopRequest(run_folder)),
+            context=RayContext(rank, device, tracker, run_folder),
             probe=build_probe(settings, device, rank=rank, world_size=num_workers),
             resume=resume,
         )

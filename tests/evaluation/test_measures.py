@@ -4,14 +4,12 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from bt_ray.config import Settings, override
-from bt_ray.data.shards import write_shards
-from bt_ray.data.sources import Source, open_source
+from bt_ray.evaluation.correlation import cross_correlation
+from bt_ray.evaluation.hypersphere import alignment, uniformity
 from bt_ray.evaluation.knn import knn_top1
-from bt_ray.evaluation.probe import build_probe
-from bt_ray.evaluation.spectrum import mean_correlation, mean_deviation, rank_me
+from bt_ray.evaluation.spectrum import eigenvalues, mean_correlation, mean_deviation, rank_me
 from bt_ray.model.encoder import build_encoder
-
-CPU = torch.device("cpu")
+from bt_ray.objective.barlow import barlow_twins_terms
 
 
 def test_knn_equals_scikit_learns() -> None:
@@ -64,29 +62,53 @@ def test_collapse_shows() -> None:
     assert mean_correlation(torch.zeros(10, 4)) == 0
 
 
-def test_probe_measures_and_leaves_the_encoder_as_it_was(small_settings: Settings) -> None:
-    encoder = build_encoder(small_settings.model)
-    before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    measures = build_probe(small_settings, CPU)(encoder)
-    assert set(measures) == {
-        "probe/rankme", "probe/mean_deviation", "probe/mean_correlation", "knn/top1",
-    }  # fmt: skip
-    assert encoder.training
-    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+def test_alignment_and_uniformity_equal_a_double_loop() -> None:
+    """Also across the borders of blocks, and whatever the lengths of the vectors."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(700, 5, generator=generator) + 0.5
+    y = x + 0.3 * torch.randn(700, 5, generator=generator)
+    unit_x, unit_y = ((v.double() / v.double().norm(dim=1, keepdim=True)).numpy() for v in (x, y))
+    distances = [((unit_x[i] - unit_y[i]) ** 2).sum() for i in range(700)]
+    potentials = [
+        np.exp(-2 * ((unit_x[i] - unit_x[j]) ** 2).sum()) for i in range(700) for j in range(i)
+    ]
+    assert alignment(x, y) == pytest.approx(np.mean(distances), rel=1e-12)
+    assert uniformity(x) == pytest.approx(np.log(np.mean(potentials)), rel=1e-12)
 
 
-def test_without_labels_there_is_no_knn(small_settings: Settings, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    source = open_source("digits:test")
-    bare = Source(
-        "bare",
-        (),
-        source.num_images,
-        (type(i)(i.sample_id, i.encoded, None) for i in source.images),
-    )
-    root = write_shards(bare, str(tmp_path / "bare"), rows_per_row_group=64).root
-    encoder = build_encoder(small_settings.model)
-    for changes in ({"data.test": None}, {"data.test": root}, {"data.train": root}):
-        assert "knn/top1" not in build_probe(override(small_settings, changes), CPU)(encoder)
+def test_alignment_and_uniformity_at_their_ends() -> None:
+    x = torch.randn(1500, 256, generator=torch.Generator().manual_seed(0))
+    assert alignment(x, 3 * x) == pytest.approx(0, abs=1e-12)
+    assert alignment(x, -x) == pytest.approx(4)
+    assert uniformity(torch.ones(600, 8)) == pytest.approx(0, abs=1e-12)
+    assert uniformity(x) == pytest.approx(-4, abs=0.05)
+
+
+def test_eigenvalues_are_the_covariances() -> None:
+    """Also with fewer rows than dimensions; collapsed representations have none."""
+    x = torch.randn(40, 60, generator=torch.Generator().manual_seed(0)) + 3
+    got = eigenvalues(x).numpy()
+    expected = np.linalg.svd(x.double().numpy() - x.double().numpy().mean(0), compute_uv=False) ** 2
+    np.testing.assert_allclose(got[:40], expected / expected.sum(), atol=1e-12)
+    assert got.shape == (60,)
+    assert (got[39:] < 1e-12).all()
+    assert (eigenvalues(torch.ones(10, 4)) == 0).all()
+
+
+def test_cross_correlation_is_that_of_the_objective() -> None:
+    """Where ε does not matter; and where it would, an untrained network is seen all the same."""
+    generator = torch.Generator().manual_seed(0)
+    z_a = torch.randn(300, 12, generator=generator)
+    z_b = z_a.roll(1, dims=1) + torch.randn(300, 12, generator=generator)
+    c = cross_correlation(z_a, z_b)
+    np.testing.assert_allclose(c, np.corrcoef(z_a.T, z_b.T)[:12, 12:], atol=1e-6)
+    on_diagonal, off_diagonal = barlow_twins_terms(z_a, z_b)
+    assert float((1 - c.diagonal()).square().sum()) == pytest.approx(float(on_diagonal), rel=1e-4)
+    off = c - torch.diag(c.diagonal())
+    assert float(off.square().sum()) == pytest.approx(float(off_diagonal), rel=1e-4)
+    assert torch.allclose(cross_correlation(1e-5 * z_a, 1e-5 * z_b), c, atol=1e-5)
+    z_a[:, 3] = 0.1
+    assert cross_correlation(z_a, z_b)[3].abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -28,10 +30,12 @@ from bt_ray.errors import (
     SettingsError,
 )
 from bt_ray.model.weights import ENCODER
+from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
 from bt_ray.training.launch import pretrain, sole_owner
 from bt_ray.training.local import train_here
 from bt_ray.training.state import last_checkpoint
+from pipelines.pretrain import print_summary
 
 
 def total_steps(settings: Settings) -> int:
@@ -51,6 +55,8 @@ def test_a_run_that_lost_its_last_checkpoint_goes_on_from_the_one_before(
     whole, again = tmp_path / "whole", tmp_path / "again"
     train_here(settings, whole, stop)
     shutil.copytree(whole, again)
+    start = again / "probes" / "step-000000000.npz"
+    written = start.stat().st_mtime_ns
     newest, step = last_checkpoint(again)
     assert newest is not None
     assert step == stop == 6
@@ -62,6 +68,8 @@ def test_a_run_that_lost_its_last_checkpoint_goes_on_from_the_one_before(
     assert files[0] == files[1]
     assert len(list((again / "local").iterdir())) == 2
     assert list(read_history(again / METRICS)["train/loss"]) == [1, 2, 3, 4, 5, 6]
+    assert list(read_snapshots(again)) == [0, 6]
+    assert start.stat().st_mtime_ns == written, "the start's arrays were made anew"
 
 
 def test_no_checkpoint_is_step_zero(tmp_path: Path) -> None:
@@ -74,6 +82,35 @@ def test_a_name_with_other_settings_is_refused(settings: Settings) -> None:
         SettingsError, match=r"There is a run 'small' in .* other settings \(schedule.epochs\)"
     ):
         pretrain(settings, register=False)
+
+
+def test_images_without_labels_are_scored_and_drawn(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flat folder of images and no test set: no kNN anywhere, everything else is there."""
+    shards = ShardSet.open(settings.data.train)
+    images = shards.read(np.arange(2))["image"].to_pylist() * 2
+    (tmp_path / "flat").mkdir()
+    for i, encoded in enumerate(images):
+        (tmp_path / "flat" / f"{i}.jpg").write_bytes(encoded)
+    changes = {"data.train": str(tmp_path / "flat"), "data.test": None, "name": "bare"}
+    summary = pretrain(override(settings, changes), register=False)
+    scores = summary.scores
+    assert scores["knn_top1"] is scores["knn_top1_untrained"] is None
+    assert 0 < (scores["alignment"] or 0) < 4
+    assert -4 < (scores["uniformity"] or 0) < 0
+    figures = ["correlation.png", "curves.png", "eigenvalues.png"]
+    folder = Path(settings.storage) / "bare" / "figures"
+    assert sorted(file.name for file in folder.iterdir()) == figures
+    assert summary.paths["curves"] == str(folder / "curves.png")
+    stored = MlflowClient(summary.paths["mlflow"]).list_artifacts(summary.run_id)
+    assert {file.path for file in stored} >= {*figures, "summary.json"}
+
+    print_summary(asdict(summary))
+    shown = capsys.readouterr().err
+    assert "kNN" not in shown
+    assert "alignment" in shown
+    assert f"{scores['rankme_untrained']:.1f} → {scores['rankme']:.1f}" in shown
 
 
 def test_a_non_finite_loss_ends_the_run_as_failed(settings: Settings) -> None:

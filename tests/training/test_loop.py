@@ -2,6 +2,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from bt_ray.errors import NonFiniteLossError, PlanError
 from bt_ray.evaluation.probe import build_probe
 from bt_ray.model.twins import Twins
 from bt_ray.objective.barlow import BarlowTwins
+from bt_ray.tracking.snapshots import Arrays
 from bt_ray.training.loop import build_state, to_input, train
 from tests.workers import run_workers
 
@@ -30,9 +32,13 @@ class MemoryContext:
     rank: int = 0
     device: torch.device = CPU
     reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    kept: dict[int, Arrays] = field(default_factory=dict)
 
     def report(self, step: int, measures: dict[str, float]) -> None:
         self.reports.append((step, measures))
+
+    def keep(self, step: int, arrays: Arrays) -> None:
+        self.kept[step] = arrays
 
     def commit(self, step: int, checkpoint: Path | None) -> None:
         if checkpoint is not None:
@@ -76,6 +82,10 @@ def test_three_and_three_steps_equal_six_bit_for_bit(
         [(s, m["train/loss"]) for s, m in c.reports if "train/loss" in m] for c in (first, second)
     ]
     assert losses[0][3:] == losses[1]
+    assert list(first.kept) == [0, 6]
+    assert list(second.kept) == [6], "the start of the run is not probed again"
+    for name, array in first.kept[6].items():
+        np.testing.assert_array_equal(second.kept[6][name], array)
 
 
 def test_a_run_reports_and_improves(small_settings: Settings, tmp_path: Path) -> None:
@@ -85,6 +95,9 @@ def test_a_run_reports_and_improves(small_settings: Settings, tmp_path: Path) ->
     assert losses[-1] < 0.8 * losses[0]
     probes = [m for _, m in context.reports if "knn/top1" in m]
     assert len(probes) == 4  # before, after epochs 3 and 6, and at the end
+    assert list(context.kept) == [0, 16]
+    diagonals = [np.diag(arrays["cross_correlation"]).mean() for arrays in context.kept.values()]
+    assert diagonals[1] > diagonals[0] + 0.1
     assert 0.5 < probes[0]["knn/top1"] <= 1
     last = [m for _, m in context.reports if "time/images_per_s" in m][-1]
     assert last["time/images_per_s"] > 0

@@ -1,0 +1,86 @@
+"""The fixed images that a probe looks at: as they are, and in pairs of views."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bt_ray.config import Settings
+from bt_ray.data.batches import to_batch
+from bt_ray.data.decode import decode, make_views
+from bt_ray.data.views import central
+
+_BLOCK = 128
+_THREADS = 2
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """One worker's share of some images, ready to encode.
+
+    `pixels`: uint8 (n, 3, px, px); `labels`: int64 (n,), -1 where there is none; `rows`:
+    int64 (n,), their numbers in the data set.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    rows: Tensor
+
+
+@dataclass(frozen=True)
+class ViewPairs:
+    """One worker's share of some images, each in two views, ready to encode.
+
+    `view_a`, `view_b`: uint8 (n, 3, px, px); `rows`: int64 (n,), their numbers in the data set.
+    """
+
+    view_a: Tensor
+    view_b: Tensor
+    rows: Tensor
+
+
+def load_images(table: pa.Table, image_px: int) -> LabelledImages:
+    """The central view of each row of shards."""
+
+    def pixels(encoded: pa.BinaryScalar) -> NDArray[Any]:
+        return np.asarray(central(decode(encoded.as_buffer()), image_px))
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        images = list(pool.map(pixels, table["image"]))
+    stacked = np.stack(images) if images else np.empty((0, image_px, image_px, 3), np.uint8)
+    return LabelledImages(
+        pixels=torch.from_numpy(stacked.transpose(0, 3, 1, 2).copy()),
+        labels=torch.from_numpy(table["label"].fill_null(-1).to_numpy().astype(np.int64)),
+        rows=_rows(table),
+    )
+
+
+def load_view_pairs(table: pa.Table, settings: Settings, device: torch.device) -> ViewPairs:
+    """Two views of each row of shards, those that the row has in a run's first epoch.
+
+    They depend on the seed and the row's number alone: the same in every probe, and however
+    the rows are shared out.
+
+    Args:
+      device: where photometry is applied, if the settings want it on a device.
+    """
+    keyed = table.append_column("step", pa.array(np.zeros(len(table), np.int64)))
+    keyed = keyed.append_column("slot", keyed["row"])
+    blocks = [keyed.slice(first, _BLOCK) for first in range(0, len(keyed), _BLOCK)]
+    px = settings.views.image_px
+    views = [[torch.empty((0, 3, px, px), dtype=torch.uint8)] for _ in range(2)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for columns in pool.map(lambda block: make_views(block, settings, 1), blocks):
+            # Whole levels, wherever they come from: nothing is lost in a byte.
+            for kept, view in zip(views, to_batch(columns, settings, 1, device).views, strict=True):
+                kept.append(view.to("cpu", torch.uint8))
+    return ViewPairs(torch.cat(views[0]), torch.cat(views[1]), _rows(table))
+
+
+def _rows(table: pa.Table) -> Tensor:
+    return torch.from_numpy(table["row"].to_numpy().copy())

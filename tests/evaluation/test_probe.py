@@ -1,0 +1,133 @@
+"""What a probe sees, however its images are shared out and whatever they lack."""
+
+import numpy as np
+import pytest
+import torch
+
+from bt_ray.config import Settings, override
+from bt_ray.data.batches import local_batches
+from bt_ray.data.plan import build_plan
+from bt_ray.data.shards import ShardSet, write_shards
+from bt_ray.data.sources import Source, open_source
+from bt_ray.evaluation import probe as probe_module
+from bt_ray.evaluation.probe import Probe, Probing, build_probe
+from bt_ray.model.twins import Twins, build_twins
+from bt_ray.training.loop import build_state
+from tests.workers import run_workers
+
+CPU = torch.device("cpu")
+ALWAYS = {
+    "probe/rankme",
+    "probe/mean_deviation",
+    "probe/mean_correlation",
+    "probe/alignment",
+    "probe/uniformity",
+}
+
+
+def seeded_twins(settings: Settings) -> Twins:
+    return build_state(settings, CPU).twins
+
+
+@pytest.fixture(scope="module")
+def bare_root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digits of the test set without their labels."""
+    source = open_source("digits:test")
+    images = (type(i)(i.sample_id, i.encoded, None) for i in source.images)
+    bare = Source("bare", (), source.num_images, images)
+    root = str(tmp_path_factory.mktemp("bare") / "shards")
+    return write_shards(bare, root, rows_per_row_group=64).root
+
+
+def test_probe_measures_and_leaves_the_twins_as_they_were(small_settings: Settings) -> None:
+    twins = build_twins(small_settings.model)
+    before = {name: value.clone() for name, value in twins.state_dict().items()}
+    probing = build_probe(small_settings, CPU)(twins)
+    assert set(probing.measures) == ALWAYS | {"knn/top1"}
+    assert probing.cross_correlation.shape == (64, 64)
+    assert probing.eigenvalues.shape == (256,)
+    assert {array.dtype for array in probing.arrays.values()} == {np.dtype(np.float32)}
+    assert probing.eigenvalues.sum() == pytest.approx(1, abs=1e-5)
+    assert (np.diff(probing.eigenvalues) <= 0).all()
+    assert all(module.training for module in twins.modules())
+    assert all(parameter.grad is None for parameter in twins.parameters())
+    for name, value in twins.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_of_many_dimensions_the_first_256_are_kept(small_settings: Settings) -> None:
+    settings = override(small_settings, {"model.projector_widths": [64, 300]})
+    twins = seeded_twins(settings)
+    probe = build_probe(settings, CPU)
+    whole = probe(twins).cross_correlation
+    assert whole.shape == (256, 256)
+    twins.projector[-1].weight.data = twins.projector[-1].weight.data[:20]
+    np.testing.assert_allclose(probe(twins).cross_correlation, whole[:20, :20], atol=1e-6)
+
+
+@pytest.mark.parametrize("unlabelled", ["data.train", "data.test", "both", "no test"])
+def test_without_labels_there_is_all_but_knn(
+    small_settings: Settings, bare_root: str, unlabelled: str
+) -> None:
+    changes: dict[str, dict[str, str | None]] = {
+        "data.train": {"data.train": bare_root},
+        "data.test": {"data.test": bare_root},
+        "both": {"data.train": bare_root, "data.test": bare_root},
+        "no test": {"data.test": None},
+    }
+    settings = override(small_settings, changes[unlabelled])
+    measures = build_probe(settings, CPU)(seeded_twins(settings)).measures
+    assert set(measures) == ALWAYS
+    assert all(np.isfinite(value) for value in measures.values())
+
+
+@pytest.mark.parametrize("photometry", ["loader", "device"])
+def test_view_pairs_are_those_of_the_first_epoch(small_settings: Settings, photometry: str) -> None:
+    """Pixel for pixel what training sees of the same rows, by the same draw."""
+    settings = override(
+        small_settings,
+        {
+            "views.photometry": photometry,
+            "views.blur_probability": [1.0, 0.5],
+            "views.solarize_probability": [0.0, 0.5],
+        },
+    )
+    shards = ShardSet.open(settings.data.train)
+    pairs = build_probe(settings, CPU).pairs
+    first = next(local_batches(settings, shards, start=0, stop=1, device=CPU))
+    rows = build_plan(settings, shards.manifest).batch(0)
+    seen = [slot for slot, row in enumerate(rows) if row in pairs.rows]
+    assert len(seen) > 20
+    index = torch.from_numpy(rows[seen])  # the pairs lie in the order of their rows, from 0
+    for ours, theirs in zip((pairs.view_a, pairs.view_b), first.views, strict=True):
+        assert ours.dtype == torch.uint8
+        assert torch.equal(ours[index].float(), theirs[seen].float())
+
+
+def test_at_most_1024_images_are_paired(small_settings: Settings, digits_shards: ShardSet) -> None:
+    changes = {"data.train": digits_shards.root, "data.test": None, "probe.bank_images": 1400}
+    shares = [
+        build_probe(override(small_settings, changes), CPU, rank=rank, world_size=3).pairs.rows
+        for rank in range(3)
+    ]
+    assert sorted(torch.cat(shares).tolist()) == list(range(1024))
+
+
+def _probe(rank: int, world_size: int, settings: Settings) -> tuple[Probing, int]:
+    probe_module._SPECTRUM_ROWS = 100  # fewer than the bank: it matters which rows they are
+    probe: Probe = build_probe(settings, CPU, rank=rank, world_size=world_size)
+    return probe(seeded_twins(settings)), len(probe.bank.rows)
+
+
+def test_a_probe_is_the_same_at_every_number_of_workers(small_settings: Settings) -> None:
+    """Five workers share the four row groups of the bank: one of them has no image at all."""
+    alone, _ = run_workers(1, _probe, small_settings)[0]
+    for world_size in (2, 5):
+        told = run_workers(world_size, _probe, small_settings)
+        assert (min(count for _, count in told) == 0) == (world_size == 5)
+        for probing, _ in told:
+            assert probing.measures == told[0][0].measures
+            assert probing.measures == pytest.approx(alone.measures, rel=1e-4)
+            for name, array in probing.arrays.items():
+                np.testing.assert_array_equal(array, told[0][0].arrays[name])
+                np.testing.assert_allclose(array, alone.arrays[name], atol=1e-4)
