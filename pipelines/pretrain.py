@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from rich.markup import escape
 from rich.table import Table
 
 from bt_ray.config import Settings
@@ -53,11 +54,23 @@ def parse(arguments: list[str]) -> Settings:
     )
 
 
+_SNIPPET = """
+    import mlflow, pandas, pathlib
+
+    mlflow.set_tracking_uri("{uri}")
+    encoder = mlflow.pyfunc.load_model("models:/{version}")
+    image = pathlib.Path("cat.jpg").read_bytes()
+    representations = encoder.predict(pandas.DataFrame({{"image": [image]}}))
+"""
+
+
 def print_summary(summary: dict[str, Any]) -> None:
     """A table for people."""
     scores = summary["scores"]
     table = Table(title="What came of it", show_header=False)
-    table.add_row("steps", f"{summary['steps']:,}")
+    is_whole = summary["steps"] == summary["total_steps"]
+    steps = f"{summary['steps']:,}"
+    table.add_row("steps", steps if is_whole else f"{steps} of {summary['total_steps']:,}")
     table.add_row("loss", f"{scores['loss']:.2f}")
     if scores["knn_top1"] is not None:
         table.add_row("kNN, untrained", f"{scores['knn_top1_untrained']:.1%}")
@@ -68,11 +81,18 @@ def print_summary(summary: dict[str, Any]) -> None:
             table.add_row(name, f"{scores[name]:.2f}")
     table.add_row("images/s", f"{summary['images_per_s']:,.0f}")
     table.add_row("run folder", summary["paths"]["run"])
-    table.add_row("MLflow page", f"mlflow ui --backend-store-uri {summary['paths']['mlflow']}")
-    table.add_row("registered", f"models:/{summary['model_version']}")
+    uri = summary["paths"]["mlflow"]
+    is_server = uri.startswith("http")
+    table.add_row("MLflow page", uri if is_server else f"mlflow ui --backend-store-uri {uri}")
+    if summary["model_version"] is not None:
+        table.add_row("registered", f"models:/{summary['model_version']}")
     console.print(table)
     for warning in summary["warnings"]:
-        console.print(f"[bold yellow]Warning[/]: {warning}", soft_wrap=True)
+        console.print(f"[bold yellow]Warning[/]: {escape(warning)}", soft_wrap=True)
+    if summary["model_version"] is not None:
+        console.print("Use the encoder:")
+        console.print(_SNIPPET.format(uri=uri, version=summary["model_version"]), markup=False,
+                      highlight=False, soft_wrap=True)  # fmt: skip
 
 
 if __name__ == "__main__":

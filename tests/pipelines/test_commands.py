@@ -1,5 +1,6 @@
 """The commands as a user types them: on this machine, and as a job on a cluster."""
 
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from tests.ports import free_ports
 
@@ -95,6 +97,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
+def make_jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), "teal").save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
 @pytest.mark.ray
 def test_a_submitted_job_gives_the_same_result_as_the_command(head: str, tmp_path: Path) -> None:
     here = command(
@@ -102,6 +110,15 @@ def test_a_submitted_job_gives_the_same_result_as_the_command(head: str, tmp_pat
     )
     assert here.returncode == 0, here.stderr
     assert here.stdout.count("\n") == 1
+    snippet = here.stderr[here.stderr.index("    import mlflow") :]
+    (tmp_path / "cat.jpg").write_bytes(make_jpeg())
+    code = (
+        "\n".join(line.strip() for line in snippet.splitlines()) + "\nprint(representations.shape)"
+    )
+    loaded = subprocess.run(
+        [PYTHON, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "(1, 256)"
     there = command(
         RAY, "job", "submit", "--address", head, "--working-dir", ".",
         "--runtime-env-json", json.dumps({"env_vars": {"BT_RAY_REVISION": "a" * 40}}), "--",
