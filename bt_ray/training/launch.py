@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,18 +19,19 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
-from bt_ray.config import SETTINGS_FILE, Settings, from_json, to_json
+from bt_ray.config import SETTINGS_FILE, Settings, to_json
 from bt_ray.data.ingest import build_dataset
 from bt_ray.data.plan import build_plan
 from bt_ray.data.prepare import prepare_data
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import LaunchError, NonFiniteLossError, SettingsError
+from bt_ray.errors import LaunchError, NonFiniteLossError
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, start_run
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.cluster import connect, uses_gpu
 from bt_ray.training.local import train_here
+from bt_ray.training.run_folder import check_name, check_storage, locate_storage
 from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
 from bt_ray.training.summary import Summary, keep, summarize
 from bt_ray.training.worker import FAILURE, train_worker
@@ -58,7 +58,9 @@ def pretrain(
     Raises: SettingsError if a run of this name exists with other settings; LaunchError if the
       cluster is too small, or gave up; DataError; NonFiniteLossError.
     """
-    settings = prepare_data(locate_storage(settings))
+    settings = locate_storage(settings)
+    check_storage(settings)
+    settings = prepare_data(settings)
     manifest = ShardSet.open(settings.data.train).manifest
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     run_folder = Path(settings.storage) / settings.name
@@ -83,35 +85,11 @@ def pretrain(
     return summary
 
 
-def locate_storage(settings: Settings) -> Settings:
-    """The settings with `storage` as an absolute path.
-
-    Raises: SettingsError for a URI.
-    """
-    if "://" in settings.storage:
-        raise SettingsError(
-            f"storage={settings.storage} must be a folder that every node reaches; "
-            "object storage serves for data.train and data.test only."
-        )
-    return replace(settings, storage=str(Path(settings.storage).expanduser().resolve()))
-
-
 def claim_folder(run_folder: Path, settings: Settings) -> None:
-    """Makes the run's folder, or makes sure that the one there belongs to the same run.
-
-    Workers and tracking may differ between two goes at one run; what shapes the result may not.
-    """
-    file = run_folder / SETTINGS_FILE
-    if file.is_file():
-        theirs = from_json(file.read_text())
-        same_place = replace(theirs, scaling=settings.scaling, tracking=settings.tracking)
-        if same_place != settings:
-            raise SettingsError(
-                f"There is a run {settings.name!r} in {run_folder.parent} with other settings; "
-                "give this one another --name, or repeat those settings to continue it."
-            )
+    """Makes the run's folder, or makes sure that the one there belongs to the same run."""
+    check_name(run_folder, settings)
     run_folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(to_json(settings))
+    (run_folder / SETTINGS_FILE).write_text(to_json(settings))
 
 
 def _mlflow_run(run_folder: Path, settings: Settings, parent: MlflowRun | None) -> MlflowRun:
