@@ -63,8 +63,8 @@ def print_forecast(ahead: "Forecast", settings: Settings) -> None:
     table.add_row("encoder", f"{ahead.size.encoder_parameters:,} parameters")
     table.add_row("projector", f"{ahead.size.projector_parameters:,} parameters")
     memory = ahead.size.memory
-    for part, size in (asdict(memory) | {"total": memory.total}).items():
-        table.add_row(f"memory: {part}", f"{size / _MB:,.1f} MB a worker")
+    for kind, size in (asdict(memory) | {"total": memory.total}).items():
+        table.add_row(f"memory: {kind}", f"{size / _MB:,.1f} MB a worker")
     table.add_row("time", _time_words(ahead, settings))
     console.print(table)
     for warning in ahead.warnings:
@@ -88,7 +88,7 @@ def _time_words(ahead: "Forecast", settings: Settings) -> str:
     if ahead.device is None:
         return "cannot be told: the hardware that the settings ask for is not this machine's"
     if speed is None:
-        return "cannot be told: a worker does not fit into this machine's memory"
+        return "cannot be told: the run does not fit into memory here, or asks a CPU for fp16"
     if sample is None or sample.images_per_s is None or ahead.hours is None:
         return "cannot be told without images"
     return (

@@ -82,7 +82,7 @@ def forecast(settings: Settings) -> Forecast:
     device = attempt(lambda: find_device(settings))
     memory = None if device is None else _memory_warning(settings, size, device)
     speed = None
-    if device is not None and memory is None:
+    if device is not None and memory is None and _is_timed(settings, device):
         speed = measure_speed(settings, device, threads=_threads(settings), budget_s=_STEPS_S)
     rate = _images_per_s(settings, device, speed, sample)
     total_steps = None if plan is None else plan.steps_per_epoch * settings.schedule.epochs
@@ -121,6 +121,11 @@ def find_device(settings: Settings) -> torch.device | None:
     if settings.scaling.accelerator == "gpu":
         check_gpus(settings, num_gpus)
     return torch.device("cuda" if num_gpus >= settings.scaling.workers else "cpu")
+
+
+def _is_timed(settings: Settings, device: torch.device) -> bool:
+    """Whether a step takes a bearable time: CPUs compute fp16 a hundred times slower."""
+    return device.type == "cuda" or settings.training.precision != "fp16"
 
 
 def _prepared(settings: Settings, train: Described, test: Described | None) -> Settings:

@@ -59,6 +59,7 @@ def measure_size(settings: Settings) -> Size:
     It runs on torch's fake tensors, which have shapes and storages but no memory.
     """
     rows = settings.data.global_batch // max(1, settings.scaling.workers)
+    rows = max(2, rows)  # what batch norm without its other workers can do
     px, width = settings.views.image_px, settings.model.projector_widths[-1]
     with FakeTensorMode():
         twins = build_twins(settings.model)
