@@ -81,6 +81,7 @@ def test_without_labels_there_is_no_knn(small_settings: Settings, tmp_path) -> N
         "bare",
         (),
         source.num_images,
+        source.num_bytes,
         (type(i)(i.sample_id, i.encoded, None) for i in source.images),
     )
     root = write_shards(bare, str(tmp_path / "bare"), rows_per_row_group=64).root
