@@ -8,6 +8,14 @@ STAMP := $(VENV)/.installed
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links --extra dev
 
+ifeq ($(DATA),)
+DEMO := digits
+else ifeq ($(DATA),cifar10)
+DEMO := cifar10 --data.train cifar10 --data.test cifar10:test
+else
+DEMO := images --name "images-$(notdir $(patsubst %/,%,$(DATA)))" --data.train "$(DATA)"
+endif
+
 export RAY_USAGE_STATS_ENABLED = 0
 
 .PHONY: help setup demo test check lint types test-fast test-slow format lock clean
@@ -25,8 +33,8 @@ $(STAMP): requirements.lock pyproject.toml
 
 setup: $(STAMP) ## Make the environment in .venv
 
-demo: $(STAMP) ## Pretrain an encoder on handwritten digits, with everything around it
-	$(BIN)/python -m pipelines.pretrain digits
+demo: $(STAMP) ## Pretrain on handwritten digits, or on DATA=FOLDER or DATA=cifar10
+	$(BIN)/python -m pipelines.pretrain $(DEMO)
 
 check: $(STAMP) ## Format, lint, types and the tests without Ray: under a minute
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types test-fast

@@ -1,6 +1,7 @@
 """Named runs: each preset is a function that returns a complete settings tree."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from bt_ray.config import (
     DataSettings,
@@ -12,6 +13,7 @@ from bt_ray.config import (
     Settings,
     TrainingSettings,
     ViewSettings,
+    from_json,
 )
 from bt_ray.errors import SettingsError
 
@@ -19,8 +21,13 @@ from bt_ray.errors import SettingsError
 def digits() -> Settings:
     """1,437 handwritten digits of 8×8 pixels, embedded in scikit-learn; the demo.
 
-    Command: `python -m pipelines.pretrain digits`. Hardware: two CPU cores, about a minute.
     The views keep a digit readable: a mild crop, no flip, no blur.
+
+    Command: python -m pipelines.pretrain digits
+    Hardware: two CPU cores
+    Time: about a minute
+    Score: kNN 92.5 % untrained, 98.1 % trained
+    Measured: by us
     """
     return Settings(
         name="digits",
@@ -49,7 +56,11 @@ def digits() -> Settings:
 def cifar10() -> Settings:
     """CIFAR-10 from image folders, a six-layer encoder, two CPU cores.
 
-    Command: `python -m pipelines.pretrain cifar10 --data.train DIR/train --data.test DIR/test`.
+    Command: python -m pipelines.pretrain cifar10 --data.train DIR/train --data.test DIR/test
+    Hardware: two CPU cores with bf16 instructions
+    Time: 35 minutes
+    Score: kNN 35.2 % untrained, 62.3 % trained
+    Measured: by us
     """
     return Settings(
         name="cifar10",
@@ -68,13 +79,38 @@ def cifar10() -> Settings:
     )
 
 
+def images() -> Settings:
+    """Any folder of images, no labels needed: 64-pixel views, a six-layer encoder.
+
+    In fp32, as many CPUs have no bf16 instructions; a batch of 64, so that a few hundred
+    images suffice.
+
+    Command: python -m pipelines.pretrain images --data.train path/to/images
+    Hardware: two CPU cores
+    Time: about 50 images/s on a machine that others used too; 364 images take some minutes
+    Score: none without labels; RankMe shows a collapse
+    Measured: the speed alone, by us
+    """
+    return Settings(
+        name="images",
+        data=DataSettings(train="path/to/images", global_batch=64, rows_per_row_group=64),
+        views=ViewSettings(image_px=64, photometry="device"),
+        model=ModelSettings(encoder="conv6", projector_widths=(1024, 1024, 1024)),
+        optimizer=OptimizerSettings(trust_coefficient=0.02),
+        schedule=ScheduleSettings(epochs=20, warmup_epochs=1),
+        scaling=ScalingSettings(workers=1, cpus_per_worker=1),
+    )
+
+
 def imagenet_300() -> Settings:
     """The paper's ablation baseline (section 4): ResNet-50, 300 epochs, batch 2048.
 
-    Command: `python -m pipelines.pretrain imagenet_300 --data.train s3://…/train
-    --data.test s3://…/val --storage /shared/runs`. Hardware: 32 V100; the paper's 1000 epochs
-    took 124 hours, so about 37. Published: 71.4 % top-1, 90.2 % top-5, linear (Table 5).
-    Never run by us at this scale.
+    Command: python -m pipelines.pretrain imagenet_300 --data.train s3://…/train
+      --data.test s3://…/val --storage /shared/runs
+    Hardware: 32 V100
+    Time: about 37 hours, as the paper's 1000 epochs took 124
+    Score: 71.4 % top-1, 90.2 % top-5, linear (Table 5)
+    Measured: by the paper; never run by us at this scale
     """
     return Settings(
         name="imagenet_300",
@@ -91,9 +127,12 @@ def imagenet_300() -> Settings:
 def imagenet_1000() -> Settings:
     """The paper's main run (section 2.2): ResNet-50, 1000 epochs, batch 2048.
 
-    Command: `python -m pipelines.pretrain imagenet_1000 --data.train s3://…/train
-    --data.test s3://…/val --storage /shared/runs`. Hardware: 32 V100, about 124 hours.
-    Published: 73.2 % top-1, 91.0 % top-5, linear (Table 1). Never run by us at this scale.
+    Command: python -m pipelines.pretrain imagenet_1000 --data.train s3://…/train
+      --data.test s3://…/val --storage /shared/runs
+    Hardware: 32 V100
+    Time: about 124 hours
+    Score: 73.2 % top-1, 91.0 % top-5, linear (Table 1)
+    Measured: by the paper; never run by us at this scale
     """
     shorter = imagenet_300()
     return replace(
@@ -104,6 +143,7 @@ def imagenet_1000() -> Settings:
 PRESETS = {
     "digits": digits,
     "cifar10": cifar10,
+    "images": images,
     "imagenet_300": imagenet_300,
     "imagenet_1000": imagenet_1000,
 }
@@ -117,3 +157,18 @@ def preset(name: str) -> Settings:
     if name not in PRESETS:
         raise SettingsError(f"There is no preset {name!r}; there are {', '.join(PRESETS)}.")
     return PRESETS[name]()
+
+
+def starting_point(name: str) -> Settings:
+    """The settings of the preset called `name`, or of a run's settings file (`….json`).
+
+    Raises: SettingsError for an unknown preset, and for a file that is missing or broken.
+    """
+    if not name.endswith(".json"):
+        return preset(name)
+    try:
+        return from_json(Path(name).expanduser().read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The settings file {name} cannot be read: {error}.") from error
+    except SettingsError as error:
+        raise SettingsError(f"{name} holds no settings of a run: {error}") from error

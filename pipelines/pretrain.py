@@ -1,24 +1,38 @@
 """Pretrains an encoder: `python -m pipelines.pretrain PRESET [--section.field value …]`."""
 
-import inspect
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.markup import escape
 from rich.table import Table
 
 from bt_ray.config import Settings
-from bt_ray.presets import PRESETS, preset
+from bt_ray.presets import PRESETS, starting_point
+from pipelines.preset_table import preset_table
 from pipelines.progress import ProgressLine
 from pipelines.terminal import console, finish, guarded
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """What to pretrain."""
+
+    dry_run: bool = False
+    """Only check the settings and say what the run will be: data, memory, time."""
+    settings: Annotated[Settings, tyro.conf.arg(name="")]
+
+
 def main() -> None:
     """Parses the command line, pretrains, prints what came of it."""
-    settings = guarded(lambda: parse(sys.argv[1:]))
+    order = guarded(lambda: parse(sys.argv[1:]))
+    settings = order.settings
+    if order.dry_run:
+        from pipelines.dry_run import dry_run
+
+        sys.exit(dry_run(settings, preset_settings=starting_point(sys.argv[1])))
     console.print(f"Pretraining [bold]{settings.name}[/] on {settings.data.train}")
     if (Path(settings.storage).expanduser() / settings.name / "summary.json").is_file():
         console.print("This run is finished: nothing is trained again. --name starts another.")
@@ -30,27 +44,28 @@ def main() -> None:
     finish(asdict(summary))
 
 
-def parse(arguments: list[str]) -> Settings:
-    """The settings of the preset named first, with the flags that follow."""
+def parse(arguments: list[str]) -> Pretrain:
+    """The order given by a preset or a settings file, and the flags that follow."""
     if arguments == ["--list"]:
-        for name, make in PRESETS.items():
-            console.print(f"[bold]{name}[/]: {inspect.getdoc(make)}\n")
+        console.print(preset_table())
         sys.exit(0)
     if not arguments or arguments[0].startswith("-"):
         console.print(
-            f"usage: python -m pipelines.pretrain {{{','.join(PRESETS)}}} "
+            f"usage: python -m pipelines.pretrain {{{','.join(PRESETS)}}} [--dry-run] "
             "[--section.field value …]\n"
+            "       python -m pipelines.pretrain FOLDER/settings.json [--section.field value …]\n"
             "       python -m pipelines.pretrain --list\n"
             "       python -m pipelines.pretrain PRESET --help"
         )
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
-    chosen = preset(arguments[0])
+    chosen = starting_point(arguments[0])
+    make = PRESETS.get(arguments[0])
     return tyro.cli(
-        Settings,
+        Pretrain,
         prog=f"python -m pipelines.pretrain {arguments[0]}",
-        description=PRESETS[arguments[0]].__doc__,
+        description=None if make is None else make.__doc__,
         args=arguments[1:],
-        default=chosen,
+        default=Pretrain(settings=chosen),
     )
 
 

@@ -58,5 +58,15 @@ def guarded(job: Callable[[], T]) -> T:
         console.print("Interrupted.")
         sys.exit(128 + signal.SIGINT)
     except (BtRayError, OSError) as error:
-        console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
-        sys.exit(2 if isinstance(error, SettingsError) else 1)
+        show_error(error)
+        sys.exit(exit_code(error))
+
+
+def show_error(error: Exception) -> None:
+    """Prints the error's kind and sentence."""
+    console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+
+
+def exit_code(error: Exception) -> int:
+    """2 for settings, 1 for all else."""
+    return 2 if isinstance(error, SettingsError) else 1

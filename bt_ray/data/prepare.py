@@ -1,13 +1,33 @@
 """From whatever a user names to shards, written once below the storage of all runs."""
 
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bt_ray.config import Settings
-from bt_ray.data.shards import ShardSet, is_shards, write_shards
-from bt_ray.data.sources import open_source
+from bt_ray.data.shards import SCHEMA_VERSION, Manifest, ShardSet, is_shards, write_shards
+from bt_ray.data.sources import Source, open_source
 from bt_ray.errors import DataError
+
+_ROW_BYTES = 20  # of a table: numbers and offsets, beside names and images
+
+
+@dataclass(frozen=True)
+class Described:
+    """Images that a user named, described without writing anything.
+
+    `root`: the shards that are there, or will be; `source`: what they will be written from,
+    none if they are there.
+    """
+
+    root: str
+    manifest: Manifest
+    source: Source | None
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Size of the shards that are not there yet."""
+        return 0 if self.source is None else self.manifest.num_bytes
 
 
 def prepare_data(settings: Settings) -> Settings:
@@ -15,33 +35,67 @@ def prepare_data(settings: Settings) -> Settings:
 
     Raises: DataError if both are labelled, with different classes.
     """
-    train = _shards_of(settings.data.train, settings)
+    train, test = describe_data(settings)
+    for described in (train, test):
+        if described is not None and described.source is not None:
+            _write(described.source, Path(described.root), settings.data.rows_per_row_group)
+    test_root = None if test is None else test.root
+    return replace(settings, data=replace(settings.data, train=train.root, test=test_root))
+
+
+def describe_data(settings: Settings) -> tuple[Described, Described | None]:
+    """What `data.train` and `data.test` name, and where their shards are or will be.
+
+    Raises: DataError if both are labelled, with different classes; if one is not there.
+    """
+    train = _describe(settings.data.train, settings)
     if settings.data.test is None:
-        return replace(settings, data=replace(settings.data, train=train))
-    test = _shards_of(settings.data.test, settings)
-    classes = [ShardSet.open(root).manifest.classes for root in (train, test)]
+        return train, None
+    test = _describe(settings.data.test, settings)
+    classes = [described.manifest.classes for described in (train, test)]
     if all(classes) and classes[0] != classes[1]:
         odd = sorted(set(classes[0]) ^ set(classes[1]))
         raise DataError(
             f"data.train and data.test must have the same classes; only one of them has "
             f"{', '.join(odd[:5])}{' …' if len(odd) > 5 else ''}."
         )
-    return replace(settings, data=replace(settings.data, train=train, test=test))
+    return train, test
 
 
-def _shards_of(source_name: str, settings: Settings) -> str:
-    if is_shards(source_name):
-        is_uri = "://" in source_name
-        return source_name if is_uri else str(Path(source_name).expanduser().resolve())
-    source = open_source(source_name)
+def _describe(name: str, settings: Settings) -> Described:
+    if is_shards(name):
+        root = name if "://" in name else str(Path(name).expanduser().resolve())
+        return Described(root, ShardSet.open(root).manifest, None)
+    source = open_source(name)
     rows = settings.data.rows_per_row_group
-    root = Path(settings.storage) / "shards" / f"{source.identity}-{rows}"
-    if is_shards(str(root)):
-        return str(root)
+    root = str(Path(settings.storage) / "shards" / f"{source.identity}-{rows}")
+    if is_shards(root):
+        return Described(root, ShardSet.open(root).manifest, None)
+    return Described(root, expected_manifest(source, rows), source)
+
+
+def expected_manifest(source: Source, rows_per_row_group: int) -> Manifest:
+    """What `write_shards` would say of the source, but for the shards themselves.
+
+    Its counts lead to the same plan as those of the shards.
+    """
+    full, rest = divmod(source.num_images, rows_per_row_group)
+    bits = 0 if source.classes else full * -(-rows_per_row_group // 8) + -(-rest // 8)  # of nulls
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        identity=source.identity,
+        classes=source.classes,
+        num_rows=source.num_images,
+        num_bytes=source.num_bytes + _ROW_BYTES * source.num_images + bits,
+        rows_per_row_group=rows_per_row_group,
+        shards=(),
+    )
+
+
+def _write(source: Source, root: Path, rows_per_row_group: int) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and renamed when whole: what was cut short is never taken for shards.
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root.parent) as folder:
-        write_shards(source, f"{folder}/shards", rows_per_row_group=rows)
+        write_shards(source, f"{folder}/shards", rows_per_row_group=rows_per_row_group)
         if not is_shards(str(root)):
             Path(folder, "shards").rename(root)
-    return str(root)

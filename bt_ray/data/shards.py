@@ -162,7 +162,7 @@ def write_shards(
         raise DataError(f"{root!r} is not empty; give a new folder or remove it first.")
     filesystem.create_dir(path, recursive=True)
     groups_per_shard = max(1, _ROWS_PER_SHARD // rows_per_row_group)
-    groups = (_to_table(images) for images in _batched(source.images, rows_per_row_group))
+    groups = (to_table(images) for images in _batched(source.images, rows_per_row_group))
     shards, num_rows, num_bytes = [], 0, 0
     for number, tables in enumerate(_batched(groups, groups_per_shard)):
         shard = _write_shard(filesystem, path, f"shard-{number:05d}.parquet", tables)
@@ -201,7 +201,11 @@ def _write_shard(
     )
 
 
-def _to_table(images: tuple[SourceImage, ...]) -> pa.Table:
+def to_table(images: tuple[SourceImage, ...]) -> pa.Table:
+    """The images as rows of a shard.
+
+    Raises: DataError if one of them cannot be decoded.
+    """
     sizes = [_size(image) for image in images]
     return pa.table(
         {

@@ -22,7 +22,7 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0) -> None:
     """
     needed = cpus_needed(settings) + extra_cpus
     if not ray.is_initialized():
-        is_local = "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
+        is_local = starts_here()
         num_cpus = max(os.cpu_count() or 1, math.ceil(needed)) if is_local else None
         ray.init(
             num_cpus=num_cpus,
@@ -38,11 +38,23 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0) -> None:
             f"{needed:g} CPUs; the cluster has {available.get('CPU', 0):g}. Use fewer workers or "
             "fewer CPUs each."
         )
-    if uses_gpu(settings) and workers > available.get("GPU", 0):
+    if uses_gpu(settings):
+        check_gpus(settings, available.get("GPU", 0))
+
+
+def check_gpus(settings: Settings, num_gpus: float) -> None:
+    """Raises LaunchError unless there is a GPU for each worker."""
+    workers = settings.scaling.workers
+    if workers > num_gpus:
         raise LaunchError(
             f"scaling.workers={workers} need a GPU each; the cluster has "
-            f"{available.get('GPU', 0):g}. Use fewer workers, or scaling.accelerator=cpu."
+            f"{num_gpus:g}. Use fewer workers, or scaling.accelerator=cpu."
         )
+
+
+def starts_here() -> bool:
+    """Whether a run would start Ray on this machine, with the logical CPUs that it needs."""
+    return "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
 
 
 def cpus_needed(settings: Settings) -> float:

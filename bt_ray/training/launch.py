@@ -2,17 +2,13 @@
 
 import json
 import signal
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import filelock
 import ray.data
 import ray.train
 from ray.exceptions import ActorDiedError
@@ -27,25 +23,20 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
-from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
+from bt_ray.config import Settings, to_json
 from bt_ray.data.ingest import build_dataset
 from bt_ray.data.plan import build_plan
 from bt_ray.data.prepare import prepare_data
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import (
-    LaunchError,
-    NonFiniteLossError,
-    RunStoppedError,
-    SettingsError,
-    TrackingError,
-)
+from bt_ray.errors import LaunchError, NonFiniteLossError, RunStoppedError, TrackingError
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, start_run
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.cluster import connect, uses_gpu
 from bt_ray.training.local import train_here
-from bt_ray.training.state import KEPT_CHECKPOINTS, check_origin, find_start, last_checkpoint
+from bt_ray.training.run_folder import check_storage, claim_folder, locate_storage, sole_owner
+from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary, keep, summarize
 from bt_ray.training.worker import FAILURE, train_worker
@@ -77,7 +68,9 @@ def pretrain(
       SIGTERM; TrackingError if MLflow does not answer at the start; DataError; CheckpointError;
       NonFiniteLossError.
     """
-    settings = prepare_data(locate_storage(settings))
+    settings = locate_storage(settings)
+    check_storage(settings)
+    settings = prepare_data(settings)
     manifest = ShardSet.open(settings.data.train).manifest
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     run_folder = Path(settings.storage) / settings.name
@@ -131,81 +124,6 @@ def _stopped(signal_number: int, summary: Summary) -> RunStoppedError:
     )
     error.signal_number = signal_number
     return error
-
-
-def locate_storage(settings: Settings) -> Settings:
-    """The settings with absolute paths in `storage`, which is there, and `model.start_from`.
-
-    Raises: SettingsError for a URI, or a folder that cannot be made or written.
-    """
-    if "://" in settings.storage:
-        raise SettingsError(
-            f"storage={settings.storage} must be a folder that every node reaches; "
-            "object storage serves for data.train and data.test only."
-        )
-    storage = Path(settings.storage).expanduser().resolve()
-    try:
-        storage.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=storage):
-            pass
-    except OSError as error:
-        raise SettingsError(
-            f"storage={storage} must be a folder that can be written ({error.strerror}); give "
-            "another --storage."
-        ) from error
-    model = settings.model
-    if model.start_from is not None:
-        model = replace(model, start_from=str(Path(model.start_from).expanduser().resolve()))
-    return replace(settings, storage=str(storage), model=model)
-
-
-@contextmanager
-def sole_owner(run_folder: Path) -> Iterator[None]:
-    """Holds the run's folder; the lock goes with the process, however that ends.
-
-    Raises: LaunchError if another process holds it.
-    """
-    run_folder.mkdir(exist_ok=True)
-    try:
-        with filelock.FileLock(run_folder / ".lock", timeout=0):
-            yield
-    except filelock.Timeout as busy:
-        raise LaunchError(
-            f"The run {run_folder.name!r} in {run_folder.parent} is going already; wait for it, "
-            "stop it, or give this one another --name."
-        ) from busy
-
-
-def claim_folder(run_folder: Path, settings: Settings) -> None:
-    """Writes the run's settings, once what lies in its folder is known to be of the same run.
-
-    Workers and tracking may differ between two goes at one run; what shapes the result may not.
-
-    Raises: SettingsError, CheckpointError.
-    """
-    check_claim(run_folder, settings)
-    run_folder.mkdir(parents=True, exist_ok=True)
-    (run_folder / SETTINGS_FILE).write_text(to_json(settings))
-
-
-def check_claim(run_folder: Path, settings: Settings) -> None:
-    """Raises SettingsError or CheckpointError where the run's folder belongs to another run.
-
-    So it does if its weights are to come from a checkpoint that does not fit.
-    """
-    file = run_folder / SETTINGS_FILE
-    changed = differences(settings, from_json(file.read_text())) if file.is_file() else []
-    if changed:
-        raise SettingsError(
-            f"There is a run {settings.name!r} in {run_folder.parent} with other settings "
-            f"({', '.join(changed)}); give this one another --name, or repeat those settings to "
-            "continue it."
-        )
-    checkpoint, _ = last_checkpoint(run_folder)
-    if checkpoint is not None:
-        check_origin(checkpoint, settings)
-    elif settings.model.start_from is not None:
-        find_start(settings)
 
 
 def _mlflow_run(run_folder: Path, settings: Settings, parent: MlflowRun | None) -> MlflowRun:

@@ -53,10 +53,7 @@ class LocalContext:
 def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:
     """Trains from the last checkpoint, if there is one, to the end."""
     shards = ShardSet.open(settings.data.train)
-    has_gpu = torch.cuda.is_available()
-    if settings.scaling.accelerator == "gpu" and not has_gpu:
-        raise LaunchError("scaling.accelerator=gpu needs a GPU, and there is none here; use cpu.")
-    device = torch.device("cuda" if has_gpu and settings.scaling.accelerator != "cpu" else "cpu")
+    device = choose_device(settings)
     resume, start = last_checkpoint(run_folder)
     train(
         settings,
@@ -66,3 +63,14 @@ def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:
         probe=build_probe(settings, device),
         resume=resume,
     )
+
+
+def choose_device(settings: Settings) -> torch.device:
+    """What a run in this process computes on.
+
+    Raises: LaunchError if that is a GPU, and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if settings.scaling.accelerator == "gpu" and not has_gpu:
+        raise LaunchError("scaling.accelerator=gpu needs a GPU, and there is none here; use cpu.")
+    return torch.device("cuda" if has_gpu and settings.scaling.accelerator != "cpu" else "cpu")

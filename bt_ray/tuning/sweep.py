@@ -17,7 +17,8 @@ from bt_ray.data.shards import ShardSet
 from bt_ray.errors import LaunchError, SettingsError
 from bt_ray.tracking.mlflow import MlflowRun, ending, start_parent_run
 from bt_ray.training.cluster import connect, cpus_needed, uses_gpu
-from bt_ray.training.launch import locate_storage, pretrain
+from bt_ray.training.launch import pretrain
+from bt_ray.training.run_folder import locate_storage
 from bt_ray.training.summary import Summary
 from bt_ray.tuning.space import SearchSpace
 

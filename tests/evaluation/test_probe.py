@@ -34,7 +34,7 @@ def bare_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digits of the test set without their labels."""
     source = open_source("digits:test")
     images = (type(i)(i.sample_id, i.encoded, None) for i in source.images)
-    bare = Source("bare", (), source.num_images, images)
+    bare = Source("bare", (), source.num_images, source.num_bytes, images)
     root = str(tmp_path_factory.mktemp("bare") / "shards")
     return write_shards(bare, root, rows_per_row_group=64).root
 

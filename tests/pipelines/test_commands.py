@@ -16,6 +16,10 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from bt_ray.config import override, to_json
+from bt_ray.errors import SettingsError
+from bt_ray.presets import PRESETS, preset, starting_point
+from pipelines.preset_table import LABELS, describe
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +49,9 @@ def last_json(text: str) -> dict[str, Any]:
         (["pretrain", "digits", "--data.global-batch", "255"], "try 254 or 256"),
         (["pretrain", "digits", "--objective.redundancy-weight", "nan"], "must be a finite number"),
         (["pretrain", "digits", "--objective.redundancy-wieght", "1"], "redundancy-weight"),
+        (["pretrain", "absent/settings.json"], "absent/settings.json cannot be read"),
+        (["pretrain", "Makefile.json"], "The settings file Makefile.json cannot be read"),
+        (["pretrain", "digits", "--dry-run", "--data.global-batch", "1"], "must be at least 2"),
         (["pretrain"], "usage:"),
         (["sweep", "redundancy_weight"], "usage:"),
     ],
@@ -55,6 +62,37 @@ def test_a_wrong_word_is_answered_with_one_sentence(arguments: list[str], senten
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_dry_run_of_a_settings_file_says_what_the_run_will_be(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(to_json(override(preset("digits"), {"schedule.epochs": 7})))
+    done = command(
+        PYTHON, "-m", "pipelines.pretrain", str(file), "--dry-run", "--name", "again",
+        "--storage", str(tmp_path / "runs"), OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == [file]
+    record = json.loads(done.stdout)
+    assert (record["run_id"], record["model_version"], record["scores"]) == (None, None, {})
+    assert record["steps"] == 7 * 5
+    assert record["paths"]["run"] == str(tmp_path / "runs" / "again")
+    assert record["images_per_s"] > 0
+    assert "instead of digits" in done.stderr
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_says_what_it_takes(name: str) -> None:
+    what, facts = describe(name)
+    assert what
+    assert tuple(facts) == LABELS
+    assert facts["Command"].startswith(f"python -m pipelines.pretrain {name}")
+
+
+def test_broken_settings_files_are_answered_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text("{")
+    with pytest.raises(SettingsError, match="holds no settings of a run"):
+        starting_point(str(tmp_path / "settings.json"))
 
 
 def test_prepare_writes_shards(tmp_path: Path) -> None:

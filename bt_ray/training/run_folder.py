@@ -1,0 +1,97 @@
+"""Where a run is kept, and whether it may be kept there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+
+from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
+from bt_ray.errors import LaunchError, SettingsError
+from bt_ray.training.state import check_origin, find_start, last_checkpoint
+
+
+def locate_storage(settings: Settings) -> Settings:
+    """The settings with absolute paths in `storage` and `model.start_from`.
+
+    Raises: SettingsError for a URI.
+    """
+    if "://" in settings.storage:
+        raise SettingsError(
+            f"storage={settings.storage} must be a folder that every node reaches; "
+            "object storage serves for data.train and data.test only."
+        )
+    model = settings.model
+    if model.start_from is not None:
+        model = replace(model, start_from=_absolute(model.start_from))
+    return replace(settings, storage=_absolute(settings.storage), model=model)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
+
+
+def nearest_folder(path: Path) -> Path:
+    """`path`, or what exists of the way to it."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def check_storage(settings: Settings) -> None:
+    """Raises SettingsError unless the located storage is, or can become, a folder to write to."""
+    place = nearest_folder(Path(settings.storage))
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        fault = "may not be written to" if place.is_dir() else "is no folder"
+        raise SettingsError(
+            f"storage={settings.storage} must be a folder that can be written to; {place} {fault}. "
+            "Give another --storage."
+        )
+
+
+@contextmanager
+def sole_owner(run_folder: Path) -> Iterator[None]:
+    """Holds the run's folder; the lock goes with the process, however that ends.
+
+    Raises: LaunchError if another process holds it.
+    """
+    run_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(run_folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout as busy:
+        raise LaunchError(
+            f"The run {run_folder.name!r} in {run_folder.parent} is going already; wait for it, "
+            "stop it, or give this one another --name."
+        ) from busy
+
+
+def claim_folder(run_folder: Path, settings: Settings) -> None:
+    """Writes the run's settings, once what lies in its folder is known to be of the same run.
+
+    Workers and tracking may differ between two goes at one run; what shapes the result may not.
+
+    Raises: SettingsError, CheckpointError.
+    """
+    check_claim(run_folder, settings)
+    (run_folder / SETTINGS_FILE).write_text(to_json(settings))
+
+
+def check_claim(run_folder: Path, settings: Settings) -> None:
+    """Raises SettingsError or CheckpointError where the run's folder belongs to another run.
+
+    So it does if its weights are to come from a checkpoint that does not fit.
+    """
+    file = run_folder / SETTINGS_FILE
+    changed = differences(settings, from_json(file.read_text())) if file.is_file() else []
+    if changed:
+        raise SettingsError(
+            f"There is a run {settings.name!r} in {run_folder.parent} with other settings "
+            f"({', '.join(changed)}); give this one another --name, or repeat those settings to "
+            "continue it."
+        )
+    checkpoint, _ = last_checkpoint(run_folder)
+    if checkpoint is not None:
+        check_origin(checkpoint, settings)
+    elif settings.model.start_from is not None:
+        find_start(settings)
