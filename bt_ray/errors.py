@@ -38,7 +38,11 @@ class TrackingError(BtRayError, ConnectionError):
 
 
 class LaunchError(BtRayError, RuntimeError):
-    """A run that cannot start here, or that the cluster gave up on."""
+    """A run that cannot start here."""
+
+
+class RunFailedError(BtRayError, RuntimeError):
+    """A run that could not be brought to its end."""
 
 
 class RunStoppedError(BtRayError, InterruptedError):

@@ -1,5 +1,6 @@
 """Pretrains an encoder: `python -m pipelines.pretrain PRESET [--section.field value …]`."""
 
+import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,12 +35,13 @@ def main() -> None:
 
         sys.exit(dry_run(settings, preset_settings=starting_point(sys.argv[1])))
     console.print(f"Pretraining [bold]{settings.name}[/] on {settings.data.train}")
-    if (Path(settings.storage).expanduser() / settings.name / "summary.json").is_file():
-        console.print("This run is finished: nothing is trained again. --name starts another.")
+    was_finished = is_finished(settings)
     from bt_ray.training.launch import pretrain
 
     with ProgressLine(settings) as progress:
         summary = guarded(lambda: pretrain(settings, trackers=[progress]))
+    if was_finished:
+        console.print("This run was finished: nothing was trained again. --name starts another.")
     print_summary(asdict(summary))
     finish(asdict(summary))
 
@@ -77,6 +79,15 @@ _SNIPPET = """
     image = pathlib.Path("cat.jpg").read_bytes()
     representations = encoder.predict(pandas.DataFrame({{"image": [image]}}))
 """
+
+
+def is_finished(settings: Settings) -> bool:
+    """Whether a run of this name has done all its steps."""
+    file = Path(settings.storage).expanduser() / settings.name / "summary.json"
+    if not file.is_file():
+        return False
+    summary = json.loads(file.read_text())
+    return bool(summary["steps"] == summary["total_steps"])
 
 
 def print_summary(summary: dict[str, Any]) -> None:

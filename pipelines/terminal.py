@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.markup import escape
 
-from bt_ray.errors import BtRayError, RunStoppedError, SettingsError
+from bt_ray.errors import (
+    BtRayError,
+    NonFiniteLossError,
+    PlanError,
+    RunFailedError,
+    RunStoppedError,
+)
 
 T = TypeVar("T")
 
@@ -44,8 +50,8 @@ def finish(record: dict[str, Any]) -> None:
 def guarded(job: Callable[[], T]) -> T:
     """What `job` returns; a BtRayError ends the program with its sentence.
 
-    The exit code is 2 for settings, 128 + the signal's number for a run that was stopped, and 1
-    for what went wrong later. What libraries print meanwhile is for people too.
+    The exit code is 2 for what cannot start, 128 + the signal's number for a run that was stopped,
+    and 1 for what went wrong on the way. What libraries print meanwhile is for people too.
     """
     quiet_libraries()
     try:
@@ -68,5 +74,6 @@ def show_error(error: Exception) -> None:
 
 
 def exit_code(error: Exception) -> int:
-    """2 for settings, 1 for all else."""
-    return 2 if isinstance(error, SettingsError) else 1
+    """1 for what went wrong on the way, 2 for what was refused before anything started."""
+    on_the_way = (NonFiniteLossError, PlanError, RunFailedError)
+    return 2 if isinstance(error, BtRayError) and not isinstance(error, on_the_way) else 1

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from bt_ray.data.sources import Source, SourceImage
 from bt_ray.errors import DataError
@@ -226,8 +226,9 @@ def _size(image: SourceImage) -> tuple[int, int]:
             opened.load()
             return opened.size
     except (OSError, Image.DecompressionBombError) as error:
+        fault = "no image" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
-            f"{image.sample_id!r} cannot be decoded ({error}); remove or repair it."
+            f"{image.sample_id!r} cannot be decoded ({fault}); remove or repair it."
         ) from error
 
 

@@ -65,7 +65,8 @@ def answering(uri: str) -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(uri)
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
+        lines = [line for line in str(error).splitlines() if not line.startswith("(raised as")]
+        reason = lines[0][:200] if lines else type(error).__name__
         raise TrackingError(f"MLflow at {uri} does not answer as it should: {reason}") from error
 
 

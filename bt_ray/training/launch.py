@@ -28,14 +28,14 @@ from bt_ray.data.ingest import build_dataset
 from bt_ray.data.plan import build_plan
 from bt_ray.data.prepare import prepare_data
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import LaunchError, NonFiniteLossError, RunStoppedError, TrackingError
+from bt_ray.errors import NonFiniteLossError, RunFailedError, RunStoppedError, TrackingError
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, start_run
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.cluster import connect, uses_gpu
 from bt_ray.training.local import train_here
-from bt_ray.training.run_folder import check_storage, claim_folder, locate_storage, sole_owner
+from bt_ray.training.run_folder import claim_folder, locate_storage, open_storage, sole_owner
 from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary, keep, summarize
@@ -64,12 +64,12 @@ def pretrain(
       parent: MLflow run that this one belongs to.
     Returns: a summary with fewer steps than total_steps if `scaling.max_hours` ended the run.
     Raises: SettingsError if a run of this name exists with other settings; LaunchError if it is
-      going already, if the cluster is too small, or gave up; RunStoppedError after SIGINT or
-      SIGTERM; TrackingError if MLflow does not answer at the start; DataError; CheckpointError;
-      NonFiniteLossError.
+      going already or the cluster is too small; RunFailedError if the cluster gave up;
+      RunStoppedError after SIGINT or SIGTERM; TrackingError if MLflow does not answer at the
+      start; DataError; CheckpointError; NonFiniteLossError.
     """
     settings = locate_storage(settings)
-    check_storage(settings)
+    open_storage(settings)
     settings = prepare_data(settings)
     manifest = ShardSet.open(settings.data.train).manifest
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
@@ -89,7 +89,7 @@ def pretrain(
                 _fit(settings, run_folder, total_steps, callbacks)
             checkpoint, steps = last_checkpoint(run_folder)
             if checkpoint is None or (steps < total_steps and not stop.was_made):
-                raise LaunchError(
+                raise RunFailedError(
                     f"The run ended after {steps} of {total_steps} steps; the same command "
                     "continues it."
                 )
@@ -150,9 +150,9 @@ def _fit(
             break
         except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
             if not attempts_left:
-                raise LaunchError(f"Ray Train's controller died too often: {error}") from error
+                raise RunFailedError(f"Ray Train's controller died too often: {error}") from error
         except TrainingFailedError as error:
-            raise LaunchError(_why(error)) from error
+            raise RunFailedError(_why(error)) from error
     if failure.is_file():
         raise NonFiniteLossError(json.loads(failure.read_text())["message"])
 

@@ -10,7 +10,7 @@ from bt_ray.config import Settings
 from bt_ray.data.batches import local_batches
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import LaunchError
+from bt_ray.errors import LaunchError, RunFailedError
 from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
@@ -37,17 +37,39 @@ class LocalContext:
         write_snapshot(self.run_folder, step, arrays)
 
     def commit(self, step: int, checkpoint: Path | None) -> None:
-        """Copies the checkpoint into the run's folder, which keeps the last two."""
+        """Copies the checkpoint into the run's folder, which keeps the last two.
+
+        Raises: RunFailedError if there is no room for it; those before are kept.
+        """
         if checkpoint is None:
             return
         kept = self.run_folder / "local"
-        shutil.copytree(checkpoint, kept / f"checkpoint_{step:09d}", dirs_exist_ok=True)
+        final, unfinished = kept / f"checkpoint_{step:09d}", kept / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            shutil.copytree(checkpoint, unfinished)
+        except OSError as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise RunFailedError(
+                f"The checkpoint of step {step} cannot be written to {kept} "
+                f"({_reason(error)}). Those before are kept: make room, and the same command "
+                "continues the run."
+            ) from error
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.rename(final)
         for old in sorted(kept.iterdir())[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
 
     def wants_stop(self) -> bool:
         """Whether the calling process was asked to stop."""
         return StopRequest(self.run_folder).is_made()
+
+
+def _reason(error: OSError) -> str:
+    """What the system says; of a copy of many files, of the first one that failed."""
+    if isinstance(error, shutil.Error):
+        return str(error.args[0][0][2]).split(":")[0]
+    return str(error.strerror)
 
 
 def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:

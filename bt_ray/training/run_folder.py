@@ -1,6 +1,7 @@
 """Where a run is kept, and whether it may be kept there."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,6 +48,23 @@ def check_storage(settings: Settings) -> None:
             f"storage={settings.storage} must be a folder that can be written to; {place} {fault}. "
             "Give another --storage."
         )
+
+
+def open_storage(settings: Settings) -> None:
+    """Makes the located storage if need be, and sees that files can be made in it.
+
+    Raises: SettingsError.
+    """
+    check_storage(settings)
+    try:
+        Path(settings.storage).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.storage) as file:
+            file.write(b"a few bytes")
+    except OSError as error:
+        raise SettingsError(
+            f"storage={settings.storage} must be a folder that can be written to "
+            f"({error.strerror}). Give another --storage."
+        ) from error
 
 
 @contextmanager

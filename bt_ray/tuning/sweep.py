@@ -14,7 +14,7 @@ from ray.tune.search.optuna import OptunaSearch
 from bt_ray.config import Settings, from_json, override, to_json
 from bt_ray.data.prepare import prepare_data
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import LaunchError, SettingsError
+from bt_ray.errors import RunFailedError, SettingsError
 from bt_ray.tracking.mlflow import MlflowRun, ending, start_parent_run
 from bt_ray.training.cluster import connect, cpus_needed, uses_gpu
 from bt_ray.training.launch import pretrain
@@ -51,7 +51,7 @@ def sweep(space: SearchSpace, settings: Settings, *, trials: int) -> SweepSummar
 
     The score is kNN top-1 where both sets of images are labelled, RankMe where not.
 
-    Raises: SettingsError for no trials or a key that is no setting; LaunchError if every
+    Raises: SettingsError for no trials or a key that is no setting; RunFailedError if every
       trial failed.
     """
     if trials < 1:
@@ -66,7 +66,9 @@ def sweep(space: SearchSpace, settings: Settings, *, trials: int) -> SweepSummar
         tried = tuple(_trial(results[i], metric, settings.name) for i in range(len(results)))
         scored = [trial for trial in tried if trial.score is not None]
         if not scored:
-            raise LaunchError(f"All {trials} trials failed; the first one with: {results[0].error}")
+            raise RunFailedError(
+                f"All {trials} trials failed; the first one with: {results[0].error}"
+            )
         best = max(scored, key=lambda trial: trial.score or 0.0)
         winner = pretrain(_trial_settings(settings, best.name, best.changes), parent=parent)
         parent.log(0, {f"best/{metric}": best.score or 0.0})

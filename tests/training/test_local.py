@@ -1,5 +1,6 @@
 """Whole runs in this process, without Ray."""
 
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from bt_ray.errors import (
     LaunchError,
     NewerSchemaError,
     NonFiniteLossError,
+    RunFailedError,
     RunStoppedError,
     SettingsError,
 )
@@ -249,3 +251,24 @@ def test_a_storage_that_cannot_be_written_is_named(settings: Settings, tmp_path:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SettingsError, match=r"storage=.*file/runs must be a folder that can be"):
         pretrain(override(settings, {"storage": str(tmp_path / "file" / "runs")}))
+
+
+def test_a_full_disk_is_named_and_costs_no_earlier_checkpoint(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(settings.storage) / "small"
+    copytree = shutil.copytree
+
+    def copy_until_full(source: Path, target: Path) -> None:
+        copytree(source, target)
+        if last_checkpoint(folder)[1] == 3:
+            (target / ENCODER).write_bytes(b"cut short")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", copy_until_full)
+        with pytest.raises(RunFailedError, match=r"step 4 .*\(No space left on device\)"):
+            pretrain(settings, register=False)
+    assert status(folder) == "FAILED"
+    assert sorted(f.name[-1] for f in (folder / "local").iterdir()) == ["2", "3"]
+    assert pretrain(settings, register=False).steps == 6
