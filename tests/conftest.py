@@ -1,6 +1,7 @@
 """What tests share: real shards, small settings, where the shared images are."""
 
 import os
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -64,11 +65,22 @@ def digits_test_shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return write_shards(open_source("digits:test"), str(root), rows_per_row_group=64)
 
 
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store without runs; making its tables takes longer than a small run."""
+    from mlflow import MlflowClient
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture
 def small_settings(
-    digits_shards: ShardSet, digits_test_shards: ShardSet, tmp_path: Path
+    digits_shards: ShardSet, digits_test_shards: ShardSet, mlflow_database: Path, tmp_path: Path
 ) -> Settings:
     """A run of seconds: 360 digits, two steps an epoch."""
+    shutil.copy(mlflow_database, tmp_path)
     return override(
         preset("digits"),
         {
