@@ -11,7 +11,7 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header 
 ifeq ($(DATA),)
 DEMO := digits
 else ifeq ($(DATA),cifar10)
-DEMO := cifar10 --data.train cifar10 --data.test cifar10:test
+DEMO := cifar10
 else
 DEMO := images --name "images-$(notdir $(patsubst %/,%,$(DATA)))" --data.train "$(DATA)"
 endif

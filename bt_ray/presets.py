@@ -64,7 +64,7 @@ def cifar10() -> Settings:
     """
     return Settings(
         name="cifar10",
-        data=DataSettings(train="cifar10/train", test="cifar10/test", global_batch=256),
+        data=DataSettings(train="cifar10", test="cifar10:test", global_batch=256),
         views=ViewSettings(
             image_px=32,
             crop_area=(0.2, 1.0),
