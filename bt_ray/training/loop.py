@@ -70,7 +70,7 @@ def train(
     if resume is not None:
         restore_checkpoint(resume, state)
     parallel_twins = data_parallel(state.twins)
-    objective = BarlowTwins(settings.objective.redundancy_weight)
+    objective = BarlowTwins(settings.objective.redundancy_weight, form=settings.objective.form)
     if state.step == 0:
         context.report(0, probe(state.twins.encoder))
     meter = Meter(settings, start_step=state.step)
