@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from bt_ray.objective.standardize import EPSILON
 
-_BLOCK_ELEMENTS = {"cpu": 1 << 18, "cuda": 1 << 25}
+_BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 25}
 """Elements of the standardised columns that are held at a time: a CPU's cache, a GPU's launches."""
 
 

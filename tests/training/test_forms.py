@@ -63,7 +63,7 @@ def drift(settings: Settings, dtype: torch.dtype) -> float:
     for world_size in (1, 2, 4):
         gram: list[Way] = ["gram_columns"] if world_size == 1 else ["gram_rows", "gram_columns"]
         for ended in run_workers(world_size, _train, settings, dtype, ["correlation", *gram]):
-            for way, weights in ended.items():
+            for weights in ended.values():
                 errors.append(float((weights.double() - expected).norm() / expected.norm()))
     return max(errors)
 
