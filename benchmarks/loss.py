@@ -18,12 +18,13 @@ from rich.table import Table
 
 from benchmarks.losses import OUT_OF_MEMORY, PEER
 from benchmarks.training import describe_machine
-from bt_ray.errors import SettingsError
+from bt_ray.errors import LaunchError, SettingsError
 from bt_ray.objective.forms import Way, choose_way, cost
 from pipelines.terminal import console, finish, guarded
 
 _CONTENDERS = ("gram", "correlation", PEER)
 _HEADLINE = (256, 8192)
+_START_S = 60.0
 _WORKERS = 32
 """For which the bytes sent are stated; tests/objective/test_forms.py counts them for 2 and 4."""
 
@@ -184,34 +185,42 @@ def take_turns(order: Benchmark, cell: Cell) -> None:
 def start(order: Benchmark, cell: Cell, name: str) -> subprocess.Popen[str]:
     """A contender's process, waiting for its first turn."""
     numbers = (cell.num_samples, cell.num_dimensions, order.threads, order.memory_gb)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.losses", name, *map(str, numbers)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+    if not listen(process, timeout_s=_START_S):
+        process.kill()
+        raise LaunchError(f"The process of {name} did not start; its error is above.")
+    return process
 
 
 def take_turn(order: Benchmark, contender: Contender, process: subprocess.Popen[str]) -> None:
-    """One pass, timed by the contender itself; the limit leaves it some time to start."""
+    """One pass, timed by the contender itself."""
     assert process.stdin is not None
-    assert process.stdout is not None
     process.stdin.write("\n")
     process.stdin.flush()
-    grace_s = 0.0 if contender.seconds else 20.0
-    ready, _, _ = select.select([process.stdout], [], [], order.limit_s + grace_s)
-    answer = process.stdout.readline() if ready else ""
+    answer = listen(process, timeout_s=order.limit_s)
     if answer:
         told = json.loads(answer)
         contender.peak_bytes = told["peak_bytes"]
         contender.seconds.append(told["seconds"])
-    if not ready or (answer and told["seconds"] > order.limit_s):
+    elif answer is None:
         contender.fails = f"over {order.limit_s:g} s"
         process.kill()
-    elif not answer:
+    else:
         code = process.wait()
         killed = code in (OUT_OF_MEMORY, -9)
         contender.fails = f"over {order.memory_gb} GB" if killed else f"failed with {code}"
+
+
+def listen(process: subprocess.Popen[str], *, timeout_s: float) -> str | None:
+    """The next line of a process: empty if it ended, None if none came in time."""
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], timeout_s)
+    return process.stdout.readline() if ready else None
 
 
 def print_table(cells: list[Cell]) -> None:

@@ -36,6 +36,7 @@ def main() -> None:
     z = embeddings(num_samples, num_dimensions)
     before = _forget_peak()
     resource.setrlimit(resource.RLIMIT_DATA, (before + memory_gb * 10**9,) * 2)
+    answer({})
     for _ in sys.stdin:
         try:
             elapsed_s = run(loss, *z)
@@ -44,8 +45,13 @@ def main() -> None:
                 raise
             sys.exit(OUT_OF_MEMORY)
         peak = _memory_bytes("VmHWM") - before
-        sys.stdout.write(json.dumps({"seconds": elapsed_s, "peak_bytes": peak}) + "\n")
-        sys.stdout.flush()
+        answer({"seconds": elapsed_s, "peak_bytes": peak})
+
+
+def answer(told: dict[str, float]) -> None:
+    """Writes a line; the first, without figures, says that all is ready."""
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
 
 
 def build_loss(name: str) -> Loss:

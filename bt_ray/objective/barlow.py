@@ -84,7 +84,7 @@ def barlow_twins_terms(
     )
     with torch.autocast(z_a.device.type, enabled=False):
         if way == "correlation":
-            wide = torch.promote_types(z_a.dtype, torch.float32)
+            wide = torch.promote_types(torch.promote_types(z_a.dtype, z_b.dtype), torch.float32)
             return correlation_terms(z_a.to(wide), z_b.to(wide), sum(counts), group)
         if way == "gram_rows":
             return row_terms(z_a, z_b, counts, group)

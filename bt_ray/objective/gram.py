@@ -18,8 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from bt_ray.objective.standardize import EPSILON
 
-_BLOCK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 25}
-"""Elements of the standardised columns that are held at a time: a CPU's cache, a GPU's launches."""
+_BLOCK_COLUMNS = {"cpu": 1024, "cuda": 16_384}
+"""Standardised columns that are held at a time: few, for a CPU's cache; many, for the products'
+speed and a GPU's launches."""
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ class Share:
 def gram_terms(z_a: Tensor, z_b: Tensor, share: Share) -> tuple[Tensor, Tensor]:
     """Both terms of the global batch; `barlow.barlow_twins_terms` says what they are.
 
-    Memory beyond the embeddings and their gradients is O(N²) + O(D): standardised columns are
+    Memory beyond the embeddings and their gradients is O(N²) + O(N + D): standardised columns are
     made block by block, and again in backward.
 
     Args:
@@ -57,7 +58,7 @@ def gram_terms(z_a: Tensor, z_b: Tensor, share: Share) -> tuple[Tensor, Tensor]:
 class _GramTerms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z_a: Tensor, z_b: Tensor, share: Share) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(z_a.dtype, torch.float32)
+        wide = torch.promote_types(torch.promote_types(z_a.dtype, z_b.dtype), torch.float32)
         all_a, all_b = share.gather(z_a), share.gather(z_b)
         n, d = all_a.shape
         k_a, k_b = z_a.new_zeros((2, len(z_a), n), dtype=wide)
@@ -104,7 +105,7 @@ class _GramTerms(torch.autograd.Function):
 
 
 def _blocks(z: Tensor) -> Iterator[slice]:
-    width = max(1, _BLOCK_ELEMENTS.get(z.device.type, _BLOCK_ELEMENTS["cuda"]) // max(1, len(z)))
+    width = _BLOCK_COLUMNS.get(z.device.type, _BLOCK_COLUMNS["cuda"])
     return (slice(start, start + width) for start in range(0, z.shape[1], width))
 
 
@@ -118,4 +119,6 @@ def _standardize(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
-    return (x.double() * y).sum()
+    """⟨x, y⟩ in float64, of some rows at a time."""
+    pairs = zip(x.split(2048), y.split(2048), strict=True)
+    return torch.stack([(part.double() * other).sum() for part, other in pairs]).sum()
