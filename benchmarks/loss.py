@@ -98,9 +98,9 @@ class Cell:
 
     @property
     def auto_excess(self) -> float:
-        """Share by which the form that `auto` takes was slower than the better one."""
+        """Share by which the form that `auto` takes was slower than the better; 0 if none fits."""
         best = min(self.contenders[form].median_s for form in ("gram", "correlation"))
-        return self.contenders[self.auto].median_s / best - 1
+        return self.contenders[self.auto].median_s / best - 1 if math.isfinite(best) else 0.0
 
     def record(self) -> dict[str, Any]:
         """For programs: medians, or why there is none."""
@@ -236,7 +236,7 @@ def print_table(cells: list[Cell]) -> None:
 
 
 def _rounded(ratio: float | None) -> float | None:
-    return None if ratio is None else round(ratio, 3)
+    return None if ratio is None or math.isinf(ratio) else round(ratio, 3)
 
 
 if __name__ == "__main__":
