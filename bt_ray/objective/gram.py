@@ -18,9 +18,10 @@ from torch.autograd.function import once_differentiable
 
 from bt_ray.objective.standardize import EPSILON
 
-_BLOCK_COLUMNS = {"cpu": 1024, "cuda": 16_384}
-"""Standardised columns that are held at a time: few, for a CPU's cache; many, for the products'
-speed and a GPU's launches."""
+_BLOCK_COLUMNS = 1024
+_BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 25}
+"""Standardised columns that are held at a time: at least so many, for the products' speed, and
+up to so many elements: few, for a CPU's cache; many, for a GPU's launches."""
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -105,7 +106,8 @@ class _GramTerms(torch.autograd.Function):
 
 
 def _blocks(z: Tensor) -> Iterator[slice]:
-    width = _BLOCK_COLUMNS.get(z.device.type, _BLOCK_COLUMNS["cuda"])
+    elements = _BLOCK_ELEMENTS.get(z.device.type, _BLOCK_ELEMENTS["cuda"])
+    width = max(_BLOCK_COLUMNS, elements // max(1, len(z)))
     return (slice(start, start + width) for start in range(0, z.shape[1], width))
 
 
