@@ -84,8 +84,8 @@ def lightly_images_per_s(
     Raises: LaunchError if lightly is not installed.
     """
     try:
-        from lightly import loss, transforms  # type: ignore[import-not-found]
-        from lightly.models import modules  # type: ignore[import-not-found]
+        from lightly import loss, transforms
+        from lightly.models import modules
     except ImportError as error:
         raise LaunchError(
             f"The comparison needs the package lightly: `pip install lightly` ({error})."

@@ -6,6 +6,7 @@ worker holds. Parameters are held by all, so their gradients are summed over the
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -72,18 +73,87 @@ def any_worker(flag: bool, device: torch.device) -> bool:
     return bool(all_reduce_sum(torch.tensor(float(flag), device=device)))
 
 
-def gather_rows(x: Tensor) -> Tensor:
-    """The rows of all workers' `x`, (n_w, …) each, n_w of any size, one after the other."""
-    if world_size() == 1:
+def rank(group: dist.ProcessGroup | None = None) -> int:
+    """This worker, from 0."""
+    return dist.get_rank(group) if dist.is_initialized() else 0
+
+
+def row_counts(x: Tensor, group: dist.ProcessGroup | None = None) -> list[int]:
+    """How many rows each worker's `x` has, by rank."""
+    if world_size(group) == 1:
+        return [len(x)]
+    mine = torch.tensor([len(x)], device=x.device)
+    counts = [torch.zeros_like(mine) for _ in range(world_size(group))]
+    dist.all_gather(counts, mine, group=group)
+    return [int(count) for count in torch.cat(counts).tolist()]
+
+
+def gather_rows(
+    x: Tensor, counts: Sequence[int] | None = None, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """The rows of all workers' `x`, (n_w, …) each, n_w of any size, one after the other.
+
+    Args:
+      counts: every worker's n_w if they are known, which saves asking for them.
+    """
+    if world_size(group) == 1:
         return x
-    counts = [torch.zeros(1, dtype=torch.int64, device=x.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(x)], device=x.device))
-    most = int(max(counts))
-    padded = x.new_zeros((most, *x.shape[1:]))
-    padded[: len(x)] = x
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(n)] for part, n in zip(parts, counts, strict=True)])
+    counts = row_counts(x, group) if counts is None else counts
+    padded = x.contiguous()
+    if len(x) < max(counts):  # gloo gathers tensors of one size only
+        padded = x.new_zeros((max(counts), *x.shape[1:]))
+        padded[: len(x)] = x
+    gathered = x.new_empty((len(counts), *padded.shape))
+    dist.all_gather(list(gathered), padded, group=group)
+    if min(counts) == max(counts):
+        return gathered.flatten(0, 1)
+    return torch.cat([part[:n] for part, n in zip(gathered, counts, strict=True)])
+
+
+def rows_to_columns(
+    x: Tensor, counts: Sequence[int], group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """All workers' rows of this worker's share of the columns: (n, D) → (N, D/W).
+
+    Consecutive columns in the order of ranks, one more on the first ones if W does not divide
+    D. The gradient takes the way back.
+
+    Args:
+      counts: every worker's n.
+    """
+    return x if world_size(group) == 1 else _RowsToColumns.apply(x, counts, group)
+
+
+class _RowsToColumns(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, counts: Sequence[int], group: dist.ProcessGroup | None
+    ) -> Tensor:
+        ctx.counts, ctx.group, ctx.widths = counts, group, _shares(x.shape[1], len(counts))
+        n, width = len(x), ctx.widths[rank(group)]
+        sent = torch.cat([part.reshape(-1) for part in x.split(ctx.widths, dim=1)])
+        received = x.new_empty(sum(counts) * width)
+        dist.all_to_all_single(
+            received, sent, [c * width for c in counts], [n * w for w in ctx.widths], group=group
+        )
+        return received.view(sum(counts), width)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        n, width = ctx.counts[rank(ctx.group)], gradients[0].shape[1]
+        sent = gradients[0].contiguous().view(-1)
+        sizes = [n * w for w in ctx.widths]
+        received = sent.new_empty(sum(sizes))
+        dist.all_to_all_single(
+            received, sent, sizes, [c * width for c in ctx.counts], group=ctx.group
+        )
+        parts = zip(received.split(sizes), ctx.widths, strict=True)
+        return torch.cat([part.view(n, w) for part, w in parts], dim=1), None, None
+
+
+def _shares(total: int, num_shares: int) -> list[int]:
+    """`total` in consecutive shares that differ by one at most."""
+    return [total // num_shares + (i < total % num_shares) for i in range(num_shares)]
 
 
 def data_parallel(module: nn.Module) -> nn.Module:

@@ -169,6 +169,9 @@ class ObjectiveSettings:
 
     redundancy_weight: float = 5e-3
     """λ of Eq. 1: weight of the redundancy-reduction term."""
+    form: Literal["auto", "correlation", "gram"] = "auto"
+    """How the loss is computed: by the D×D correlations, by two N×N Gram matrices (the same loss,
+    for D above N), or by what is faster."""
 
     def __post_init__(self) -> None:
         _require_positive("objective", self, "redundancy_weight")

@@ -1,16 +1,17 @@
 """The Barlow Twins objective of the global batch (paper, Eq. 1 and 2)."""
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bt_ray.collectives import sum_for_replicas, sum_over_workers
-
-EPSILON = 1e-5
-"""Added to each variance, as batch norm does; Eq. 2 has none and is undefined for a constant
-dimension, which thus gets correlation 0 and no gradient that is not finite."""
+from bt_ray.collectives import row_counts
+from bt_ray.objective.correlation import correlation_terms
+from bt_ray.objective.forms import Form, choose_way
+from bt_ray.objective.layouts import column_terms, row_terms
+from bt_ray.objective.standardize import EPSILON as EPSILON
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,14 @@ class Objective:
 class BarlowTwins(nn.Module):
     """`barlow_twins_terms`, weighed and added up."""
 
-    def __init__(self, redundancy_weight: float) -> None:
+    def __init__(self, redundancy_weight: float, *, form: Form = "auto") -> None:
         super().__init__()
         self.redundancy_weight = redundancy_weight
+        self.form = form
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Objective:
         """The objective of two batches of embeddings (n, D)."""
-        on_diagonal, off_diagonal = barlow_twins_terms(z_a, z_b)
+        on_diagonal, off_diagonal = barlow_twins_terms(z_a, z_b, form=self.form)
         return Objective(
             loss=on_diagonal + self.redundancy_weight * off_diagonal,
             terms={"on_diagonal": on_diagonal.detach(), "off_diagonal": off_diagonal.detach()},
@@ -38,50 +40,54 @@ class BarlowTwins(nn.Module):
 
 
 def barlow_twins_loss(
-    z_a: Tensor, z_b: Tensor, lambda_: float, *, group: dist.ProcessGroup | None = None
+    z_a: Tensor,
+    z_b: Tensor,
+    lambda_: float,
+    *,
+    form: Form = "auto",
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Barlow Twins loss of two batches of embeddings.
 
     Args:
       z_a, z_b: (n, D) float; row i of both from the same image; n is per worker.
       lambda_: weight of the redundancy-reduction term, > 0.
+      form: how it is computed (`barlow_twins_terms`); the loss is the same, to rounding.
       group: the workers that hold the rest of the global batch; all by default.
     Returns: scalar, identical on every worker.
     Raises: ValueError if the shapes differ.
     Source: Zbontar et al. 2021, Eq. 1 (loss), Eq. 2 (c).
     """
-    on_diagonal, off_diagonal = barlow_twins_terms(z_a, z_b, group=group)
+    on_diagonal, off_diagonal = barlow_twins_terms(z_a, z_b, form=form, group=group)
     return on_diagonal + lambda_ * off_diagonal
 
 
 def barlow_twins_terms(
-    z_a: Tensor, z_b: Tensor, *, group: dist.ProcessGroup | None = None
+    z_a: Tensor, z_b: Tensor, *, form: Form = "auto", group: dist.ProcessGroup | None = None
 ) -> tuple[Tensor, Tensor]:
     """The invariance term and the unweighted redundancy-reduction term of Eq. 1.
 
     Computed in float32, or float64 if the embeddings are, whatever the autocast around it.
+
+    Args:
+      form: "correlation" makes C (D×D), "gram" two N×N matrices and never C, "auto" takes what
+        `forms.choose_way` expects to be faster.
     """
     if z_a.shape != z_b.shape or z_a.dim() != 2:
         raise ValueError(
             f"The embeddings must be two matrices of one shape, not {tuple(z_a.shape)} "
             f"and {tuple(z_b.shape)}."
         )
+    counts = row_counts(z_a, group)
+    way = choose_way(
+        form, num_samples=sum(counts), num_dimensions=z_a.shape[1], num_workers=len(counts)
+    )
     with torch.autocast(z_a.device.type, enabled=False):
-        wide = torch.promote_types(z_a.dtype, torch.float32)
-        num_rows = sum_over_workers(z_a.new_tensor(len(z_a), dtype=wide), group)
-        z_a, z_b = (standardize(z.to(wide), num_rows, group) for z in (z_a, z_b))
-        c = sum_for_replicas(z_a.T @ z_b / num_rows, group)
-        diagonal = c.diagonal()
-        on_diagonal = (1 - diagonal).square().sum()
-        off_diagonal = c.square().sum() - diagonal.square().sum()
-        return on_diagonal, off_diagonal
-
-
-def standardize(z: Tensor, num_rows: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """`z` (n, D) with mean 0 and variance 1 of each dimension over the global batch.
-
-    The variance is the biased one, so that a dimension's correlation with itself is 1.
-    """
-    centered = z - sum_over_workers(z.sum(0), group) / num_rows
-    variance = sum_over_workers(centered.square().sum(0), group) / num_rows
-    return centered * torch.rsqrt(variance + EPSILON)
+        if way == "correlation":
+            wide = torch.promote_types(torch.promote_types(z_a.dtype, z_b.dtype), torch.float32)
+            return correlation_terms(z_a.to(wide), z_b.to(wide), sum(counts), group)
+        if way == "gram_rows":
+            return row_terms(z_a, z_b, counts, group)
+        if way == "gram_columns":
+            return column_terms(z_a, z_b, counts, group)
+        assert_never(way)

@@ -88,7 +88,7 @@ def train(
     elif settings.model.start_from is not None:
         load_start(state.twins, settings)
     parallel_twins = data_parallel(state.twins)
-    objective = BarlowTwins(settings.objective.redundancy_weight)
+    objective = BarlowTwins(settings.objective.redundancy_weight, form=settings.objective.form)
     if state.step == 0:
         probing = probe(state.twins)
         context.report(0, probing.measures)
