@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bt_ray.config import Settings
 from bt_ray.model.twins import build_twins
-from bt_ray.objective.barlow import BarlowTwins
+from bt_ray.objective.forms import choose_way
 from bt_ray.precision import autocast
 
 _FLOAT32_BYTES = 4
@@ -29,7 +29,8 @@ class Memory:
     activations: int
     """What encoder and projector keep for the backward pass, of both views."""
     objective: int
-    """Embeddings, what the objective keeps, and the gradient of the D×D correlation matrix."""
+    """Embeddings and their gradients, and what the objective makes of them: standardised copies
+    and the D×D matrix with its gradient, or a worker's share of the Gram matrices."""
     views: int
     """The two views as they come, and normalised."""
 
@@ -60,19 +61,16 @@ def measure_size(settings: Settings) -> Size:
     """
     rows = settings.data.global_batch // max(1, settings.scaling.workers)
     rows = max(2, rows)  # what batch norm without its other workers can do
-    px, width = settings.views.image_px, settings.model.projector_widths[-1]
+    px = settings.views.image_px
     with FakeTensorMode():
         twins = build_twins(settings.model)
         views = [torch.empty(rows, 3, px, px) for _ in range(2)]
         weights = _storages([*twins.parameters(), *twins.buffers()])
         with saved_storages() as kept, autocast(settings.training, torch.device("cpu")):
             z_a, z_b = twins(*views)
-        with saved_storages() as kept_by_objective:
-            BarlowTwins(settings.objective.redundancy_weight)(z_a, z_b)
         embeddings = _storages([z_a, z_b])
         normalised = _storages(views)
         known = weights | embeddings | normalised
-        objective = (kept_by_objective | embeddings).keys() - kept.keys()
         levels_bytes = _FLOAT32_BYTES if settings.views.photometry == "device" else 1
         parameters = _FLOAT32_BYTES * (count_parameters(twins))
         return Size(
@@ -83,11 +81,29 @@ def measure_size(settings: Settings) -> Size:
                 gradients=parameters,
                 momentum=parameters,
                 activations=sum(size for key, size in kept.items() if key not in known),
-                objective=sum((kept_by_objective | embeddings)[key] for key in objective)
-                + _FLOAT32_BYTES * width**2,
+                objective=objective_bytes(settings),
                 views=sum(normalised.values()) + 2 * rows * 3 * px**2 * levels_bytes,
             ),
         )
+
+
+def objective_bytes(settings: Settings) -> int:
+    """Bytes of one worker's embeddings, their gradients, and the form of the loss it computes."""
+    num_samples, width = settings.data.global_batch, settings.model.projector_widths[-1]
+    workers = max(1, settings.scaling.workers)
+    rows = num_samples // workers
+    way = choose_way(
+        settings.objective.form,
+        num_samples=num_samples,
+        num_dimensions=width,
+        num_workers=workers,
+    )
+    held = {
+        "correlation": 2 * rows * width + 2 * width**2,
+        "gram_rows": 2 * (num_samples * width if workers > 1 else 0) + 2 * rows * num_samples,
+        "gram_columns": 2 * (rows * width if workers > 1 else 0) + 2 * num_samples**2,
+    }[way]
+    return _FLOAT32_BYTES * (4 * rows * width + held)
 
 
 def count_parameters(module: nn.Module) -> int:
