@@ -157,7 +157,7 @@ def job_images_per_s(settings: Settings) -> float:
     """
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_JOB_ID"):
         os.environ.pop(name, None)
-    os.environ["RAY_worker_niceness"] = "0"  # the others' priority, where Ray's is 15
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (the others' priority)
     import ray
 
     from bt_ray.training.launch import pretrain

@@ -29,6 +29,7 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0) -> None:
             log_to_driver=False,
             logging_level=logging.WARNING,
             address="local" if is_local else None,
+            include_dashboard=False if is_local else None,  # of a cluster that ends with the run
         )
     workers, available = settings.scaling.workers, ray.cluster_resources()
     if needed > available.get("CPU", 0):
