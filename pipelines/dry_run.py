@@ -92,7 +92,7 @@ def _time_words(ahead: "Forecast", settings: Settings) -> str:
     if sample is None or sample.images_per_s is None or ahead.hours is None:
         return "cannot be told without images"
     return (
-        f"{ahead.hours:,.2f} hours at best, at {ahead.images_per_s:,.1f} images/s, probes not counted. "
+        f"{ahead.hours:,.2f} hours at best, at {ahead.images_per_s:,.1f} images/s, without probes. "
         f"Rough: measured on this machine in {sample.seconds + speed.seconds:.1f} s, "
         f"{speed.images_per_s:,.1f} images/s computing ({ahead.device.type}, batches of "
         f"{speed.timed_rows}), {sample.images_per_s:,.1f} images/s decoding on each CPU"
