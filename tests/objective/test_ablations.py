@@ -1,20 +1,23 @@
 """Each ablation of the objective against its equation in float64, on any number of workers."""
 
 import itertools
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bt_ray.config import ObjectiveSettings, Variant
+from bt_ray.objective import barlow
 from bt_ray.objective.ablations import AutoCorrelation, FeatureNormalization, to_sphere
 from bt_ray.objective.build import build_objective
-from bt_ray.objective.forms import Form
+from bt_ray.objective.forms import Form, Way
 from tests.objective.naive_ablations import loss_and_gradients
 from tests.objective.test_barlow import embeddings
-from tests.objective.test_exactness import BOUNDS, Result, assert_exact, error
+from tests.objective.test_exactness import BOUNDS, WAYS, Result, assert_exact, error
 from tests.workers import run_workers
 
 LAMBDA, TEMPERATURE = 0.05, 0.3
@@ -73,23 +76,50 @@ def test_one_worker(variant: Variant, form: Form, dtype: torch.dtype, n: int, d:
     assert_exact([got], reference(variant, z_a, z_b), BOUNDS[dtype])
 
 
-def _all_cases(rank: int, _: int, rows: list[int], d: int) -> dict[tuple[Variant, Form], Result]:
+def _all_ways(rank: int, _: int, rows: list[int], d: int) -> dict[tuple[Variant, Way], Result]:
     start = sum(rows[:rank])
     z = [x[start : start + rows[rank]] for x in embeddings(sum(rows), d)]
-    return {case: value_and_gradients(build(*case), *z) for case in CASES}
+    told = {}
+    for way in WAYS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(barlow, "choose_way", lambda *_, way=way, **__: way)
+            told |= {(v, way): value_and_gradients(build(v), *z) for v in VARIANTS}
+    return told
 
 
 @pytest.mark.parametrize("rows", [[9], [3, 6], [2, 6, 1]])
 @pytest.mark.parametrize("d", [4, 14])
 def test_workers_share_the_loss_and_gradients_of_the_global_batch(rows: list[int], d: int) -> None:
-    """Different and unequal rows; D under and over N, and not a multiple of W.
+    """Different and unequal rows; D under and over N, and not a multiple of W."""
+    told = run_workers(len(rows), _all_ways, rows, d)
+    for variant in VARIANTS:
+        expected = reference(variant, *embeddings(sum(rows), d))
+        for way in WAYS:
+            assert_exact([share[variant, way] for share in told], expected, BOUNDS[torch.float64])
 
-    The Gram form takes the layout that it finds cheaper.
-    """
-    told = run_workers(len(rows), _all_cases, rows, d)
-    for case in CASES:
-        expected = reference(case[0], *embeddings(sum(rows), d))
-        assert_exact([share[case] for share in told], expected, BOUNDS[torch.float64])
+
+class Largest(TorchDispatchMode):
+    """Entries of the largest tensor that any operation made."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self.entries = max(self.entries, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_only_cross_entropy_needs_a_matrix_of_all_dimensions(variant: Variant) -> None:
+    n, d = 4, 256
+    with Largest() as largest:
+        value_and_gradients(build(variant), *embeddings(n, d))
+    if variant == "cross_entropy":
+        assert largest.entries == d**2
+    else:
+        assert n * d <= largest.entries <= 5 * n * d
 
 
 @pytest.mark.parametrize(("variant", "form"), CASES)

@@ -11,6 +11,7 @@ from torch.nn import functional
 from bt_ray.config import Settings, override
 from bt_ray.objective.objective import Objective
 from bt_ray.training import loop
+from bt_ray.training.launch import pretrain
 from bt_ray.training.state import load_start
 from bt_ray.training.summary import find_doubt
 from tests.training.test_loop import CPU, assert_equal, run
@@ -59,6 +60,18 @@ def test_redundancy_reduction_alone_undoes_what_invariance_alone_does(
     settings = override(small_settings, {**ROWS["only redundancy reduction"], **start})
     losses = losses_of(settings, tmp_path / "redundancy")
     assert losses[-3:].mean() < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("row", ["only invariance", "cross-entropy", "both"])
+def test_a_whole_run_ends_in_a_summary_and_pictures(small_settings: Settings, row: str) -> None:
+    """Without Ray; also where a term is missing, and where losses are negative."""
+    changes = {"scaling.workers": 0, "schedule.epochs": 1, **ROWS[row]}
+    summary = pretrain(override(small_settings, changes), register=False)
+    assert summary.steps == summary.total_steps == 2
+    assert summary.scores["loss"] is not None
+    if row != "both":
+        assert summary.warnings == ()
+    assert Path(summary.paths["curves"]).is_file()
 
 
 def test_a_run_with_a_predictor_continues_bit_for_bit(
