@@ -16,7 +16,7 @@ def draw_curves(history: History, *, redundancy_weight: float, title: str, file:
 
     Args:
       history: metric name → step → value, as `tracker.read_history` gives it.
-      redundancy_weight: λ, which weighs the redundancy term as it enters the loss.
+      redundancy_weight: λ, which weighs the off-diagonal term as it enters the loss.
     """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     figure.suptitle(title)
@@ -33,13 +33,24 @@ def draw_curves(history: History, *, redundancy_weight: float, title: str, file:
 
 
 def _draw_loss(axes: Axes, history: History, redundancy_weight: float) -> None:
-    _draw(axes, history["train/loss"], "loss", "black")
-    _draw(axes, history["train/on_diagonal"], "invariance: Σ(1 − Cᵢᵢ)²", "tab:blue")
-    redundancy = {s: redundancy_weight * v for s, v in history["train/off_diagonal"].items()}
-    _draw(axes, redundancy, "redundancy reduction: λ Σ Cᵢⱼ²", "tab:orange")
-    axes.set(xlabel="step", yscale="log", title="training")
-    axes.yaxis.set_major_formatter("{x:.0f}")
-    axes.yaxis.set_minor_formatter("{x:.0f}")
+    """The loss, and those of its terms that the objective has; logarithmic if all are positive."""
+    on_diagonal, off_diagonal = (
+        history.get(f"train/{name}", {}) for name in ("on_diagonal", "off_diagonal")
+    )
+    redundancy = {s: redundancy_weight * v for s, v in off_diagonal.items()}
+    curves = [
+        (history["train/loss"], "loss", "black"),
+        (on_diagonal, "invariance: on-diagonal term", "tab:blue"),
+        (redundancy, "redundancy reduction: λ × off-diagonal term", "tab:orange"),
+    ]
+    for points, label, color in curves:
+        if points:
+            _draw(axes, points, label, color)
+    axes.set(xlabel="step", title="training")
+    if all(value > 0 for points, _, _ in curves for value in points.values()):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_minor_formatter("{x:.0f}")
     axes.legend(frameon=False)
 
 

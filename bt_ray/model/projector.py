@@ -5,16 +5,24 @@ from collections.abc import Sequence
 from torch import nn
 
 
-def build_projector(num_features: int, widths: Sequence[int]) -> nn.Sequential:
+def build_projector(
+    num_features: int, widths: Sequence[int], *, batch_norm: bool = True
+) -> nn.Sequential:
     """Linear layers of the given widths; all but the last followed by batch norm and ReLU.
 
     The linear layers have no bias, as in the reference code: each is followed by a
-    normalisation, the last by the objective's own.
+    normalisation, the last by the objective's own. Without batch norm (Table 5) the layers that
+    lose theirs have one: it does what the batch norm's shift did. The paper does not say so.
+
+    Args:
+      widths: any number of layers; one is a single linear layer.
     """
     modules: list[nn.Module] = []
     for i, width in enumerate(widths):
-        modules.append(nn.Linear(num_features, width, bias=False))
-        if i < len(widths) - 1:
-            modules += [nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        is_last = i == len(widths) - 1
+        modules.append(nn.Linear(num_features, width, bias=not (batch_norm or is_last)))
+        if not is_last:
+            modules += [nn.BatchNorm1d(width)] if batch_norm else []
+            modules.append(nn.ReLU(inplace=True))
         num_features = width
     return nn.Sequential(*modules)

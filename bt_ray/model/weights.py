@@ -11,6 +11,11 @@ ENCODER = "encoder.safetensors"
 """Name of the encoder's file in every checkpoint."""
 
 
+def file_of(part: str) -> str:
+    """Name of the file of one part of the twins in a checkpoint, such as `ENCODER`."""
+    return f"{part}.safetensors"
+
+
 def save_weights(module: nn.Module, file: Path) -> None:
     """Writes a module's parameters and buffers."""
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)

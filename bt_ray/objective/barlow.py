@@ -1,6 +1,5 @@
 """The Barlow Twins objective of the global batch (paper, Eq. 1 and 2)."""
 
-from dataclasses import dataclass
 from typing import assert_never
 
 import torch
@@ -11,32 +10,30 @@ from bt_ray.collectives import row_counts
 from bt_ray.objective.correlation import correlation_terms
 from bt_ray.objective.forms import Form, choose_way
 from bt_ray.objective.layouts import column_terms, row_terms
+from bt_ray.objective.objective import Objective, weighted
 from bt_ray.objective.standardize import EPSILON as EPSILON
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A loss to minimise and, for people, its terms without gradient; all scalars."""
-
-    loss: Tensor
-    terms: dict[str, Tensor]
+from bt_ray.objective.standardize import Statistic, check_pair, widen
 
 
 class BarlowTwins(nn.Module):
     """`barlow_twins_terms`, weighed and added up."""
 
-    def __init__(self, redundancy_weight: float, *, form: Form = "auto") -> None:
+    def __init__(
+        self,
+        redundancy_weight: float,
+        *,
+        form: Form = "auto",
+        statistic: Statistic = "correlation",
+    ) -> None:
         super().__init__()
         self.redundancy_weight = redundancy_weight
         self.form = form
+        self.statistic = statistic
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Objective:
         """The objective of two batches of embeddings (n, D)."""
-        on_diagonal, off_diagonal = barlow_twins_terms(z_a, z_b, form=self.form)
-        return Objective(
-            loss=on_diagonal + self.redundancy_weight * off_diagonal,
-            terms={"on_diagonal": on_diagonal.detach(), "off_diagonal": off_diagonal.detach()},
-        )
+        terms = barlow_twins_terms(z_a, z_b, form=self.form, statistic=self.statistic)
+        return weighted(*terms, self.redundancy_weight)
 
 
 def barlow_twins_loss(
@@ -63,7 +60,12 @@ def barlow_twins_loss(
 
 
 def barlow_twins_terms(
-    z_a: Tensor, z_b: Tensor, *, form: Form = "auto", group: dist.ProcessGroup | None = None
+    z_a: Tensor,
+    z_b: Tensor,
+    *,
+    form: Form = "auto",
+    group: dist.ProcessGroup | None = None,
+    statistic: Statistic = "correlation",
 ) -> tuple[Tensor, Tensor]:
     """The invariance term and the unweighted redundancy-reduction term of Eq. 1.
 
@@ -72,22 +74,20 @@ def barlow_twins_terms(
     Args:
       form: "correlation" makes C (D×D), "gram" two N×N matrices and never C, "auto" takes what
         `forms.choose_way` expects to be faster.
+      statistic: what C is: the cross-correlation of Eq. 2; the cross-covariance, which only centres
+        (Table 5, "no Normalization"); or the mean product of the embeddings as they come.
+    Raises: ValueError if the shapes differ.
     """
-    if z_a.shape != z_b.shape or z_a.dim() != 2:
-        raise ValueError(
-            f"The embeddings must be two matrices of one shape, not {tuple(z_a.shape)} "
-            f"and {tuple(z_b.shape)}."
-        )
+    check_pair(z_a, z_b)
     counts = row_counts(z_a, group)
     way = choose_way(
         form, num_samples=sum(counts), num_dimensions=z_a.shape[1], num_workers=len(counts)
     )
     with torch.autocast(z_a.device.type, enabled=False):
         if way == "correlation":
-            wide = torch.promote_types(torch.promote_types(z_a.dtype, z_b.dtype), torch.float32)
-            return correlation_terms(z_a.to(wide), z_b.to(wide), sum(counts), group)
+            return correlation_terms(*widen(z_a, z_b), sum(counts), group, statistic)
         if way == "gram_rows":
-            return row_terms(z_a, z_b, counts, group)
+            return row_terms(z_a, z_b, counts, group, statistic)
         if way == "gram_columns":
-            return column_terms(z_a, z_b, counts, group)
+            return column_terms(z_a, z_b, counts, group, statistic)
         assert_never(way)

@@ -4,11 +4,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bt_ray.collectives import sum_for_replicas
-from bt_ray.objective.standardize import standardize
+from bt_ray.objective.standardize import Statistic, normalize, standardize
 
 
 def correlation_terms(
-    z_a: Tensor, z_b: Tensor, num_rows: int, group: dist.ProcessGroup | None = None
+    z_a: Tensor,
+    z_b: Tensor,
+    num_rows: int,
+    group: dist.ProcessGroup | None = None,
+    statistic: Statistic = "correlation",
 ) -> tuple[Tensor, Tensor]:
     """Both terms of the global batch; `barlow.barlow_twins_terms` says what they are.
 
@@ -16,9 +20,28 @@ def correlation_terms(
       z_a, z_b: (n, D) float: this worker's rows.
       num_rows: N, the rows of all workers.
     """
-    z_a, z_b = (standardize(z, num_rows, group) for z in (z_a, z_b))
-    c = sum_for_replicas(z_a.T @ z_b / num_rows, group)
+    c = correlation_matrix(z_a, z_b, num_rows, group, statistic)
     diagonal = c.diagonal()
     on_diagonal = (1 - diagonal).square().sum()
     off_diagonal = c.square().sum() - diagonal.square().sum()
     return on_diagonal, off_diagonal
+
+
+def correlation_matrix(
+    z_a: Tensor,
+    z_b: Tensor,
+    num_rows: int,
+    group: dist.ProcessGroup | None = None,
+    statistic: Statistic = "correlation",
+) -> Tensor:
+    """C (D, D), on every worker, for a computation that all of them repeat alike."""
+    z_a, z_b = (normalize(z, num_rows, group, statistic) for z in (z_a, z_b))
+    return sum_for_replicas(z_a.T @ z_b / num_rows, group)
+
+
+def correlation_diagonal(
+    z_a: Tensor, z_b: Tensor, num_rows: int, group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """The diagonal of C (D,) without the rest of it, likewise on every worker."""
+    z_a, z_b = (standardize(z, num_rows, group) for z in (z_a, z_b))
+    return sum_for_replicas((z_a * z_b).sum(0) / num_rows, group)

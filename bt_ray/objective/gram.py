@@ -6,6 +6,7 @@ With standardised embeddings Ẑ (N, D) and C = Ẑ_Aᵀ Ẑ_B / N (Eq. 2),
     ∂/∂Ẑ_A Σᵢⱼ Cᵢⱼ² = 2 K_B Ẑ_A / N²,
 
 and the diagonal of C takes N·D products. Derivation: docs/beyond-16000-dimensions.md.
+Of centred embeddings, or of those that came, the same holds, and less stands between Ẑ and Z.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bt_ray.objective.standardize import EPSILON
+from bt_ray.objective.standardize import EPSILON, Statistic
 
 _BLOCK_COLUMNS = 1024
 _BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 25}
@@ -42,7 +43,9 @@ class Share:
     """Sum over the workers that hold other columns."""
 
 
-def gram_terms(z_a: Tensor, z_b: Tensor, share: Share) -> tuple[Tensor, Tensor]:
+def gram_terms(
+    z_a: Tensor, z_b: Tensor, share: Share, statistic: Statistic
+) -> tuple[Tensor, Tensor]:
     """Both terms of the global batch; `barlow.barlow_twins_terms` says what they are.
 
     Memory beyond the embeddings and their gradients is O(N²) + O(N + D): standardised columns are
@@ -51,22 +54,25 @@ def gram_terms(z_a: Tensor, z_b: Tensor, share: Share) -> tuple[Tensor, Tensor]:
     Args:
       z_a, z_b: (n, d) float: this worker's share of the embeddings.
       share: which share that is.
+      statistic: whether C is of standardised embeddings, of centred ones, or of these.
     """
-    on_diagonal, off_diagonal = _GramTerms.apply(z_a, z_b, share)
+    on_diagonal, off_diagonal = _GramTerms.apply(z_a, z_b, share, statistic)
     return on_diagonal, off_diagonal
 
 
 class _GramTerms(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z_a: Tensor, z_b: Tensor, share: Share) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, z_a: Tensor, z_b: Tensor, share: Share, statistic: Statistic
+    ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(torch.promote_types(z_a.dtype, z_b.dtype), torch.float32)
         all_a, all_b = share.gather(z_a), share.gather(z_b)
         n, d = all_a.shape
         k_a, k_b = z_a.new_zeros((2, len(z_a), n), dtype=wide)
         diagonal, *moments = z_a.new_empty((5, d), dtype=wide)
         for block in _blocks(all_a):
-            a = _standardize(all_a[:, block], moments[0][block], moments[1][block])
-            b = _standardize(all_b[:, block], moments[2][block], moments[3][block])
+            a = _normalize(all_a[:, block], moments[0][block], moments[1][block], statistic)
+            b = _normalize(all_b[:, block], moments[2][block], moments[3][block], statistic)
             k_a.addmm_(a[share.rows], a.T)
             k_b.addmm_(b[share.rows], b.T)
             torch.sum(a.mul_(b), 0, out=diagonal[block])
@@ -76,13 +82,13 @@ class _GramTerms(torch.autograd.Function):
         total = share.add_rows(_inner(k_a, k_b)) / n**2
         sums = torch.stack([(1 - diagonal).double().square().sum(), _inner(diagonal, diagonal)])
         on_diagonal, squares = share.add_columns(sums)
-        ctx.share = share
+        ctx.share, ctx.statistic = share, statistic
         ctx.save_for_backward(all_a, all_b, k_a, k_b, diagonal, *moments)
         return on_diagonal.to(wide), (total - squares).to(wide)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_on: Tensor, grad_off: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_on: Tensor, grad_off: Tensor) -> tuple[Tensor, Tensor, None, None]:
         all_a, all_b, k_a, k_b, diagonal, mean_a, scale_a, mean_b, scale_b = ctx.saved_tensors
         n, rows = len(all_a), ctx.share.rows
         grad_a, grad_b = (torch.empty_like(z[rows]) for z in (all_a, all_b))
@@ -97,12 +103,14 @@ class _GramTerms(torch.autograd.Function):
                     (grad_b, k_a, b, a, scale_b),
                 ):
                     # Gradient of the standardised column g, then of the column itself: the mean
-                    # of g is 0, so that only its part along the column is to be taken away.
+                    # of g is 0 if the columns are centred, so that only its part along a
+                    # standardised column is to be taken away.
                     g = (other[rows] * weight[block]).addmm_(k, mine)
-                    along = ctx.share.add_rows((g * mine[rows]).sum(0)) / n
-                    g.addcmul_(mine[rows], along, value=-1)
+                    if ctx.statistic == "correlation":
+                        along = ctx.share.add_rows((g * mine[rows]).sum(0)) / n
+                        g.addcmul_(mine[rows], along, value=-1)
                     torch.mul(g, scale[block], out=grad[:, block])
-        return grad_a, grad_b, None
+        return grad_a, grad_b, None, None
 
 
 def _blocks(z: Tensor) -> Iterator[slice]:
@@ -111,10 +119,16 @@ def _blocks(z: Tensor) -> Iterator[slice]:
     return (slice(start, start + width) for start in range(0, z.shape[1], width))
 
 
-def _standardize(z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """`z` (N, d) with mean 0 and variance 1 of each column; fills in its mean and scale (d,)."""
-    torch.div(z.sum(0, dtype=mean.dtype), len(z), out=mean)
+def _normalize(z: Tensor, mean: Tensor, scale: Tensor, statistic: Statistic) -> Tensor:
+    """A new (N, d), `z` as `statistic` wants it; fills in the mean and scale (d,) that did it."""
+    if statistic == "moment":
+        mean.zero_()
+    else:
+        torch.div(z.sum(0, dtype=mean.dtype), len(z), out=mean)
     centered = z - mean
+    if statistic != "correlation":
+        scale.fill_(1)
+        return centered
     variance = centered.square().sum(0).div_(len(z))
     torch.rsqrt(variance + EPSILON, out=scale)
     return centered.mul_(scale)

@@ -8,10 +8,15 @@ from torch import Tensor
 
 from bt_ray.collectives import all_reduce_sum, gather_rows, rank, rows_to_columns
 from bt_ray.objective.gram import Share, gram_terms
+from bt_ray.objective.standardize import Statistic
 
 
 def row_terms(
-    z_a: Tensor, z_b: Tensor, counts: Sequence[int], group: dist.ProcessGroup | None
+    z_a: Tensor,
+    z_b: Tensor,
+    counts: Sequence[int],
+    group: dist.ProcessGroup | None,
+    statistic: Statistic,
 ) -> tuple[Tensor, Tensor]:
     """Both terms, from this worker's rows of K, (n, N), and the embeddings of all workers.
 
@@ -28,11 +33,15 @@ def row_terms(
         gather=partial(gather_rows, counts=counts, group=group),
         add_rows=partial(all_reduce_sum, group=group),
     )
-    return gram_terms(z_a, z_b, share)
+    return gram_terms(z_a, z_b, share, statistic)
 
 
 def column_terms(
-    z_a: Tensor, z_b: Tensor, counts: Sequence[int], group: dist.ProcessGroup | None
+    z_a: Tensor,
+    z_b: Tensor,
+    counts: Sequence[int],
+    group: dist.ProcessGroup | None,
+    statistic: Statistic,
 ) -> tuple[Tensor, Tensor]:
     """Both terms, from all rows of this worker's D/W columns; the workers' K are added up.
 
@@ -44,4 +53,5 @@ def column_terms(
       counts: rows of each worker.
     """
     z_a, z_b = (rows_to_columns(z, counts, group) for z in (z_a, z_b))
-    return gram_terms(z_a, z_b, Share(add_columns=partial(all_reduce_sum, group=group)))
+    share = Share(add_columns=partial(all_reduce_sum, group=group))
+    return gram_terms(z_a, z_b, share, statistic)

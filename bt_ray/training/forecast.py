@@ -125,9 +125,10 @@ def find_device(settings: Settings) -> torch.device | None:
 
 def _is_timed(settings: Settings, device: torch.device) -> bool:
     """Whether a step takes a bearable time: CPUs compute fp16 a hundred times slower."""
+    model = settings.model
     return device.type == "cuda" or (
         settings.training.precision != "fp16"
-        and max(settings.model.projector_widths) <= WIDEST_ON_CPU
+        and max(*model.projector_widths, *(model.predictor_widths or (0,))) <= WIDEST_ON_CPU
     )
 
 

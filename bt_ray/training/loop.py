@@ -14,7 +14,7 @@ from bt_ray.data.batches import Batch, normalize
 from bt_ray.evaluation.probe import Probing
 from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.twins import Twins, build_twins
-from bt_ray.objective.barlow import BarlowTwins
+from bt_ray.objective.build import build_objective
 from bt_ray.optim.lars import build_optimizer, set_rates
 from bt_ray.optim.schedule import rate_factor
 from bt_ray.precision import autocast, memory_format
@@ -88,7 +88,7 @@ def train(
     elif settings.model.start_from is not None:
         load_start(state.twins, settings)
     parallel_twins = data_parallel(state.twins)
-    objective = BarlowTwins(settings.objective.redundancy_weight, form=settings.objective.form)
+    objective = build_objective(settings.objective)
     if state.step == 0:
         probing = probe(state.twins)
         context.report(0, probing.measures)

@@ -92,6 +92,11 @@ def objective_bytes(settings: Settings) -> int:
     num_samples, width = settings.data.global_batch, settings.model.projector_widths[-1]
     workers = max(1, settings.scaling.workers)
     rows = num_samples // workers
+    variant = settings.objective.variant
+    if variant == "invariance_only":  # the diagonal of C alone
+        return _FLOAT32_BYTES * 6 * rows * width
+    if variant == "cross_entropy":  # C, its exponents, and the gradients of both
+        return _FLOAT32_BYTES * (6 * rows * width + 4 * width**2)
     way = choose_way(
         settings.objective.form,
         num_samples=num_samples,

@@ -12,7 +12,7 @@ from bt_ray.config import Settings
 from bt_ray.data.batches import to_batch
 from bt_ray.data.decode import Columns
 from bt_ray.model.twins import Twins, build_twins
-from bt_ray.objective.barlow import BarlowTwins
+from bt_ray.objective.build import build_objective
 from bt_ray.optim.lars import build_optimizer
 from bt_ray.precision import autocast, memory_format
 from bt_ray.training.loop import to_input
@@ -107,7 +107,7 @@ def _time_step(
     view_a, view_b = (to_input(view, settings.training) for view in batch.views)
     with autocast(settings.training, device):
         z_a, z_b = twins(view_a, view_b)
-    BarlowTwins(settings.objective.redundancy_weight)(z_a, z_b).loss.backward()
+    build_objective(settings.objective)(z_a, z_b).loss.backward()
     optimizer.step()
     optimizer.zero_grad()
     return _now(device) - began

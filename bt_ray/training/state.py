@@ -25,12 +25,12 @@ from bt_ray.config import (
 )
 from bt_ray.errors import CheckpointError, NewerSchemaError
 from bt_ray.model.twins import Twins
-from bt_ray.model.weights import ENCODER, load_weights, save_weights
+from bt_ray.model.weights import ENCODER, file_of, load_weights, save_weights
 
 SCHEMA_VERSION = 1
 KEPT_CHECKPOINTS = 2
 MANIFEST = "manifest.json"
-PROJECTOR, OPTIMIZER = "projector.safetensors", "optimizer.safetensors"
+OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 
 
@@ -49,8 +49,8 @@ class TrainingState:
 def save_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> None:
     """Writes `state` into `folder`, which must not exist or be empty."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(state.twins.encoder, folder / ENCODER)
-    save_weights(state.twins.projector, folder / PROJECTOR)
+    for name, part in state.twins.named_children():
+        save_weights(part, folder / file_of(name))
     tensors, groups = _split_optimizer(state.optimizer)
     save_file(tensors, folder / OPTIMIZER)
     (folder / SETTINGS_FILE).write_text(to_json(settings))
@@ -146,12 +146,19 @@ def find_start(settings: Settings) -> Path:
 def load_start(twins: Twins, settings: Settings) -> None:
     """Fills new twins with the weights that `model.start_from` names.
 
-    Those of the projector only if its widths are the same.
+    Those of the projector only if it is built alike, and then those of the predictor likewise.
     """
     checkpoint = find_start(settings)
     load_weights(twins.encoder, checkpoint / ENCODER)
-    if _model_of(checkpoint).projector_widths == settings.model.projector_widths:
-        load_weights(twins.projector, checkpoint / PROJECTOR)
+    ours, theirs = settings.model, _model_of(checkpoint)
+    if (ours.projector_widths, ours.projector_batch_norm) != (
+        theirs.projector_widths,
+        theirs.projector_batch_norm,
+    ):
+        return
+    load_weights(twins.projector, checkpoint / file_of("projector"))
+    if twins.predictor is not None and ours.predictor_widths == theirs.predictor_widths:
+        load_weights(twins.predictor, checkpoint / file_of("predictor"))
 
 
 def _model_of(checkpoint: Path) -> ModelSettings:
@@ -173,8 +180,8 @@ def restore_checkpoint(folder: Path, state: TrainingState, settings: Settings) -
     """
     record = verify_checkpoint(folder)
     check_origin(folder, settings)
-    load_weights(state.twins.encoder, folder / ENCODER)
-    load_weights(state.twins.projector, folder / PROJECTOR)
+    for name, part in state.twins.named_children():
+        load_weights(part, folder / file_of(name))
     _join_optimizer(state.optimizer, load_file(folder / OPTIMIZER), record["optimizer_groups"])
     state.scaler.load_state_dict(record["scaler"])
     state.step, state.skipped_steps = record["step"], record["skipped_steps"]

@@ -102,3 +102,14 @@ def test_curves_show_knn_with_labels_and_the_rest_without(
     loss = drawn[1].get_axes()[0].lines
     assert list(loss[0].get_ydata()) == [100, 90, 80, 70, 60]  # type: ignore[arg-type]
     assert loss[2].get_ydata()[0] == pytest.approx(0.5)  # type: ignore[index]
+
+
+def test_a_loss_without_terms_or_below_zero_is_drawn(tmp_path: Path, drawn: list[Figure]) -> None:
+    """A scale of logarithms, where there are some."""
+    for sign in (1, -1):
+        history = {"train/loss": {step: sign * (100.0 - step) for step in STEPS}}
+        draw_curves(
+            history | PROBES, redundancy_weight=0.005, title="a run", file=tmp_path / "c.png"
+        )
+    scales = [(len(f.get_axes()[0].lines), f.get_axes()[0].get_yscale()) for f in drawn]
+    assert scales == [(1, "log"), (1, "linear")]

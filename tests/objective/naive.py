@@ -22,7 +22,7 @@ def loss_and_gradients(z_a: Matrix, z_b: Matrix, lambda_: float) -> tuple[float,
             for s in range(n):
                 of_a[s, i] += slope * b[s, j] / n
                 of_b[s, j] += slope * a[s, i] / n
-    return loss, _before_standardizing(z_a, of_a), _before_standardizing(z_b, of_b)
+    return loss, before_standardizing(z_a, of_a), before_standardizing(z_b, of_b)
 
 
 def standardize(z: Matrix) -> tuple[Matrix, Matrix]:
@@ -37,7 +37,7 @@ def standardize(z: Matrix) -> tuple[Matrix, Matrix]:
     return standardized, deviations
 
 
-def _before_standardizing(z: Matrix, gradient: Matrix) -> Matrix:
+def before_standardizing(z: Matrix, gradient: Matrix) -> Matrix:
     n, d = z.shape
     y, deviations = standardize(z)
     result = np.zeros((n, d))

@@ -16,7 +16,7 @@ from bt_ray.data.shards import ShardSet
 from bt_ray.errors import NonFiniteLossError, PlanError
 from bt_ray.evaluation.probe import build_probe
 from bt_ray.model.twins import Twins
-from bt_ray.objective.barlow import BarlowTwins
+from bt_ray.objective.build import build_objective
 from bt_ray.tracking.snapshots import Arrays
 from bt_ray.training.loop import build_state, to_input, train
 from tests.workers import run_workers
@@ -171,7 +171,7 @@ def _follow(
     """Losses, first gradients and last weights of one worker's part of a few steps."""
     state = build_state(settings, CPU)
     state.twins.to(dtype)
-    twins, objective = data_parallel(state.twins), BarlowTwins(5e-3)
+    twins, objective = data_parallel(state.twins), build_objective(settings.objective)
     shards = ShardSet.open(settings.data.train)
     told: dict[str, Tensor] = {}
     losses = []
@@ -191,9 +191,19 @@ def _follow(
     return told | {f"weight {n}": v for n, v in state.twins.state_dict().items()}
 
 
-def test_one_two_and_four_workers_follow_the_same_curve(small_settings: Settings) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model.predictor_widths": [32, 64], "model.stop_gradient": True},
+        {"model.projector_batch_norm": False, "objective.variant": "cross_covariance"},
+    ],
+)
+def test_one_two_and_four_workers_follow_the_same_curve(
+    small_settings: Settings, changes: dict[str, object]
+) -> None:
     """Loss, every gradient, biases' included, and the weights after four steps, in float64."""
-    settings = override(small_settings, {"data.global_batch": 32})
+    settings = override(small_settings, {"data.global_batch": 32, **changes})
     expected = run_workers(1, _follow, settings, torch.float64)[0]
     for world_size in (2, 4):
         for told in run_workers(world_size, _follow, settings, torch.float64):

@@ -1,0 +1,83 @@
+"""Symmetric twins, and those with a predictor on one side and a stopped gradient on the other."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from bt_ray.config import ModelSettings
+from bt_ray.model.twins import Twins, build_twins
+
+PREDICTOR = (24, 12)
+
+
+def build(predictor_widths: tuple[int, ...] | None, *, stop_gradient: bool) -> Twins:
+    torch.manual_seed(0)
+    settings = ModelSettings(
+        encoder="conv4",
+        projector_widths=(16, 12),
+        predictor_widths=predictor_widths,
+        stop_gradient=stop_gradient,
+    )
+    return build_twins(settings).double()
+
+
+def views() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    view_a, view_b = torch.randn(2, 6, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return view_a, view_b
+
+
+def test_without_either_both_views_are_treated_alike() -> None:
+    twins, (view_a, view_b) = build(None, stop_gradient=False), views()
+    z_a, z_b = twins(view_a, view_b)
+    for swapped, z in zip(twins(view_b, view_a), (z_b, z_a), strict=True):
+        assert torch.equal(swapped, z)
+    assert twins.predictor is None
+
+
+def test_the_predictor_follows_the_projector_of_the_first_view_alone() -> None:
+    with_one, without = (build(widths, stop_gradient=False) for widths in (PREDICTOR, None))
+    (p_a, p_b), (z_a, z_b) = with_one(*views()), without(*views())
+    assert with_one.predictor is not None
+    assert torch.equal(p_a, with_one.predictor(z_a))
+    assert torch.equal(p_b, z_b)
+
+
+@pytest.mark.parametrize("predictor_widths", [None, PREDICTOR])
+def test_no_gradient_comes_from_the_second_view(predictor_widths: tuple[int, ...] | None) -> None:
+    """Values stay; gradients are those of a loss that knows the second view as a constant."""
+    stopped, whole = (build(predictor_widths, stop_gradient=s) for s in (True, False))
+    z_a, z_b = stopped(*views())
+    y_a, y_b = whole(*views())
+    assert torch.equal(z_a, y_a)
+    assert torch.equal(z_b, y_b)
+    assert not z_b.requires_grad
+    (z_a * z_b).sum().backward()
+    (y_a * y_b.detach()).sum().backward()
+    for ours, theirs in zip(stopped.parameters(), whole.parameters(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_autocast_keeps_the_gradient_of_the_first_view() -> None:
+    """Weights that it casts once serve both views, with and without gradient."""
+    twins = build(PREDICTOR, stop_gradient=True).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        z_a, z_b = twins(*(view.float() for view in views()))
+    (z_a * z_b).sum().backward()
+    assert all(parameter.grad is not None for parameter in twins.parameters())
+
+
+def test_the_predictor_has_the_papers_form() -> None:
+    """Two layers, batch norm and ReLU after the first, whatever the projector lacks."""
+    settings = ModelSettings(
+        encoder="conv4",
+        projector_widths=(12,),
+        projector_batch_norm=False,
+        predictor_widths=(24, 12),
+    )
+    predictor = build_twins(settings).predictor
+    assert predictor is not None
+    kinds = [type(module).__name__ for module in predictor.children()]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
