@@ -47,10 +47,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test-fast: $(STAMP)
-	$(BIN)/pytest -q -m "not ray and not server and not slow and not gpu"
+	$(BIN)/pytest -q -m "not (run or ray or server or slow or gpu)"
 
 test: check ## Everything that must hold
-	$(BIN)/pytest -q -m "(ray or server) and not slow and not gpu"
+	$(BIN)/pytest -q -m "(run or ray or server) and not (slow or gpu)"
 
 test-slow: $(STAMP) ## The long campaigns
 	$(BIN)/pytest -q -m slow --timeout 3600

@@ -11,6 +11,8 @@ from bt_ray.errors import DataError
 from bt_ray.tracking.tracker import METRICS, read_history
 from bt_ray.training.launch import pretrain
 
+pytestmark = pytest.mark.run
+
 MODES = {"grey.jpg": "L", "cmyk.jpg": "CMYK", "palette.gif": "P", "alpha.png": "RGBA", "1.png": "1"}
 
 

@@ -15,6 +15,8 @@ from bt_ray.model.twins import Twins, build_twins
 from bt_ray.training.loop import build_state
 from tests.workers import run_workers
 
+pytestmark = pytest.mark.run
+
 CPU = torch.device("cpu")
 ALWAYS = {
     "probe/rankme",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.run
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, threading, time, torch

@@ -64,6 +64,7 @@ def test_a_wrong_word_is_answered_with_one_sentence(arguments: list[str], senten
     assert done.stdout == ""
 
 
+@pytest.mark.run
 def test_a_dry_run_of_a_settings_file_says_what_the_run_will_be(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
     file.write_text(to_json(override(preset("digits"), {"schedule.epochs": 7})))

@@ -16,6 +16,8 @@ from bt_ray.training.state import load_start
 from bt_ray.training.summary import find_doubt
 from tests.training.test_loop import CPU, assert_equal, run
 
+pytestmark = pytest.mark.run
+
 ROWS: dict[str, dict[str, Any]] = {
     "only invariance": {"objective.variant": "invariance_only"},
     "only redundancy reduction": {"objective.variant": "redundancy_only"},

@@ -39,6 +39,8 @@ from bt_ray.training.local import train_here
 from bt_ray.training.state import last_checkpoint
 from pipelines.pretrain import print_summary
 
+pytestmark = pytest.mark.run
+
 
 def total_steps(settings: Settings) -> int:
     manifest = ShardSet.open(settings.data.train).manifest

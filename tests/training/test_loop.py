@@ -191,6 +191,7 @@ def _follow(
     return told | {f"weight {n}": v for n, v in state.twins.state_dict().items()}
 
 
+@pytest.mark.run
 @pytest.mark.parametrize(
     "changes",
     [
