@@ -79,7 +79,7 @@ def main() -> None:
             "steps": order.steps,
             "small_steps": order.small_steps,
         }
-        finish({"name": "training"} | record | describe_machine())
+        finish({"name": "training"} | record | {"lightly": version("lightly")} | describe_machine())
 
 
 def measure(order: Benchmark, work: Path) -> dict[str, list[float]]:
@@ -178,7 +178,6 @@ def describe_machine() -> dict[str, Any]:
     model = re.search(r"model name\s*: (.*)", facts)
     return {
         "torch": torch.__version__,
-        "lightly": version("lightly"),
         "cpu": model[1] if model else platform.processor(),
         "cores": os.cpu_count(),
         "has_bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
