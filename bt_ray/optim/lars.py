@@ -47,15 +47,21 @@ class LARS(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step; all parameters of a group together, not one after the other."""
+        """One step; on a GPU all parameters of a group together, to launch few kernels.
+
+        On a CPU one after the other: what one operation wrote is still in the cache for the next.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             weights = [w for w in group["params"] if w.grad is not None]
-            if weights:
-                self._step_group(group, weights)
+            on_cpu = [w for w in weights if w.device.type == "cpu"]
+            for weight in on_cpu:
+                self._step_group(group, [weight])
+            if len(on_cpu) < len(weights):
+                self._step_group(group, [w for w in weights if w.device.type != "cpu"])
         return loss
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:

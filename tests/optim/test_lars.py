@@ -41,7 +41,9 @@ def naive_step(weight, gradient, momentum, *, rate, decay, mu, eta):  # type: ig
     return weight - rate * momentum, momentum
 
 
-def test_many_parameters_together_equal_one_after_the_other() -> None:
+@pytest.mark.parametrize("together", [True, False])
+def test_many_parameters_together_equal_one_after_the_other(together: bool) -> None:
+    """As on a GPU, and as on a CPU."""
     torch.manual_seed(0)
     shapes = [(4, 3), (7, 2, 3, 3), (5, 5)]
     weights = [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
@@ -56,7 +58,11 @@ def test_many_parameters_together_equal_one_after_the_other() -> None:
             expected[i], momenta[i] = naive_step(
                 expected[i], weight.grad, momenta[i], rate=0.3, decay=0.01, mu=0.9, eta=0.02
             )
-        optimizer.step()
+        if together:
+            with torch.no_grad():
+                optimizer._step_group(optimizer.param_groups[0], list(weights))
+        else:
+            optimizer.step()
     for weight, reference in zip(weights, expected, strict=True):
         torch.testing.assert_close(weight.detach(), reference, rtol=1e-12, atol=1e-14)
 
