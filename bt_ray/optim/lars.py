@@ -57,11 +57,9 @@ class LARS(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             weights = [w for w in group["params"] if w.grad is not None]
-            on_cpu = [w for w in weights if w.device.type == "cpu"]
-            for weight in on_cpu:
-                self._step_group(group, [weight])
-            if len(on_cpu) < len(weights):
-                self._step_group(group, [w for w in weights if w.device.type != "cpu"])
+            on_cpu = all(w.device.type == "cpu" for w in weights)
+            for together in [[w] for w in weights] if on_cpu else [weights]:
+                self._step_group(group, together)
         return loss
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:

@@ -55,7 +55,6 @@ def open_storage(settings: Settings) -> None:
 
     Raises: SettingsError.
     """
-    check_storage(settings)
     try:
         Path(settings.storage).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=settings.storage) as file:
