@@ -26,6 +26,7 @@ WITHOUT_RAY = (
     "bt_ray/model/",
     "bt_ray/objective/",
     "bt_ray/optim/",
+    "bt_ray/training/allocator",
     "bt_ray/training/gauges",
     "bt_ray/training/local",
     "bt_ray/training/loop",

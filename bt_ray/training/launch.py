@@ -33,6 +33,7 @@ from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, start_run
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
+from bt_ray.training.allocator import KEEP_FREED_MEMORY
 from bt_ray.training.cluster import connect, uses_gpu
 from bt_ray.training.local import train_here
 from bt_ray.training.run_folder import claim_folder, locate_storage, open_storage, sole_owner
@@ -207,6 +208,7 @@ def _trainer(
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             callbacks=list(callbacks),  # type: ignore[arg-type]
+            worker_runtime_env={"env_vars": KEEP_FREED_MEMORY},
         ),
         datasets={"train": partial(_remaining_dataset, settings, run_folder, total_steps)},
         # In order and in turn, nothing by locality: a block belongs to one worker.
