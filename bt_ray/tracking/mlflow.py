@@ -1,5 +1,6 @@
 """Runs as MLflow records: settings, measures by step, the code's revision, a true end."""
 
+import json
 import logging
 import os
 import subprocess
@@ -21,6 +22,7 @@ from bt_ray.tracking.tracker import Measures
 EndState = Literal["FINISHED", "FAILED", "KILLED"]
 
 _log = logging.getLogger(__name__)
+_RECORD = "mlflow_run.json"
 _HTTP_TRIES, _HTTP_TIMEOUT_S = "2", "20"
 
 
@@ -95,6 +97,20 @@ def start_run(
         if diff := git_diff():
             client.log_text(run.run_id, diff, "git_diff.patch")
         return run
+
+
+def record_run(run_folder: Path, run: MlflowRun) -> None:
+    """Notes in a run's folder which MLflow run it is."""
+    (run_folder / _RECORD).write_text(json.dumps({"run_id": run.run_id, "uri": run.uri}))
+
+
+def recorded_run(run_folder: Path) -> MlflowRun | None:
+    """The MLflow run of a run's folder; none if nothing was recorded."""
+    record = run_folder / _RECORD
+    if not record.is_file():
+        return None
+    tree = json.loads(record.read_text())
+    return MlflowRun(tree["uri"], tree["run_id"])
 
 
 def _is_there(client: MlflowClient, run_id: str) -> bool:

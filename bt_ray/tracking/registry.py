@@ -10,11 +10,13 @@ from typing import cast
 import mlflow
 import numpy as np
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
 import bt_ray
 from bt_ray.config import SETTINGS_FILE, Settings
+from bt_ray.errors import TrackingError
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.weights import ENCODER
 from bt_ray.tracking.mlflow import MlflowRun, answering
@@ -58,6 +60,37 @@ def _register(client: MlflowClient, run: MlflowRun, checkpoint: Path, settings: 
             registered_model_name=name,
         )
     return str(logged.registered_model_version)
+
+
+def fetch_encoder(reference: str, uri: str, destination: Path) -> tuple[Path, str]:
+    """Downloads a registered encoder: a folder with its weights and settings, and its run's id.
+
+    Args:
+      reference: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, or `runs:/RUN_ID` for the last
+        version that a run registered.
+    Raises: TrackingError if the server does not answer or knows nothing of that name.
+    """
+    with answering(uri) as client:
+        version = _find_version(client, reference)
+        with _tracking_at(uri):
+            folder = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(destination)
+            )
+        return Path(folder, "artifacts"), str(version.run_id)
+
+
+def _find_version(client: MlflowClient, reference: str) -> ModelVersion:
+    kind, _, rest = reference.partition(":/")
+    if kind == "runs":
+        versions = client.search_model_versions(f"run_id = '{rest}'")
+        if not versions:
+            raise TrackingError(f"Run {rest} registered no encoder; give its run folder instead.")
+        return max(versions, key=lambda found: int(found.version))
+    if "@" in rest:
+        name, _, alias = rest.partition("@")
+        return client.get_model_version_by_alias(name, alias)
+    name, _, number = rest.partition("/")
+    return client.get_model_version(name, number)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from bt_ray.data.prepare import prepare_data
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import NonFiniteLossError, RunFailedError, RunStoppedError, TrackingError
 from bt_ray.tracking.courier import Courier
-from bt_ray.tracking.mlflow import MlflowRun, ending, start_run
+from bt_ray.tracking.mlflow import MlflowRun, ending, record_run, recorded_run, start_run
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.allocator import KEEP_FREED_MEMORY
@@ -44,7 +44,7 @@ from bt_ray.training.worker import FAILURE, train_worker
 
 T = TypeVar("T")
 
-_TRAIN, _RECORD = "train", "mlflow_run.json"
+_TRAIN = "train"
 _STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
 
 
@@ -128,10 +128,9 @@ def _stopped(signal_number: int, summary: Summary) -> RunStoppedError:
 
 
 def _mlflow_run(run_folder: Path, settings: Settings, parent: MlflowRun | None) -> MlflowRun:
-    record = run_folder / _RECORD
-    known = json.loads(record.read_text())["run_id"] if record.is_file() else None
-    run = start_run(settings, known_run_id=known, parent=parent)
-    record.write_text(json.dumps({"run_id": run.run_id, "uri": run.uri}))
+    known = recorded_run(run_folder)
+    run = start_run(settings, known_run_id=None if known is None else known.run_id, parent=parent)
+    record_run(run_folder, run)
     return run
 
 

@@ -54,6 +54,8 @@ def last_json(text: str) -> dict[str, Any]:
         (["pretrain", "digits", "--dry-run", "--data.global-batch", "1"], "must be at least 2"),
         (["pretrain"], "usage:"),
         (["sweep", "redundancy_weight"], "usage:"),
+        (["evaluate", "knn", "absent"], "'absent' is no encoder: give a run's folder"),
+        (["export", "models:/absent@champion", "files"], "does not answer as it should"),
     ],
 )
 def test_a_wrong_word_is_answered_with_one_sentence(arguments: list[str], sentence: str) -> None:

@@ -1,0 +1,50 @@
+"""What a frozen encoder's features are worth: any way to score them, on any labelled images."""
+
+from collections.abc import Callable
+
+import torch
+
+from bt_ray.data.shards import ShardSet
+from bt_ray.errors import CheckpointError
+from bt_ray.evaluation.features import (
+    Features,
+    check_disjoint,
+    check_labels,
+    compute_features,
+    fingerprint,
+)
+from bt_ray.model.pretrained import Pretrained
+
+Scores = dict[str, float]
+Method = Callable[[Features, Features], Scores]
+"""Learns from the first features, scores on the second; such as `knn.Knn`, `linear.Linear`."""
+
+
+def score_frozen(
+    pretrained: Pretrained,
+    train: ShardSet,
+    test: ShardSet,
+    method: Method,
+    *,
+    device: torch.device,
+    most_shared: int = 0,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Scores:
+    """Scores of the encoder by name, learnt from `train` and measured on `test`.
+
+    Args:
+      most_shared: test images that may also be among the training images, byte for byte.
+      on_progress: is told how many images of both sets are done.
+    Raises: DataError if images have no labels, the sets differ in their classes or share
+      images; CheckpointError if the encoder came out changed.
+    """
+    before = fingerprint(pretrained.encoder)
+    of_train = compute_features(pretrained, train, device, on_progress)
+    of_test = compute_features(
+        pretrained, test, device, lambda done: on_progress(len(of_train) + done)
+    )
+    if fingerprint(pretrained.encoder) != before:
+        raise CheckpointError("The encoder changed while it was evaluated; it must be frozen.")
+    check_labels(of_train, of_test)
+    check_disjoint(of_train, of_test, most_shared=most_shared)
+    return method(of_train, of_test)

@@ -1,0 +1,35 @@
+"""An evaluation's result, kept as a file and with the MLflow run of its encoder."""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bt_ray.errors import TrackingError
+from bt_ray.tracking.mlflow import MlflowRun
+
+_log = logging.getLogger(__name__)
+
+
+def keep_evaluation(
+    record: Mapping[str, Any], *, name: str, reference: str, storage: Path, run: MlflowRun | None
+) -> Path:
+    """Writes `record` below the storage of all runs; its scores become the run's `eval/…`.
+
+    A server that is away costs the run's copy, not the file.
+
+    Returns: the file, named after the evaluation and how the encoder was named.
+    """
+    folder = storage / "evaluations"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{re.sub(r'[^A-Za-z0-9.@-]+', '_', reference).strip('_')}-{name}.json"
+    file.write_text(json.dumps(record, indent=2))
+    if run is not None:
+        try:
+            run.log(0, {f"eval/{score}": value for score, value in record["scores"].items()})
+            run.log_file(file, "evaluations")
+        except TrackingError as away:
+            _log.warning("%s The result is in %s.", away, file)
+    return file

@@ -1,0 +1,156 @@
+"""A pretrained encoder in the formats that others read, each read back and compared.
+
+A state dict and its safetensors twin carry torchvision's names: with `fc = Identity()` they load
+into `torchvision.models.resnet50`. ONNX and `torch.export` carry the computation too, for any
+number of images of one size.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bt_ray.errors import CheckpointError, LaunchError
+from bt_ray.model.encoder import build_encoder
+from bt_ray.model.pretrained import Pretrained
+from bt_ray.model.weights import save_weights
+
+TOLERANCE = 1e-5
+"""Largest difference between the encoder and what was read back, as a share of its largest
+representation."""
+_EXAMPLES, _OTHERS = 2, 3
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written, and the largest relative difference of what was read back."""
+
+    file: Path
+    difference: float
+
+
+@torch.no_grad()
+def export_encoder(
+    pretrained: Pretrained, folder: Path, formats: tuple[str, ...]
+) -> list[Exported]:
+    """Writes the encoder into `folder`, one file a format, and reads each back.
+
+    Args:
+      formats: of `FORMATS`.
+    Raises: CheckpointError if one that was read back computes something else than the encoder;
+      LaunchError if a format's package is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = pretrained.encoder.cpu().float().eval()
+    px = pretrained.settings.views.image_px
+    generator = torch.Generator().manual_seed(0)
+    examples = torch.randn(_EXAMPLES, 3, px, px, generator=generator)
+    others = torch.randn(_OTHERS, 3, px, px, generator=generator)
+    expected = encoder(others)
+    exported = []
+    for name in formats:
+        file = folder / f"encoder{FORMATS[name].suffix}"
+        FORMATS[name].write(encoder, examples, file)
+        found = FORMATS[name].read(pretrained, file)(others)
+        difference = float((found - expected).abs().max() / expected.abs().max())
+        if not difference <= TOLERANCE:
+            raise CheckpointError(
+                f"{file} computes something else than the encoder: they differ by {difference:.1e} "
+                f"of the largest value, and {TOLERANCE:.0e} is allowed. Do not use it."
+            )
+        exported.append(Exported(file, difference))
+    return exported
+
+
+Encode = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How an encoder is written to a file, and how that becomes a function again."""
+
+    suffix: str
+    write: Callable[[nn.Module, Tensor, Path], None]
+    read: Callable[[Pretrained, Path], Encode]
+
+
+def _write_state_dict(encoder: nn.Module, _: Tensor, file: Path) -> None:
+    torch.save(encoder.state_dict(), file)
+
+
+def _read_state_dict(pretrained: Pretrained, file: Path) -> Encode:
+    return _with_weights(pretrained, torch.load(file, weights_only=True))
+
+
+def _write_safetensors(encoder: nn.Module, _: Tensor, file: Path) -> None:
+    save_weights(encoder, file)
+
+
+def _read_safetensors(pretrained: Pretrained, file: Path) -> Encode:
+    return _with_weights(pretrained, load_file(file))
+
+
+def _with_weights(pretrained: Pretrained, tensors: dict[str, Tensor]) -> Encode:
+    encoder = build_encoder(pretrained.settings.model)
+    encoder.load_state_dict(tensors)
+    return encoder.eval()
+
+
+def _any_number() -> dict[str, Any]:
+    return {"dynamic_shapes": ({0: torch.export.Dim("images", min=1)},)}
+
+
+def _write_program(encoder: nn.Module, examples: Tensor, file: Path) -> None:
+    torch.export.save(torch.export.export(encoder, (examples,), **_any_number()), file)
+
+
+def _read_program(_: Pretrained, file: Path) -> Encode:
+    return torch.export.load(file).module()
+
+
+def _write_onnx(encoder: nn.Module, examples: Tensor, file: Path) -> None:
+    _need_onnx()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            encoder,
+            (examples,),
+            file,
+            dynamo=True,
+            external_data=False,
+            input_names=["images"],
+            output_names=["representations"],
+            verbose=False,
+            **_any_number(),
+        )
+
+
+def _read_onnx(_: Pretrained, file: Path) -> Encode:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _need_onnx() -> None:
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise LaunchError(
+            f"The format onnx needs {error.name}: `pip install onnxscript onnxruntime`, or leave "
+            "onnx out of --formats."
+        ) from error
+
+
+FORMATS = {
+    "state_dict": Format(".pth", _write_state_dict, _read_state_dict),
+    "safetensors": Format(".safetensors", _write_safetensors, _read_safetensors),
+    "onnx": Format(".onnx", _write_onnx, _read_onnx),
+    "torch_export": Format(".pt2", _write_program, _read_program),
+}

@@ -1,0 +1,39 @@
+"""How a pretrained encoder is named on the command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from bt_ray.config import Encoder, Settings, override
+from bt_ray.presets import preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOrder:
+    """A command about one encoder."""
+
+    encoder: Annotated[str, tyro.conf.Positional]
+    """A run's folder, a checkpoint, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a
+    file of weights as torchvision's ResNets have them (.pth, .pt, .safetensors)."""
+    storage: str = "runs"
+    """Folder of all runs."""
+    architecture: Encoder = "resnet50"
+    """What a file of weights holds."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """First layers of what a file of weights holds."""
+    image_px: int = 224
+    """Side of the images that a file of weights wants."""
+
+    def settings(self) -> Settings:
+        """Where runs are kept, and what a file of weights holds."""
+        return override(
+            preset("images"),
+            {
+                "storage": str(Path(self.storage).expanduser().resolve()),
+                "model.encoder": self.architecture,
+                "model.stem": self.stem,
+                "views.image_px": self.image_px,
+            },
+        )

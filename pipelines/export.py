@@ -1,0 +1,57 @@
+"""Writes a pretrained encoder for others to read: `python -m pipelines.export ENCODER DEST`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from pipelines.encoders import EncoderOrder
+from pipelines.terminal import console, finish, guarded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(EncoderOrder):
+    """Writes an encoder as files that torchvision, ONNX Runtime or torch load."""
+
+    destination: Annotated[str, tyro.conf.Positional]
+    """Folder of the files."""
+    formats: tuple[Literal["state_dict", "safetensors", "onnx", "torch_export"], ...] = (
+        "state_dict",
+        "safetensors",
+        "onnx",
+        "torch_export",
+    )
+    """What to write: encoder.pth, encoder.safetensors, encoder.onnx, encoder.pt2."""
+
+
+def main() -> None:
+    """Parses the command line, writes and reads back each file."""
+    order = guarded(lambda: tyro.cli(Export, prog="python -m pipelines.export"))
+    finish(guarded(lambda: export(order)))
+
+
+def export(order: Export) -> dict[str, object]:
+    """The record of what was written."""
+    from bt_ray.evaluation.encoder import open_encoder
+    from bt_ray.model.export import export_encoder
+
+    pretrained, run = open_encoder(order.encoder, order.settings())
+    exported = export_encoder(pretrained, Path(order.destination), order.formats)
+    for one in exported:
+        megabytes = one.file.stat().st_size / 2**20
+        console.print(
+            f"{one.file}: {megabytes:,.1f} MB, read back within {one.difference:.0e} of the encoder"
+        )
+    return {
+        "run_id": None if run is None else run.run_id,
+        "steps": None,
+        "images_per_s": None,
+        "scores": {f"difference_{one.file.suffix[1:]}": one.difference for one in exported},
+        "model_version": None,
+        "paths": {one.file.suffix[1:]: str(one.file) for one in exported},
+    }
+
+
+if __name__ == "__main__":
+    main()
