@@ -19,9 +19,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from bt_ray.config import Settings
-from bt_ray.data.decode import decode
 from bt_ray.data.photometry import apply_photometry
-from bt_ray.data.views import ViewParameters, draw
+from bt_ray.data.views import ViewParameters, decode, draw
 from bt_ray.errors import DataError, LaunchError
 from bt_ray.objective.barlow import BarlowTwins
 from bt_ray.optim.lars import set_rates

@@ -22,6 +22,7 @@ SETTINGS_FILE = "settings.json"
 """Name of the settings' file, in a run's folder and in every checkpoint."""
 
 Encoder = Literal["conv4", "conv6", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+Transformation = Literal["crop", "flip", "jitter", "grayscale", "blur", "solarize"]
 Variant = Literal[
     "barlow_twins",
     "invariance_only",
@@ -123,8 +124,12 @@ class ViewSettings:
     solarize_threshold: int = 128
     """Pixels at or above this are inverted by solarization."""
     photometry: Literal["loader", "device"] = "loader"
-    """Where colour, blur and solarization are applied: image by image beside the decoder
-    (Pillow, the reference), or batched on the training device."""
+    """Where colour, blur and solarization are applied: image by image beside the decoder, or
+    batched on the training device."""
+
+    backend: Literal["fast", "reference"] = "fast"
+    """How images are decoded, cropped and, in the loader, coloured: by simplejpeg, torch and
+    OpenCV, or by Pillow (the reference), to within a level of 255 on average."""
 
     def __post_init__(self) -> None:
         _require_positive("views", self, "image_px")
@@ -148,6 +153,25 @@ class ViewSettings:
             0 <= self.jitter_hue <= 0.5,
             f"views.jitter_hue={self.jitter_hue} must lie between 0 and 0.5 turns.",
         )
+
+    def without(self, *transformations: Transformation) -> "ViewSettings":
+        """These views with some transformations left out (Fig. 3); the others' draws stay.
+
+        Without `crop` the whole image is resized, or its middle if it is longer than
+        `crop_ratio` allows.
+        """
+        removed: dict[Transformation, dict[str, Any]] = {
+            "crop": {"crop_area": (1.0, 1.0)},
+            "flip": {"flip_probability": 0.0},
+            "jitter": {"jitter_probability": 0.0},
+            "grayscale": {"grayscale_probability": 0.0},
+            "blur": {"blur_probability": (0.0, 0.0)},
+            "solarize": {"solarize_probability": (0.0, 0.0)},
+        }
+        changes: dict[str, Any] = {}
+        for transformation in transformations:
+            changes |= removed[transformation]
+        return dataclasses.replace(self, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,17 +4,17 @@ Importing torch takes longer than decoding some thousand images, and a task's pr
 none of it.
 """
 
-import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
 from bt_ray.config import Settings, ViewSettings
-from bt_ray.data import views
+from bt_ray.data import fast_views, views
 from bt_ray.data.plan import Plan
 from bt_ray.data.shards import ShardSet, take_rows
 
@@ -39,11 +39,6 @@ def read_steps(shards: ShardSet, plan: Plan, start: int, stop: int) -> pa.Table:
     )
 
 
-def decode(encoded: bytes) -> Image.Image:
-    """The image in `encoded`, as RGB."""
-    return Image.open(io.BytesIO(encoded)).convert("RGB")
-
-
 def make_views(table: pa.Table, settings: Settings, steps_per_epoch: int) -> Columns:
     """Two views of each row: cropped, and finished too if photometry belongs to the loader.
 
@@ -56,24 +51,35 @@ def make_views(table: pa.Table, settings: Settings, steps_per_epoch: int) -> Col
     }
     pair = draw_pair(columns, settings, steps_per_epoch)
     px = settings.views.image_px
-    made = np.empty((2, table.num_rows, px, px, 3), dtype=np.uint8)
+    made = np.empty((2, table.num_rows, 3, px, px), dtype=np.uint8)
+    backend = _reference if settings.views.backend == "reference" else _fast
     for i, encoded in enumerate(table["image"]):
-        image = decode(encoded.as_buffer())
-        for view, parameters in enumerate(pair):
-            made[view, i] = _make_view(image, parameters, i, settings.views)
-    columns["view_a"], columns["view_b"] = (
-        np.ascontiguousarray(v.transpose(0, 3, 1, 2)) for v in made
-    )
+        for view, levels in enumerate(backend(encoded.as_buffer(), pair, i, settings.views)):
+            cv2.split(np.asarray(levels), list(made[view, i]))
+    columns["view_a"], columns["view_b"] = made
     return columns
 
 
-def _make_view(
-    image: Image.Image, parameters: views.ViewParameters, row: int, settings: ViewSettings
-) -> Image.Image:
-    view = views.crop(image, parameters, row, settings.image_px)
-    if settings.photometry == "device":
-        return view
-    return views.photometry(view, parameters, row, settings.solarize_threshold)
+def _reference(
+    encoded: pa.Buffer, pair: Sequence[views.ViewParameters], row: int, settings: ViewSettings
+) -> Iterator[Image.Image]:
+    image = views.decode(encoded)
+    for parameters in pair:
+        view = views.crop(image, parameters, row, settings.image_px)
+        if settings.photometry == "loader":
+            view = views.photometry(view, parameters, row, settings.solarize_threshold)
+        yield view
+
+
+def _fast(
+    encoded: pa.Buffer, pair: Sequence[views.ViewParameters], row: int, settings: ViewSettings
+) -> Iterator[fast_views.Levels]:
+    image = fast_views.decode(encoded)
+    for parameters in pair:
+        view = fast_views.crop(image, parameters, row, settings.image_px)
+        if settings.photometry == "loader":
+            view = fast_views.photometry(view, parameters, row, settings.solarize_threshold)
+        yield view
 
 
 def draw_pair(

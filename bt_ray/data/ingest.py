@@ -20,6 +20,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from bt_ray.allocator import keep_freed_memory
 from bt_ray.config import Settings
 from bt_ray.data.decode import Columns, make_views, read_steps
 from bt_ray.data.plan import Plan, Span, build_plan
@@ -98,6 +99,7 @@ def _unpack(table: pa.Table) -> pa.Table:
 
 
 def _decode(block: pa.Table, settings: Settings, steps_per_epoch: int) -> Columns:
+    keep_freed_memory()
     columns = make_views(_unpack(block), settings, steps_per_epoch)
     return {name: values[np.newaxis] for name, values in columns.items()}
 

@@ -14,9 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from bt_ray.data.views import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
-
-_BOX_PASSES = 3
+from bt_ray.data.views import (
+    BOX_PASSES,
+    BRIGHTNESS,
+    CONTRAST,
+    HUE,
+    SATURATION,
+    ViewParameters,
+    extended_box,
+)
 
 
 def apply_photometry(views: Tensor, parameters: ViewParameters, solarize_threshold: int) -> Tensor:
@@ -109,13 +115,17 @@ def _shift_hue(x: Tensor, turns: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor, sigma_px: NDArray[Any]) -> Tensor:
-    """Pillow's Gaussian blur: three passes of an extended box, as one separable filter a view."""
-    kernels = [_gaussian_like_kernel(float(sigma)) for sigma in sigma_px]
-    reach = max(len(kernel) for kernel in kernels) // 2
-    taps = np.stack([np.pad(k, reach - len(k) // 2) for k in kernels]).astype(np.float32)
-    weights = torch.from_numpy(taps).to(x.device).view(len(kernels), 1, 1, 1, -1)
+    """Pillow's Gaussian blur: passes of an extended box, in whole levels, along each axis.
+
+    One filter for all passes would be another at the border, where every pass repeats pixels.
+    """
+    boxes = [extended_box(float(sigma)) for sigma in sigma_px]
+    reach = max(len(box) for box in boxes) // 2
+    taps = np.stack([np.pad(box, reach - len(box) // 2) for box in boxes]).astype(np.float32)
+    weights = torch.from_numpy(taps).to(x.device).view(len(boxes), 1, 1, 1, -1)
     for axis in (-1, -2):
-        x = torch.round(_filter_along(x, weights, reach, axis))
+        for _ in range(BOX_PASSES):
+            x = torch.round(_filter_along(x, weights, reach, axis))
     return x
 
 
@@ -128,17 +138,3 @@ def _filter_along(x: Tensor, weights: Tensor, reach: int, axis: int) -> Tensor:
     for tap in range(2 * reach + 1):
         filtered += padded.narrow(axis, tap, size) * weights[..., tap]
     return filtered
-
-
-def _gaussian_like_kernel(sigma_px: float) -> NDArray[Any]:
-    """Taps of three box filters whose variances add up to σ², their edges fractional.
-
-    Source: Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended
-    box filtering", as in Pillow.
-    """
-    variance = sigma_px**2 / _BOX_PASSES
-    inner = int((np.sqrt(12 * variance + 1) - 1) / 2)
-    edge = (2 * inner + 1) * (inner * (inner + 1) - 3 * variance)
-    edge /= 6 * (variance - (inner + 1) ** 2)
-    box = np.concatenate([[edge], np.ones(2 * inner + 1), [edge]]) / (2 * (inner + edge) + 1)
-    return np.convolve(np.convolve(box, box), box)

@@ -7,7 +7,9 @@ gets the same views on whatever worker, in whatever order. Applying is determini
 after the crop in one batched pass on any device, to the same result.
 """
 
+import io
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from bt_ray.config import ViewSettings
 
 _CROP_ATTEMPTS = 10
+BOX_PASSES = 3
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
@@ -126,7 +129,7 @@ def _draw_crops(
     log_low, log_high = np.log(settings.crop_ratio)
     ratio = np.exp(_between(u[:, _CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS], log_low, log_high))
     crop_w, crop_h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = (crop_w > 0) & (crop_w <= w) & (crop_h > 0) & (crop_h <= h)
+    fits = (crop_w > 0) & (crop_w <= w) & (crop_h > 0) & (crop_h <= h) & (area < w * h)
     first = np.argmax(fits, axis=1)[:, None]
     found = np.take_along_axis(fits, first, 1)[:, 0]
 
@@ -146,6 +149,11 @@ def _draw_crops(
 
 def _between(u: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
     return low + (high - low) * u
+
+
+def decode(encoded: Any) -> Image.Image:
+    """The image in a buffer of bytes, as RGB. Raises: OSError if it cannot be decoded."""
+    return Image.open(io.BytesIO(encoded)).convert("RGB")
 
 
 def crop(image: Image.Image, parameters: ViewParameters, row: int, image_px: int) -> Image.Image:
@@ -186,6 +194,20 @@ def _shift_hue(view: Image.Image, turns: float) -> Image.Image:
     hue, saturation, value = view.convert("HSV").split()
     shifted = np.asarray(hue) + np.uint8(int(turns * 255) % 256)
     return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")
+
+
+def extended_box(sigma_px: float) -> NDArray[np.float64]:
+    """Taps of a box filter with fractional edges; `BOX_PASSES` of it have variance σ².
+
+    Source: Gwosdek et al. 2011, "Theoretical foundations of Gaussian convolution by extended
+    box filtering", as in Pillow.
+    """
+    variance = sigma_px**2 / BOX_PASSES
+    inner = int((np.sqrt(12 * variance + 1) - 1) / 2)
+    edge = (2 * inner + 1) * (inner * (inner + 1) - 3 * variance)
+    edge /= 6 * (variance - (inner + 1) ** 2)
+    taps: NDArray[np.float64] = np.concatenate([[edge], np.ones(2 * inner + 1), [edge]])
+    return taps / (2 * (inner + edge) + 1)
 
 
 def central(image: Image.Image, image_px: int) -> Image.Image:

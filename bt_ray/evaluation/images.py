@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bt_ray.config import Settings
 from bt_ray.data.batches import to_batch
-from bt_ray.data.decode import decode, make_views
-from bt_ray.data.views import central
+from bt_ray.data.decode import make_views
+from bt_ray.data.views import central, decode
 
 _BLOCK = 128
 _THREADS = 2

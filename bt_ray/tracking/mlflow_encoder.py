@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from bt_ray.config import from_json
 from bt_ray.data.batches import normalize
-from bt_ray.data.decode import decode
-from bt_ray.data.views import central
+from bt_ray.data.views import central, decode
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.weights import load_weights
 

@@ -23,6 +23,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
+from bt_ray.allocator import KEEP_FREED_MEMORY
 from bt_ray.config import Settings, to_json
 from bt_ray.data.ingest import build_dataset
 from bt_ray.data.plan import build_plan
@@ -33,7 +34,6 @@ from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, record_run, recorded_run, start_run
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
-from bt_ray.training.allocator import KEEP_FREED_MEMORY
 from bt_ray.training.cluster import connect, uses_gpu
 from bt_ray.training.local import train_here
 from bt_ray.training.run_folder import claim_folder, locate_storage, open_storage, sole_owner

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from bt_ray.config import Settings
-from bt_ray.data.decode import decode, make_views, read_steps
+from bt_ray.data.decode import make_views, read_steps
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet, is_shards, write_shards
 from bt_ray.data.sources import open_source
+from bt_ray.data.views import decode
 from bt_ray.errors import DataError
 
 

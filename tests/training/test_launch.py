@@ -19,9 +19,8 @@ from mlflow import MlflowClient
 
 from bt_ray.config import Settings, flatten, override
 from bt_ray.data.batches import normalize
-from bt_ray.data.decode import decode
 from bt_ray.data.shards import ShardSet
-from bt_ray.data.views import central
+from bt_ray.data.views import central, decode
 from bt_ray.errors import LaunchError
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.weights import load_weights

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bt_ray.training.allocator import KEEP_FREED_MEMORY
+from bt_ray.allocator import KEEP_FREED_MEMORY
 
 PAGES_OF_A_STEP = 60 * 2**20 // 4096
 CHILD = """
