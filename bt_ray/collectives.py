@@ -73,6 +73,15 @@ def any_worker(flag: bool, device: torch.device) -> bool:
     return bool(all_reduce_sum(torch.tensor(float(flag), device=device)))
 
 
+def sum_numbers(number: int, device: torch.device) -> int:
+    """The sum over all workers, modulo 2⁶⁴, of a whole number of each."""
+    if world_size() == 1:
+        return number % 2**64
+    halves = torch.tensor([number % 2**32, number // 2**32 % 2**32], device=device)
+    low, high = (int(half) for half in all_reduce_sum(halves))
+    return (low + high * 2**32) % 2**64
+
+
 def rank(group: dist.ProcessGroup | None = None) -> int:
     """This worker, from 0."""
     return dist.get_rank(group) if dist.is_initialized() else 0

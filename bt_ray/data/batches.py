@@ -22,13 +22,13 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One worker's part of a global batch: its two views, before normalisation.
-
-    `views`: two tensors (n, 3, px, px), uint8, or float32 levels 0 to 255 after photometry.
-    """
+    """One worker's part of a global batch: its two views, before normalisation."""
 
     step: int
     views: tuple[Tensor, Tensor]
+    """Two tensors (n, 3, px, px), uint8, or float32 levels 0 to 255 after photometry."""
+    digest: int = 0
+    """Sum over the rows, modulo 2⁶⁴, of what tells how they were made (`data.digest`)."""
 
 
 def to_batch(
@@ -49,7 +49,11 @@ def to_batch(
                 pair, draw_pair(columns, settings, steps_per_epoch), strict=True
             )
         )
-    return Batch(step=step, views=(pair[0], pair[1]))
+    return Batch(
+        step=step,
+        views=(pair[0], pair[1]),
+        digest=int(np.sum(columns["digest"], dtype=np.uint64)),
+    )
 
 
 def check_place(columns: Mapping[str, NDArray[Any]], step: int, rank: int, num_rows: int) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from bt_ray.config import Settings, ViewSettings
 from bt_ray.data import fast_views, views
+from bt_ray.data.digest import digest_rows
 from bt_ray.data.plan import Plan
 from bt_ray.data.shards import ShardSet, take_rows
 
@@ -44,7 +45,8 @@ def make_views(table: pa.Table, settings: Settings, steps_per_epoch: int) -> Col
 
     Args:
       table: rows of one step with columns `row`, `image`, `width`, `height`, `step`, `slot`.
-    Returns: the columns but `image`, with `view_a` and `view_b`, uint8 (n, 3, px, px).
+    Returns: the columns but `image`, with `view_a` and `view_b`, uint8 (n, 3, px, px), and
+      `digest`, uint64 (n,), of how they were made.
     """
     columns: Columns = {
         name: table[name].to_numpy() for name in ("row", "width", "height", "step", "slot")
@@ -57,6 +59,7 @@ def make_views(table: pa.Table, settings: Settings, steps_per_epoch: int) -> Col
         for view, levels in enumerate(backend(encoded.as_buffer(), pair, i, settings.views)):
             cv2.split(np.asarray(levels), list(made[view, i]))
     columns["view_a"], columns["view_b"] = made
+    columns["digest"] = digest_rows(columns["step"], columns["slot"], columns["row"], pair)
     return columns
 
 

@@ -56,11 +56,12 @@ def uniforms(*key: int, samples: NDArray[np.int64], count: int) -> NDArray[np.fl
     """
     state = np.zeros((len(samples), 1), dtype=np.uint64)
     for part in (*key, samples.reshape(-1, 1), np.arange(count).reshape(1, -1)):
-        state = _mix(state + np.asarray(part).astype(np.uint64))
+        state = mix(state + np.asarray(part).astype(np.uint64))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One round of SplitMix64, of each number."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -37,7 +37,7 @@ from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.cluster import connect, uses_gpu
 from bt_ray.training.local import train_here
 from bt_ray.training.run_folder import claim_folder, locate_storage, open_storage, sole_owner
-from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
+from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint, stream_digest
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary, keep, summarize
 from bt_ray.training.worker import FAILURE, train_worker
@@ -104,6 +104,7 @@ def pretrain(
             version = None
             try:
                 run.tag("checkpoint", str(checkpoint))
+                run.tag("stream_digest", stream_digest(checkpoint))
                 if register and steps == total_steps:
                     version = register_encoder(run, checkpoint, settings)
             except TrackingError as away:

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bt_ray.collectives import any_worker, data_parallel, world_size
+from bt_ray.collectives import any_worker, data_parallel, sum_numbers, world_size
 from bt_ray.config import Settings, TrainingSettings
 from bt_ray.data.batches import Batch, normalize
 from bt_ray.evaluation.probe import Probing
@@ -113,6 +113,7 @@ def train(
         state.scaler.scale(result.loss).backward()
         optimizer_step(state)
         state.step += 1
+        state.unsummed_digest += batch.digest
 
         is_last = state.step == total_steps
         stops = state.step % stop_steps == 0 and any_worker(context.wants_stop(), context.device)
@@ -169,6 +170,8 @@ def optimizer_step(state: TrainingState) -> None:
 
 def commit(state: TrainingState, settings: Settings, context: Context) -> None:
     """Checkpoints the state: the first worker writes, all of them take part."""
+    state.stream_digest += sum_numbers(state.unsummed_digest, context.device)
+    state.unsummed_digest = 0
     if context.rank != 0:
         context.commit(state.step, None)
         return

@@ -23,6 +23,7 @@ from bt_ray.config import (
     from_json,
     to_json,
 )
+from bt_ray.data.digest import to_text
 from bt_ray.errors import CheckpointError, NewerSchemaError
 from bt_ray.model.twins import Twins
 from bt_ray.model.weights import ENCODER, file_of, load_weights, save_weights
@@ -44,6 +45,10 @@ class TrainingState:
     step: int = 0
     skipped_steps: int = 0
     """Steps that moved nothing since fp16 gradients overflowed."""
+    stream_digest: int = 0
+    """Of all data that were trained on (`data.digest`), as of the last checkpoint."""
+    unsummed_digest: int = 0
+    """Of what this worker was given since."""
 
 
 def save_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> None:
@@ -58,6 +63,7 @@ def save_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> N
         "schema_version": SCHEMA_VERSION,
         "step": state.step,
         "skipped_steps": state.skipped_steps,
+        "stream_digest": to_text(state.stream_digest),
         "optimizer_groups": groups,
         "scaler": state.scaler.state_dict(),
     }
@@ -107,6 +113,11 @@ def last_checkpoint(run_folder: Path) -> tuple[Path | None, int]:
         except CheckpointError:
             continue
     return None, 0
+
+
+def stream_digest(checkpoint: Path) -> str:
+    """Of all data that a checkpoint's run was trained on, in hexadecimal digits."""
+    return str(json.loads((checkpoint / STATE).read_text()).get("stream_digest", ""))
 
 
 def check_origin(checkpoint: Path, settings: Settings) -> None:
@@ -185,6 +196,7 @@ def restore_checkpoint(folder: Path, state: TrainingState, settings: Settings) -
     _join_optimizer(state.optimizer, load_file(folder / OPTIMIZER), record["optimizer_groups"])
     state.scaler.load_state_dict(record["scaler"])
     state.step, state.skipped_steps = record["step"], record["skipped_steps"]
+    state.stream_digest = int(record.get("stream_digest", "0"), base=16)
 
 
 def _split_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

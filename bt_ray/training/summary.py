@@ -16,6 +16,7 @@ from bt_ray.objective.expectations import warning
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
+from bt_ray.training.state import stream_digest
 
 _log = logging.getLogger(__name__)
 FIGURES = "figures"
@@ -31,6 +32,8 @@ class Summary:
     total_steps: int
     """Of the whole run; more than `steps` if it was stopped on the way."""
     images_per_s: float
+    stream_digest: str
+    """Equal for two runs that were trained on the same images in the same views and order."""
     scores: dict[str, float | None]
     """None where it was not measured, such as kNN without labels."""
     model_version: str | None
@@ -69,6 +72,7 @@ def summarize(
         steps=steps,
         total_steps=total_steps,
         images_per_s=round(settings.data.global_batch * steps / seconds, 1),
+        stream_digest=stream_digest(checkpoint),
         scores={
             "knn_top1_untrained": knn[0] if knn else None,
             "knn_top1": knn[-1] if knn else None,

@@ -59,6 +59,7 @@ def test_a_run_ends_in_a_registered_encoder_and_a_truthful_record(settings: Sett
     assert run.data.params.keys() >= flatten(settings).keys()
     assert re.match("[0-9a-f]{40}", run.data.tags["mlflow.source.git.commit"])
     assert run.data.tags["data_digest"] == ShardSet.open(settings.data.train).manifest.digest
+    assert run.data.tags["stream_digest"] == summary.stream_digest
     assert run.data.tags["checkpoint"] == summary.paths["checkpoint"]
     losses = client.get_metric_history(summary.run_id, "train/loss")
     assert [metric.step for metric in losses] == [1, 2, 3, 4, 5, 6]
