@@ -81,6 +81,9 @@ class DataSettings:
     """Images of one Parquet row group when shards are written."""
     window_mb: int = 512
     """Encoded images (MB) that one read task holds and shuffles at a time."""
+    max_bad_rate: float = 0.001
+    """Share of images that may be replaced by others since they cannot be decoded, over as many
+    images as may have ten such; beyond it the run ends; 0: the first one ends it."""
 
     def __post_init__(self) -> None:
         _require_positive("data", self, "rows_per_row_group", "window_mb")
@@ -89,6 +92,7 @@ class DataSettings:
             f"data.global_batch={self.global_batch} must be at least 2: "
             "a correlation needs two images.",
         )
+        _require_probability("data", self, "max_bad_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -490,7 +494,7 @@ def flatten(settings: Settings) -> dict[str, Any]:
 def differences(one: Settings, other: Settings) -> list[str]:
     """Dotted keys of what shapes a run's result and is not the same in both.
 
-    Names, places, workers and tracking shape none.
+    Names, places, workers, tracking and what is tolerated shape none.
     """
     theirs = flatten(other)
     return [
@@ -498,6 +502,7 @@ def differences(one: Settings, other: Settings) -> list[str]:
         for key, value in flatten(one).items()
         if value != theirs[key]
         and key.split(".")[0] not in ("name", "storage", "scaling", "tracking")
+        and key != "data.max_bad_rate"
     ]
 
 

@@ -17,6 +17,10 @@ class DataError(BtRayError, ValueError):
     """Images, shards or a manifest that are missing, foreign or damaged."""
 
 
+class UnreadableImagesError(DataError):
+    """More images that cannot be decoded than `data.max_bad_rate` allows."""
+
+
 class PlanError(BtRayError, RuntimeError):
     """A worker was handed other rows than the plan promised it."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from bt_ray.data.decode import draw_pair, make_views, read_steps
 from bt_ray.data.photometry import apply_photometry
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
+from bt_ray.data.spares import find_spares
 from bt_ray.errors import PlanError
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -29,6 +31,8 @@ class Batch:
     """Two tensors (n, 3, px, px), uint8, or float32 levels 0 to 255 after photometry."""
     digest: int = 0
     """Sum over the rows, modulo 2⁶⁴, of what tells how they were made (`data.digest`)."""
+    replaced: tuple[int, ...] = ()
+    """Rows whose image could not be decoded; another stands in for each (`data.spares`)."""
 
 
 def to_batch(
@@ -53,6 +57,7 @@ def to_batch(
         step=step,
         views=(pair[0], pair[1]),
         digest=int(np.sum(columns["digest"], dtype=np.uint64)),
+        replaced=tuple(columns["row"][columns["row"] != columns["sample"]].tolist()),
     )
 
 
@@ -104,10 +109,12 @@ def local_batches(
     """The batches of steps `start` to `stop`, read and decoded in this process."""
     plan = build_plan(settings, shards.manifest)
     size = settings.data.global_batch // world_size
+    spares = partial(find_spares, shards, plan)
     for span in plan.spans(start, stop):
         table = read_steps(shards, plan, max(start, span.first_step), min(stop, span.stop_step))
         for first in range(rank * size, table.num_rows, plan.global_batch):
-            columns = make_views(table.slice(first, size), settings, plan.steps_per_epoch)
+            part = table.slice(first, size)
+            columns = make_views(part, settings, plan.steps_per_epoch, spares)
             yield to_batch(columns, settings, plan.steps_per_epoch, device)
 
 

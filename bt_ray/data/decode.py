@@ -4,20 +4,21 @@ Importing torch takes longer than decoding some thousand images, and a task's pr
 none of it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
-from bt_ray.config import Settings, ViewSettings
+from bt_ray.config import Settings
 from bt_ray.data import fast_views, views
 from bt_ray.data.digest import digest_rows
 from bt_ray.data.plan import Plan
 from bt_ray.data.shards import ShardSet, take_rows
+from bt_ray.data.spares import Spare
+from bt_ray.errors import DataError
 
 Columns = dict[str, NDArray[Any]]
 
@@ -40,49 +41,68 @@ def read_steps(shards: ShardSet, plan: Plan, start: int, stop: int) -> pa.Table:
     )
 
 
-def make_views(table: pa.Table, settings: Settings, steps_per_epoch: int) -> Columns:
+def make_views(
+    table: pa.Table,
+    settings: Settings,
+    steps_per_epoch: int,
+    spares: Callable[[int, int], Iterator[Spare]] | None = None,
+) -> Columns:
     """Two views of each row: cropped, and finished too if photometry belongs to the loader.
 
     Args:
       table: rows of one step with columns `row`, `image`, `width`, `height`, `step`, `slot`.
-    Returns: the columns but `image`, with `view_a` and `view_b`, uint8 (n, 3, px, px), and
-      `digest`, uint64 (n,), of how they were made.
+      spares: what may stand in for an image that cannot be decoded, by step and slot; none:
+        such an image is an error.
+    Returns: the columns but `image`, with `view_a` and `view_b`, uint8 (n, 3, px, px); `sample`,
+      the row whose image was used; and `digest`, uint64 (n,), of how the views were made.
+    Raises: DataError if an image cannot be decoded, nor its spares.
     """
     columns: Columns = {
         name: table[name].to_numpy() for name in ("row", "width", "height", "step", "slot")
     }
+    columns["sample"] = columns["row"]
     pair = draw_pair(columns, settings, steps_per_epoch)
     px = settings.views.image_px
+    backend = fast_views if settings.views.backend == "fast" else views
     made = np.empty((2, table.num_rows, 3, px, px), dtype=np.uint8)
-    backend = _reference if settings.views.backend == "reference" else _fast
     for i, encoded in enumerate(table["image"]):
-        for view, levels in enumerate(backend(encoded.as_buffer(), pair, i, settings.views)):
+        try:
+            image = backend.decode(encoded.as_buffer())
+        except OSError as fault:
+            image, spare = _stand_in(columns, i, fault, backend.decode, spares)
+            here = np.arange(table.num_rows) == i
+            for name in ("sample", "width", "height"):
+                columns[name] = np.where(here, getattr(spare, name), columns[name])
+            pair = draw_pair(columns, settings, steps_per_epoch)
+        for view, parameters in enumerate(pair):
+            levels = backend.crop(image, parameters, i, px)
+            if settings.views.photometry == "loader":
+                levels = backend.photometry(
+                    levels, parameters, i, settings.views.solarize_threshold
+                )
             cv2.split(np.asarray(levels), list(made[view, i]))
     columns["view_a"], columns["view_b"] = made
-    columns["digest"] = digest_rows(columns["step"], columns["slot"], columns["row"], pair)
+    columns["digest"] = digest_rows(columns["step"], columns["slot"], columns["sample"], pair)
     return columns
 
 
-def _reference(
-    encoded: pa.Buffer, pair: Sequence[views.ViewParameters], row: int, settings: ViewSettings
-) -> Iterator[Image.Image]:
-    image = views.decode(encoded)
-    for parameters in pair:
-        view = views.crop(image, parameters, row, settings.image_px)
-        if settings.photometry == "loader":
-            view = views.photometry(view, parameters, row, settings.solarize_threshold)
-        yield view
-
-
-def _fast(
-    encoded: pa.Buffer, pair: Sequence[views.ViewParameters], row: int, settings: ViewSettings
-) -> Iterator[fast_views.Levels]:
-    image = fast_views.decode(encoded)
-    for parameters in pair:
-        view = fast_views.crop(image, parameters, row, settings.image_px)
-        if settings.photometry == "loader":
-            view = fast_views.photometry(view, parameters, row, settings.solarize_threshold)
-        yield view
+def _stand_in(
+    columns: Columns,
+    i: int,
+    fault: OSError,
+    decode: Callable[[pa.Buffer], Any],
+    spares: Callable[[int, int], Iterator[Spare]] | None,
+) -> tuple[Any, Spare]:
+    """The first spare of row `i` that can be decoded, and its image."""
+    for spare in () if spares is None else spares(columns["step"][i], columns["slot"][i]):
+        try:
+            return decode(spare.encoded), spare
+        except OSError:
+            continue
+    alone = "" if spares is None else ", nor can those that would stand in for it"
+    raise DataError(
+        f"The image of row {columns['row'][i]} cannot be decoded ({fault}){alone}."
+    ) from fault
 
 
 def draw_pair(

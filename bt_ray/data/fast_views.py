@@ -35,7 +35,8 @@ def decode(encoded: Any) -> Levels:
     """
     octets = memoryview(encoded).cast("B")  # Arrow's are signed, and simplejpeg wants none such
     try:
-        if simplejpeg.decode_jpeg_header(octets)[2] in _PLAIN_JPEG:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(octets)
+        if colours in _PLAIN_JPEG and height * width <= views.MOST_PIXELS:
             return simplejpeg.decode_jpeg(octets, "RGB")  # type: ignore[no-any-return]
     except ValueError:
         pass

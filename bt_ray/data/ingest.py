@@ -25,6 +25,7 @@ from bt_ray.config import Settings
 from bt_ray.data.decode import Columns, make_views, read_steps
 from bt_ray.data.plan import Plan, Span, build_plan
 from bt_ray.data.shards import ShardSet
+from bt_ray.data.spares import find_spares
 
 _MOST_READ_TASKS = 2000
 _WINDOWS_READ_AT_ONCE = 2
@@ -98,9 +99,10 @@ def _unpack(table: pa.Table) -> pa.Table:
     )
 
 
-def _decode(block: pa.Table, settings: Settings, steps_per_epoch: int) -> Columns:
+def _decode(block: pa.Table, settings: Settings, shards: ShardSet, plan: Plan) -> Columns:
     keep_freed_memory()
-    columns = make_views(_unpack(block), settings, steps_per_epoch)
+    spares = partial(find_spares, shards, plan)
+    columns = make_views(_unpack(block), settings, plan.steps_per_epoch, spares)
     return {name: values[np.newaxis] for name, values in columns.items()}
 
 
@@ -137,14 +139,14 @@ def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Data
         source,
         override_num_blocks=1,
         concurrency=_WINDOWS_READ_AT_ONCE,
-        ray_remote_args={"num_cpus": 0},
+        num_cpus=0,
     )
     decoded: ray.data.Dataset = encoded.map_batches(
         _decode,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        fn_kwargs={"settings": settings, "steps_per_epoch": plan.steps_per_epoch},
+        fn_kwargs={"settings": settings, "shards": shards, "plan": plan},
     )
     return decoded
 

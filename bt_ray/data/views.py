@@ -8,6 +8,7 @@ after the crop in one batched pass on any device, to the same result.
 """
 
 import io
+import struct
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,6 +20,9 @@ from bt_ray.config import ViewSettings
 
 _CROP_ATTEMPTS = 10
 BOX_PASSES = 3
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Of an image that is decoded; Pillow takes what has more for an attack."""
+_OF_DAMAGED_FILES = (SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
@@ -153,8 +157,23 @@ def _between(u: NDArray[np.float64], low: float, high: float) -> NDArray[np.floa
 
 
 def decode(encoded: Any) -> Image.Image:
-    """The image in a buffer of bytes, as RGB. Raises: OSError if it cannot be decoded."""
-    return Image.open(io.BytesIO(encoded)).convert("RGB")
+    """The image in a buffer of bytes, as RGB, whatever its file is called.
+
+    Of an animation the first frame, of 16 bits the upper eight; transparency is dropped, and a
+    camera's note of how to turn the image is not looked at, as in the paper's pipeline.
+
+    Raises: OSError if it cannot be decoded, or has more pixels than Pillow's limit.
+    """
+    try:
+        image: Image.Image = Image.open(io.BytesIO(encoded))
+        image.load()
+    except (Image.DecompressionBombError, *_OF_DAMAGED_FILES) as error:
+        raise OSError(str(error)) from error
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def crop(image: Image.Image, parameters: ViewParameters, row: int, image_px: int) -> Image.Image:

@@ -1,5 +1,6 @@
 """The fixed images that a probe looks at: as they are, and in pairs of views."""
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from bt_ray.config import Settings
 from bt_ray.data.batches import to_batch
 from bt_ray.data.decode import make_views
 from bt_ray.data.views import central, decode
+
+_log = logging.getLogger(__name__)
 
 _BLOCK = 128
 _THREADS = 2
@@ -45,13 +48,24 @@ class ViewPairs:
 
 
 def load_images(table: pa.Table, image_px: int) -> LabelledImages:
-    """The central view of each row of shards."""
+    """The central view of each row of shards, but of those that cannot be decoded."""
 
-    def pixels(encoded: pa.BinaryScalar) -> NDArray[Any]:
-        return np.asarray(central(decode(encoded.as_buffer()), image_px))
+    def pixels(encoded: pa.BinaryScalar) -> NDArray[Any] | None:
+        try:
+            return np.asarray(central(decode(encoded.as_buffer()), image_px))
+        except OSError:
+            return None
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        images = list(pool.map(pixels, table["image"]))
+        found = list(pool.map(pixels, table["image"]))
+    images = [image for image in found if image is not None]
+    if len(images) < len(found):
+        _log.warning(
+            "%d of %d images cannot be decoded and are left out of the evaluation.",
+            len(found) - len(images),
+            len(found),
+        )
+        table = table.filter(pa.array([image is not None for image in found]))
     stacked = np.stack(images) if images else np.empty((0, image_px, image_px, 3), np.uint8)
     return LabelledImages(
         pixels=torch.from_numpy(stacked.transpose(0, 3, 1, 2).copy()),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
@@ -135,10 +136,12 @@ def build_probe(
     if test is not None:
         share = ShardSet.open(test).read_share(rank, world_size, settings.probe.query_images)
         queries = load_images(share, image_px)
-    pairs = bank.filter(pc.less(bank["row"], _MOST_PAIRS))
+    images = load_images(bank, image_px)
+    rows = images.rows[images.rows < _MOST_PAIRS].numpy()
+    pairs = bank.filter(pc.is_in(bank["row"], pa.array(rows)))
     return Probe(
         settings,
-        load_images(bank, image_px),
+        images,
         queries,
         load_view_pairs(pairs, settings, device),
         device,

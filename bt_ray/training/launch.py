@@ -23,21 +23,28 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
+from bt_ray import errors
 from bt_ray.allocator import KEEP_FREED_MEMORY
 from bt_ray.config import Settings, to_json
 from bt_ray.data.ingest import build_dataset
 from bt_ray.data.plan import build_plan
 from bt_ray.data.prepare import prepare_data
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import NonFiniteLossError, RunFailedError, RunStoppedError, TrackingError
+from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, record_run, recorded_run, start_run
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.cluster import connect, uses_gpu
 from bt_ray.training.local import train_here
+from bt_ray.training.quarantine import QUARANTINE
 from bt_ray.training.run_folder import claim_folder, locate_storage, open_storage, sole_owner
-from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint, stream_digest
+from bt_ray.training.state import (
+    KEPT_CHECKPOINTS,
+    last_checkpoint,
+    replaced_images,
+    stream_digest,
+)
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary, keep, summarize
 from bt_ray.training.worker import FAILURE, train_worker
@@ -67,7 +74,7 @@ def pretrain(
     Raises: SettingsError if a run of this name exists with other settings; LaunchError if it is
       going already or the cluster is too small; RunFailedError if the cluster gave up;
       RunStoppedError after SIGINT or SIGTERM; TrackingError if MLflow does not answer at the
-      start; DataError; CheckpointError; NonFiniteLossError.
+      start; DataError; UnreadableImagesError; CheckpointError; NonFiniteLossError.
     """
     settings = locate_storage(settings)
     open_storage(settings)
@@ -100,6 +107,11 @@ def pretrain(
                 notes.append(
                     f"The run was stopped after {steps} of {total_steps} steps; the same command "
                     "continues it."
+                )
+            if replaced := replaced_images(checkpoint):
+                notes.append(
+                    f"{replaced} times an image could not be decoded, and another stood in for it; "
+                    f"which ones and why is listed in {run_folder / QUARANTINE}."
                 )
             version = None
             try:
@@ -155,7 +167,8 @@ def _fit(
         except TrainingFailedError as error:
             raise RunFailedError(_why(error)) from error
     if failure.is_file():
-        raise NonFiniteLossError(json.loads(failure.read_text())["message"])
+        reason = json.loads(failure.read_text())
+        raise getattr(errors, reason["error"])(reason["message"])
 
 
 def _why(error: TrainingFailedError) -> str:

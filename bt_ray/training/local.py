@@ -1,6 +1,7 @@
 """A run in the calling process, without Ray: the same loop, batches and checkpoints."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
 from bt_ray.training.loop import Measures, train
+from bt_ray.training.quarantine import QUARANTINE, list_images
 from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
 from bt_ray.training.stop import StopRequest
 
@@ -24,6 +26,8 @@ class LocalContext:
     """The loop's context in the calling process."""
 
     run_folder: Path
+    data: str
+    """The shards that are trained on."""
     device: torch.device
     tracker: Tracker
     rank: int = 0
@@ -31,6 +35,10 @@ class LocalContext:
     def report(self, step: int, measures: Measures) -> None:
         """Records the measures."""
         self.tracker.log(step, measures)
+
+    def quarantine(self, rows: Sequence[int]) -> None:
+        """Lists images that cannot be decoded in the run's folder."""
+        list_images(self.run_folder / QUARANTINE, self.data, rows)
 
     def keep(self, step: int, arrays: Arrays) -> None:
         """Writes the arrays into the run's folder."""
@@ -81,7 +89,9 @@ def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:
         settings,
         steps_per_epoch=build_plan(settings, shards.manifest).steps_per_epoch,
         batches=local_batches(settings, shards, start=start, stop=total_steps, device=device),
-        context=LocalContext(run_folder, device, JsonLinesTracker(run_folder / METRICS)),
+        context=LocalContext(
+            run_folder, shards.root, device, JsonLinesTracker(run_folder / METRICS)
+        ),
         probe=build_probe(settings, device),
         resume=resume,
     )

@@ -1,7 +1,7 @@
 """The training loop. It knows neither Ray nor MLflow: batches come in, reports go out."""
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from bt_ray.precision import autocast, memory_format
 from bt_ray.tracking.snapshots import Arrays
 from bt_ray.training.gauges import read_gauges
 from bt_ray.training.meter import Meter
+from bt_ray.training.quarantine import Quarantine
 from bt_ray.training.state import (
     TrainingState,
     load_start,
@@ -45,6 +46,9 @@ class Context(Protocol):
 
     def report(self, step: int, measures: Measures) -> None:
         """Records measures made after `step` steps. Called by every worker."""
+
+    def quarantine(self, rows: Sequence[int]) -> None:
+        """Lists images that cannot be decoded. Called by a worker that was to be given some."""
 
     def keep(self, step: int, arrays: Arrays) -> None:
         """Keeps what a picture is drawn from. Called by every worker, with the same arrays."""
@@ -73,7 +77,7 @@ def train(
       probe: looks at the twins before, during and after training.
       resume: checkpoint to continue from.
     Raises: NonFiniteLossError if the loss was NaN or infinite, when it is next reported or a
-      checkpoint is due; CheckpointError.
+      checkpoint is due; UnreadableImagesError; CheckpointError.
     """
     total_steps = settings.schedule.epochs * steps_per_epoch
     warmup_steps = round(settings.schedule.warmup_epochs * steps_per_epoch)
@@ -94,6 +98,7 @@ def train(
         context.report(0, probing.measures)
         context.keep(0, probing.arrays)
     meter, watch = Meter(settings, start_step=state.step), FiniteWatch(context.device)
+    quarantine = Quarantine(settings, context.device)
 
     for batch in meter.timed(batches):
         set_rates(
@@ -114,15 +119,22 @@ def train(
         optimizer_step(state)
         state.step += 1
         state.unsummed_digest += batch.digest
+        if batch.replaced:
+            quarantine.look(batch.replaced)
+            context.quarantine(batch.replaced)
 
         is_last = state.step == total_steps
-        stops = state.step % stop_steps == 0 and any_worker(context.wants_stop(), context.device)
+        stops = False
+        if state.step % stop_steps == 0 or is_last:
+            stops = any_worker(context.wants_stop(), context.device)
+            state.replaced_images += quarantine.check(state.step)
         if state.step % settings.training.log_every_steps == 0 or is_last or stops:
             watch.check()
             measures = {
                 "train/epoch": state.step / steps_per_epoch,
                 "train/loss": float(result.loss.detach()),
                 **{f"train/{name}": float(term) for name, term in result.terms.items()},
+                "data/replaced_images": state.replaced_images,
                 "train/weight_rate": state.optimizer.param_groups[0]["lr"],
                 **meter.read(state.step),
                 **read_gauges(context.device),

@@ -45,6 +45,8 @@ class TrainingState:
     step: int = 0
     skipped_steps: int = 0
     """Steps that moved nothing since fp16 gradients overflowed."""
+    replaced_images: int = 0
+    """Those that could not be decoded, each time that they came up."""
     stream_digest: int = 0
     """Of all data that were trained on (`data.digest`), as of the last checkpoint."""
     unsummed_digest: int = 0
@@ -63,6 +65,7 @@ def save_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> N
         "schema_version": SCHEMA_VERSION,
         "step": state.step,
         "skipped_steps": state.skipped_steps,
+        "replaced_images": state.replaced_images,
         "stream_digest": to_text(state.stream_digest),
         "optimizer_groups": groups,
         "scaler": state.scaler.state_dict(),
@@ -118,6 +121,11 @@ def last_checkpoint(run_folder: Path) -> tuple[Path | None, int]:
 def stream_digest(checkpoint: Path) -> str:
     """Of all data that a checkpoint's run was trained on, in hexadecimal digits."""
     return str(json.loads((checkpoint / STATE).read_text()).get("stream_digest", ""))
+
+
+def replaced_images(checkpoint: Path) -> int:
+    """How often an image could not be decoded until then."""
+    return int(json.loads((checkpoint / STATE).read_text()).get("replaced_images", 0))
 
 
 def check_origin(checkpoint: Path, settings: Settings) -> None:
@@ -196,6 +204,7 @@ def restore_checkpoint(folder: Path, state: TrainingState, settings: Settings) -
     _join_optimizer(state.optimizer, load_file(folder / OPTIMIZER), record["optimizer_groups"])
     state.scaler.load_state_dict(record["scaler"])
     state.step, state.skipped_steps = record["step"], record["skipped_steps"]
+    state.replaced_images = record.get("replaced_images", 0)
     state.stream_digest = int(record.get("stream_digest", "0"), base=16)
 
 

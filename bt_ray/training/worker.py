@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from bt_ray.data.batches import stream_batches
 from bt_ray.data.ingest import worker_blocks
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import NonFiniteLossError
+from bt_ray.errors import NonFiniteLossError, UnreadableImagesError
 from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, NullTracker, Tracker
 from bt_ray.training.loop import Measures, train
+from bt_ray.training.quarantine import QUARANTINE, list_images
 from bt_ray.training.state import last_checkpoint
 from bt_ray.training.stop import StopRequest
 
@@ -33,12 +35,18 @@ class RayContext:
     device: torch.device
     tracker: Tracker
     run_folder: Path
+    data: str
+    """The shards that are trained on."""
 
     def report(self, step: int, measures: Measures) -> None:
         """The first worker records the measures; who watches the run hears of the probes."""
         self.tracker.log(step, measures)
         if "probe/rankme" in measures:
             ray.train.report({"step": step, **measures})
+
+    def quarantine(self, rows: Sequence[int]) -> None:
+        """Lists images that cannot be decoded in the run's folder."""
+        list_images(self.run_folder / QUARANTINE, self.data, rows)
 
     def keep(self, step: int, arrays: Arrays) -> None:
         """The first worker writes the arrays into the run's folder."""
@@ -84,14 +92,15 @@ def train_worker(order: dict[str, str]) -> None:
                 steps_per_epoch=plan.steps_per_epoch,
                 device=device,
             ),
-            context=RayContext(rank, device, tracker, run_folder),
+            context=RayContext(rank, device, tracker, run_folder, settings.data.train),
             probe=build_probe(settings, device, rank=rank, world_size=num_workers),
             resume=resume,
         )
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, UnreadableImagesError) as error:
         # The same on every worker and after every restart: say so instead of failing again.
         if rank == 0:
-            (run_folder / FAILURE).write_text(json.dumps({"message": str(error)}))
+            reason = {"error": type(error).__name__, "message": str(error)}
+            (run_folder / FAILURE).write_text(json.dumps(reason))
 
 
 def _threads(settings: Settings, workers_here: int) -> int:

@@ -1,7 +1,7 @@
 """Views made fast, or on the device, are the reference's: image by image, for the whole chain."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -114,6 +114,57 @@ def test_a_jpeg_of_a_shard_is_decoded_without_pillow(monkeypatch: pytest.MonkeyP
     monkeypatch.delattr(views, "decode")
     for encoded, levels in zip(step["image"], expected, strict=True):
         assert np.array_equal(fast_views.decode(encoded.as_buffer()), levels)
+
+
+@pytest.mark.parametrize("decode", [views.decode, fast_views.decode])
+def test_what_has_too_many_pixels_is_refused(
+    decode: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decompression bomb: a small file, an image that would fill the memory."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    monkeypatch.setattr(views, "MOST_PIXELS", 2000)
+    with pytest.raises(OSError, match="decompression bomb"):
+        decode(odd_images()["444"])
+
+
+@pytest.mark.parametrize("decode", [views.decode, fast_views.decode])
+def test_sixteen_bits_are_scaled_and_not_cut_off(decode: Callable[[bytes], object]) -> None:
+    ramp = np.arange(0, 65536, 128, dtype=np.uint16).reshape(16, 32)
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).save(buffer, "PNG")
+    levels = np.asarray(decode(buffer.getvalue()))
+    assert np.array_equal(levels, np.repeat((ramp >> 8)[..., None], 3, axis=2))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_transparent_palette_and_an_animation_are_decoded_without_a_word() -> None:
+    frames = [Image.new("P", (9, 9), colour) for colour in (1, 2)]
+    for frame in frames:
+        frame.putpalette([200, 10, 20, 30, 40, 50, 60, 70, 80])
+    animated, transparent = io.BytesIO(), io.BytesIO()
+    frames[0].save(animated, "GIF", save_all=True, append_images=frames[1:])
+    frames[0].save(transparent, "PNG", transparency=b"\x00\x80")
+    for file in (animated, transparent):
+        levels = np.asarray(fast_views.decode(file.getvalue()))
+        assert (levels == (30, 40, 50)).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*EXIF:UserWarning", "ignore:Tag data:UserWarning")
+@pytest.mark.parametrize("name", odd_images())
+def test_whatever_is_damaged_either_decodes_or_raises_an_oserror(name: str) -> None:
+    """Bytes overwritten, cut and doubled anywhere: Pillow's plugins raise errors of many kinds."""
+    random, encoded = np.random.default_rng(0), odd_images()[name]
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(encoded)
+        place, length = random.integers(8, len(damaged)), random.integers(1, 40)
+        new = random.bytes(int(random.integers(0, 40)))
+        damaged[place : place + length] = new
+        try:
+            assert np.asarray(fast_views.decode(bytes(damaged))).ndim == 3
+        except OSError:
+            refused += 1
+    assert refused > 10
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0 cut"])

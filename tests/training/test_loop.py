@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,9 +34,13 @@ class MemoryContext:
     device: torch.device = CPU
     reports: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     kept: dict[int, Arrays] = field(default_factory=dict)
+    quarantined: list[int] = field(default_factory=list)
 
     def report(self, step: int, measures: dict[str, float]) -> None:
         self.reports.append((step, measures))
+
+    def quarantine(self, rows: Sequence[int]) -> None:
+        self.quarantined += rows
 
     def keep(self, step: int, arrays: Arrays) -> None:
         self.kept[step] = arrays
