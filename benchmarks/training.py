@@ -19,7 +19,7 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import tyro
@@ -31,6 +31,8 @@ from bt_ray.errors import SettingsError
 from bt_ray.presets import preset
 from bt_ray.tracking.tracker import read_history
 from pipelines.terminal import console, finish, guarded
+
+T = TypeVar("T")
 
 _WARMUP_STEPS, _SMALL_WARMUP_STEPS = 1, 4
 _GLOBAL_BATCH = 256
@@ -94,7 +96,7 @@ def measure(order: Benchmark, work: Path) -> dict[str, list[float]]:
     return blocks
 
 
-def in_fresh_process(block: Callable[[], float]) -> float:
+def in_fresh_process(block: Callable[[], T]) -> T:
     """What `block` returns; none of its threads, memory or Ray processes outlives the call."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(block).result()

@@ -110,9 +110,7 @@ def views_settings(**views: object) -> Settings:
 
 def load(order: Benchmark) -> list[pa.Table]:
     """The images as rows of steps, a chunk a step."""
-    encoded = list(_from_folder(order.data) if order.data else _from_archive())[: order.images]
-    if not encoded:
-        raise DataError(f"There is no JPEG in {order.data}.")
+    encoded = read_jpegs(order.data)[: order.images]
     chunks = []
     for first in range(0, len(encoded), _CHUNK):
         part = encoded[first : first + _CHUNK]
@@ -123,6 +121,17 @@ def load(order: Benchmark) -> list[pa.Table]:
             table.append_column("row", rows).append_column("slot", rows).append_column("step", step)
         )
     return chunks
+
+
+def read_jpegs(folder: Path | None) -> list[bytes]:
+    """The JPEGs below a folder, or those that the tests use.
+
+    Raises: DataError if there is none.
+    """
+    encoded = _from_folder(folder) if folder else _from_archive()
+    if not encoded:
+        raise DataError(f"There is no JPEG in {folder}.")
+    return encoded
 
 
 def _from_folder(folder: Path) -> list[bytes]:

@@ -1,0 +1,149 @@
+"""Ways of delivering two views of each image to who trains on them, and how fast each is."""
+
+import multiprocessing
+import os
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from bt_ray.allocator import keep_freed_memory
+from bt_ray.config import Settings, ViewSettings
+from bt_ray.data import views
+from bt_ray.data.decode import make_views, read_steps
+from bt_ray.data.plan import build_plan
+from bt_ray.data.shards import ShardSet
+
+GLOBAL_BATCH = 100
+CORES = os.cpu_count() or 1
+
+Measured = dict[str, float]
+"""`images_per_s`, and of Ray the most of its object store, `store_mb`."""
+
+
+def through_ray(settings: Settings, steps: int) -> Measured:
+    """Ray Data, read to delivery in another process, from the first delivered step on."""
+    os.environ |= {"RAY_worker_niceness": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    import ray
+
+    from bt_ray.data.ingest import build_dataset
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    try:
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        dataset = build_dataset(settings, start=0, stop=steps)
+        [part] = dataset.streaming_split(1, equal=True)
+        done = ray.remote(num_cpus=0)(count_steps).remote(part)
+        with watched_store() as most:
+            images_per_s = ray.get(done)
+        return {"images_per_s": images_per_s, "store_mb": most[0] / 1e6}
+    finally:
+        ray.shutdown()
+
+
+def count_steps(part: Any) -> float:
+    """Images/s that a worker is handed as tensors."""
+    from bt_ray.data.ingest import worker_blocks
+
+    ends = []
+    for columns in worker_blocks(part):
+        pair = [torch.from_numpy(columns[name]) for name in ("view_a", "view_b")]
+        assert pair[0].shape == pair[1].shape
+        ends.append(time.perf_counter())
+    return GLOBAL_BATCH * (len(ends) - 1) / (ends[-1] - ends[0])
+
+
+class watched_store:  # noqa: N801 - read as a phrase
+    """Watches how many bytes of Ray's object store are in use; the most is the only item."""
+
+    def __enter__(self) -> list[float]:
+        self._most, self._ended = [0.0], threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self._most
+
+    def _watch(self) -> None:
+        import ray
+
+        while not self._ended.wait(0.2):
+            free = ray.available_resources().get("object_store_memory", 0.0)
+            used = ray.cluster_resources().get("object_store_memory", 0.0) - free
+            self._most[0] = max(self._most[0], used)
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def in_bare_loops(settings: Settings, steps: int) -> Measured:
+    """The same operations without Ray: a process a core, each with its share of every step."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(CORES, mp_context=context) as pool:
+        list(pool.map(time.sleep, [1] * CORES))  # they are up
+        shares = list(pool.map(partial(_bare_loop, settings, steps), range(CORES)))
+    return {"images_per_s": GLOBAL_BATCH * steps / max(shares)}
+
+
+def _bare_loop(settings: Settings, steps: int, rank: int) -> float:
+    """Seconds of one process for its share of all steps."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    shards = ShardSet.open(settings.data.train)
+    plan = build_plan(settings, shards.manifest)
+    size = GLOBAL_BATCH // CORES
+    began = 0.0
+    for span in plan.spans(0, steps):
+        table = read_steps(shards, plan, span.first_step, min(steps, span.stop_step))
+        for first in range(rank * size, table.num_rows, GLOBAL_BATCH):
+            columns = make_views(table.slice(first, size), settings, plan.steps_per_epoch)
+            assert torch.from_numpy(columns["view_a"]).shape[0] == size
+            began = began or time.perf_counter()
+    return (time.perf_counter() - began) * steps / (steps - 1)
+
+
+class ReferenceViews(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]):
+    """Two views of each image file, made with Pillow."""
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        self._files, self._epoch = sorted(folder.iterdir()), epoch
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image = views.decode(self._files[row].read_bytes())
+        view_a, view_b = (self._view(image, row, view) for view in (0, 1))
+        return view_a, view_b
+
+    def _view(self, image: Any, row: int, view: int) -> NDArray[np.uint8]:
+        drawn = views.draw(
+            ViewSettings(), seed=0, epoch=self._epoch, view=view, samples=np.array([row]),
+            widths=np.array([image.width]), heights=np.array([image.height]),
+        )  # fmt: skip
+        finished = views.photometry(views.crop(image, drawn, 0, 224), drawn, 0, 128)
+        return np.ascontiguousarray(np.asarray(finished).transpose(2, 0, 1))
+
+
+def through_dataloader(folder: Path, epochs: int) -> Measured:
+    """Torch's DataLoader with a process a core, from its first batch on."""
+    ends = []
+    for epoch in range(max(1, epochs // 2)):  # it is slow enough
+        loader = DataLoader(
+            ReferenceViews(folder, epoch),
+            batch_size=GLOBAL_BATCH,
+            shuffle=True,
+            num_workers=CORES,
+            drop_last=True,
+        )
+        times = [time.perf_counter() for _ in loader]
+        ends.append(GLOBAL_BATCH * (len(times) - 1) / (times[-1] - times[0]))
+    return {"images_per_s": median(ends)}
