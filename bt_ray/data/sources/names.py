@@ -1,0 +1,171 @@
+"""From what a person calls images to a source of them."""
+
+import hashlib
+import re
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.fs
+
+from bt_ray.data.location import first_line, is_local, list_files, locate, public_name
+from bt_ray.data.sources.cifar10 import cifar10_folder
+from bt_ray.data.sources.digits import digits
+from bt_ray.data.sources.folder import image_folder
+from bt_ray.data.sources.parquet import parquet_files
+from bt_ray.data.sources.source import IMAGE_SUFFIXES, Source, name_classes
+from bt_ray.data.sources.tars import tar_archives
+from bt_ray.data.sources.torchvision import torchvision_set
+from bt_ray.errors import DataError
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MAKERS = {".tar": tar_archives, ".parquet": parquet_files}
+_COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def open_source(name: str, labels: str | None = None) -> Source:
+    """The images that `name` means.
+
+    Args:
+      name: `digits` or `digits:test` (the embedded data); `cifar10` or `cifar10:test`
+        (downloaded once, unless there is a folder of that name); `torchvision:CLASS:ROOT`;
+        tar archives or Parquet files, one, a folder of them, or many by `{000..012}`; or a
+        folder of images. Places are paths, or any URIs that pyarrow opens.
+      labels: a text file that labels the images of a source that has no labels of its own.
+    Raises: DataError if there is nothing of that kind, or no image in it.
+    """
+    source = _open(name)
+    return source if labels is None else with_labels(source, labels)
+
+
+def _open(name: str) -> Source:
+    if name in ("digits", "digits:test"):
+        return digits(test=name.endswith(":test"))
+    if name.startswith("torchvision:"):
+        return torchvision_set(name)
+    if name in ("cifar10", "cifar10:test") and not Path(name).is_dir():
+        name = str(cifar10_folder("test" if name.endswith(":test") else "train"))
+    uris = expand_braces(name)
+    filesystem, path = locate(uris[0])
+    for suffix, make in _MAKERS.items():
+        if path.endswith((suffix, *(_COMPRESSED if suffix == ".tar" else ()))) and (
+            len(uris) > 1 or filesystem.get_file_info(path).type != pa.fs.FileType.Directory
+        ):
+            _require_file(filesystem, path, name)
+            return make(name, uris)
+    return _folder(name)
+
+
+def _require_file(filesystem: pa.fs.FileSystem, path: str, name: str) -> None:
+    try:
+        is_there = filesystem.get_file_info(path).type == pa.fs.FileType.File
+    except OSError as error:
+        raise DataError(
+            f"{public_name(name)!r} cannot be reached ({first_line(error)})."
+        ) from error
+    if not is_there:
+        raise DataError(f"There is no file {public_name(name)!r}; give one that is there.")
+
+
+def _folder(name: str) -> Source:
+    """Images in a folder; if there are none, tar archives there; or else Parquet files."""
+    filesystem, path = locate(name)
+    shown = public_name(name)
+    try:
+        kind = filesystem.get_file_info(path).type
+    except OSError as error:
+        raise DataError(f"{shown!r} cannot be reached ({first_line(error)}).") from error
+    if kind == pa.fs.FileType.NotFound:
+        raise DataError(f"There is no folder {shown!r}; give a folder of images or shards.")
+    if kind == pa.fs.FileType.File:
+        raise DataError(
+            f"{shown!r} is a file of no known kind; give a folder, a .tar or a .parquet."
+        )
+    images = image_folder(name)
+    if images is not None:
+        return images
+    files = list_files(filesystem, path)
+    for suffix, make in _MAKERS.items():
+        found = [str(info.path) for info in files if info.path.endswith(suffix)]
+        if found:
+            return make(name, [_beside(name, path, file) for file in found])
+    raise DataError(
+        f"There is no image below {shown!r}, nor a .tar or .parquet; known are "
+        f"{', '.join(IMAGE_SUFFIXES)}."
+    )
+
+
+def _beside(name: str, folder: str, file: str) -> str:
+    """The name of a file below the folder `name`, whose path is `folder`."""
+    if is_local(name):
+        return file
+    place, mark, options = name.partition("?")
+    return f"{place.rstrip('/')}{file.removeprefix(folder)}{mark}{options}"
+
+
+def expand_braces(name: str) -> list[str]:
+    """The names that `{000..012}` in a name stands for, in order; the name alone without it."""
+    found = _BRACES.search(name)
+    if found is None:
+        return [name]
+    first, last = found.groups()
+    if int(last) < int(first):
+        raise DataError(f"{found[0]} in {public_name(name)!r} must count upwards.")
+    return [
+        expanded
+        for number in range(int(first), int(last) + 1)
+        for expanded in expand_braces(
+            f"{name[: found.start()]}{number:0{len(first)}d}{name[found.end() :]}"
+        )
+    ]
+
+
+def with_labels(source: Source, file: str) -> Source:
+    """The source, labelled by a text file.
+
+    Each line holds an image's name (with or without folders and suffix) and, after a space or
+    comma, its label; or, in all lines, a label alone, for the images in the order of their
+    names. Labels are whole numbers from 0, or words, such as synsets, which name the classes.
+
+    Raises: DataError if the source has labels, or an image is left without one.
+    """
+    if source.classes:
+        raise DataError(f"{source.name} has labels of its own; leave out --labels {file}.")
+    content = _content(file)
+    lines = [re.split(r"[\s,]+", line.strip()) for line in content.splitlines() if line.strip()]
+    names = source.entries["sample_id"].to_pylist()
+    if lines and all(len(line) == 1 for line in lines):
+        if len(lines) != len(names):
+            raise DataError(
+                f"{public_name(file)!r} holds {len(lines):,} labels for {len(names):,} images; "
+                "give one a line, in the order of the images' names."
+            )
+        word_of = dict(zip(sorted(names), (line[0] for line in lines), strict=True))
+    else:
+        told = {PurePosixPath(line[0]).stem: line[1] for line in lines if len(line) > 1}
+        word_of = {n: told[s] for n in names if (s := PurePosixPath(n).stem) in told}
+    bare = [name for name in names if name not in word_of]
+    if bare:
+        raise DataError(
+            f"{public_name(file)!r} has no line for {len(bare):,} of {len(names):,} images, such "
+            f"as {bare[0]!r}; give a line `NAME LABEL` for each."
+        )
+    classes, labels = name_classes([word_of[name] for name in names])
+    position = source.entries.schema.get_field_index("label")
+    column = pa.array(labels, pa.int32())
+    digest = hashlib.sha256(content.encode()).hexdigest()[:6]
+    return replace(
+        source,
+        identity=f"{source.identity}-{digest}",
+        classes=classes,
+        entries=source.entries.set_column(position, "label", column),
+    )
+
+
+def _content(file: str) -> str:
+    filesystem, path = locate(file)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return str(stream.read().decode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The labels {public_name(file)!r} cannot be read ({error}).") from error
