@@ -48,6 +48,7 @@ def _outcome(task: Callable[[], str]) -> Iterator[pa.Table]:
 
 def connect(cpus: int | None) -> None:
     """Joins the Ray cluster, or starts one here for `cpus` tasks at once; none: one a CPU."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each execution
     if ray.is_initialized():
         return
     is_local = "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
@@ -69,8 +70,9 @@ def run_on_cluster(tasks: Sequence[Callable[[], str]], *, cpus: int | None = Non
     """
     if not tasks:
         return
+    at_once = None if cpus is None else min(cpus, len(tasks))
     dataset = ray.data.read_datasource(
-        _TaskSource(tasks), override_num_blocks=1, concurrency=cpus, ray_remote_args={"num_cpus": 1}
+        _TaskSource(tasks), override_num_blocks=1, concurrency=at_once, num_cpus=1
     )
     for row in dataset.iter_rows():
         if row["fault"] is not None:
