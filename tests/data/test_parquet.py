@@ -105,3 +105,11 @@ def test_a_row_without_an_image_is_a_bad_image(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "x.parquet"))
     with pytest.raises(DataError, match=r"'x.parquet:0000001' cannot be decoded \(no image\)"):
         write_shards(source, str(tmp_path / "out"), rows_per_row_group=2)
+
+
+def test_splits_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
+    """Or test images would be trained on without a word."""
+    hugging_face(tmp_path / "data" / "train-00000.parquet", range(4))
+    hugging_face(tmp_path / "data" / "test-00000.parquet", range(4, 8))
+    with pytest.raises(DataError, match=r"several splits, such as test-00000.parquet and train-"):
+        open_source(str(tmp_path))

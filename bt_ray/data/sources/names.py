@@ -19,6 +19,7 @@ from bt_ray.data.sources.torchvision import torchvision_set
 from bt_ray.errors import DataError
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_SPLITS = {"train", "val", "valid", "validation", "test"}
 _MAKERS = {".tar": tar_archives, ".parquet": parquet_files}
 _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -88,11 +89,22 @@ def _folder(name: str) -> Source:
     for suffix, make in _MAKERS.items():
         found = [str(info.path) for info in files if info.path.endswith(suffix)]
         if found:
+            _refuse_splits(shown, found)
             return make(name, [_beside(name, path, file) for file in found])
     raise DataError(
         f"There is no image below {shown!r}, nor a .tar or .parquet; known are "
         f"{', '.join(IMAGE_SUFFIXES)}."
     )
+
+
+def _refuse_splits(shown: str, files: list[str]) -> None:
+    """Raises DataError if some of the files are named as training data and others are not."""
+    kinds = {frozenset(_SPLITS & set(re.split(r"[^a-z]+", Path(f).name.lower()))) for f in files}
+    if len(kinds) > 1:
+        raise DataError(
+            f"The files in {shown!r} are of several splits, such as {Path(files[0]).name} and "
+            f"{Path(files[-1]).name}; give those of one by {{000..012}}, or one file."
+        )
 
 
 def _beside(name: str, folder: str, file: str) -> str:
