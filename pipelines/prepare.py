@@ -8,9 +8,9 @@ from typing import Annotated
 import tyro
 
 from bt_ray.data.job import Treatment
-from bt_ray.data.preparation import RunAll, one_after_the_other
 from bt_ray.data.shards import write_shards
 from bt_ray.data.sources import Source, open_source
+from bt_ray.data.tasks import RunAll, one_after_the_other
 from bt_ray.errors import SettingsError
 from pipelines.count_line import CountLine
 from pipelines.terminal import console, finish, guarded

@@ -27,6 +27,8 @@ WITHOUT_RAY = (
     "bt_ray/data/sample",
     "bt_ray/data/shard",
     "bt_ray/data/sources/",
+    "bt_ray/data/staging",
+    "bt_ray/data/tasks",
     "bt_ray/data/batches",
     "bt_ray/model/",
     "bt_ray/objective/",

@@ -1,33 +1,25 @@
-"""From a source to shards: tasks that may be cut short, and are done once.
+"""From a source to shards: looked at, copied if need be, written, described.
 
 The images lie in the source's own order and are cut into parts of equal size, one a shard; so
 what a shard holds depends on the source and the settings alone, and tasks may run anywhere, in
-any order, more than once. Each finished task leaves a record, from which another start goes on.
+any order, more than once.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
-from bt_ray.data.claim import UNFINISHED, Claim, unwritable
+from bt_ray.data.claim import Claim
 from bt_ray.data.job import Job, Treatment
-from bt_ray.data.location import locate, public_name, write_whole
+from bt_ray.data.location import locate
 from bt_ray.data.manifest import SCHEMA_VERSION, Manifest, Shard
 from bt_ray.data.shard_file import fault_of, write_shard_file
 from bt_ray.data.sources import Source
+from bt_ray.data.staging import needs_staging, stage
+from bt_ray.data.tasks import Progress, Record, RunAll, Tasks, digest_of
 from bt_ray.errors import DataError
-
-Task = Callable[[], str]
-RunAll = Callable[[Sequence[Task]], Iterator[str]]
-Progress = Callable[[str, int, int], None]
-
-
-def one_after_the_other(tasks: Sequence[Task]) -> Iterator[str]:
-    """Runs the tasks in this process."""
-    return (task() for task in tasks)
 
 
 def prepare(job: Job, run_all: RunAll, on_progress: Progress) -> Manifest:
@@ -35,22 +27,19 @@ def prepare(job: Job, run_all: RunAll, on_progress: Progress) -> Manifest:
     claim = Claim(job.root)
     if (finished := claim.make(job)) is not None:
         return finished
-    records = claim.records()
+    tasks = Tasks(job.root, claim.records(), run_all, on_progress)
+    if needs_staging(job):
+        job = stage(job, tasks)
     rejected: list[dict[str, str]] = []
     rows: Sequence[int] = range(len(job.source))
     if job.treatment.on_bad_image == "skip":
-        rejected = _check(job, rows, records, run_all, on_progress)
+        rejected = _check(job, tasks)
         bad = {image["sample_id"] for image in rejected}
         names = job.source.entries["sample_id"].to_pylist()
         rows = [row for row in rows if names[row] not in bad] if bad else rows
-    parts = job.parts(rows)
-    tasks = {
-        f"shard-{number:05d}": partial(
-            _write, job.root, number, part, job.rows_per_row_group, job.treatment
-        )
-        for number, part in enumerate(parts)
-    }
-    written = _run(tasks, parts, records, run_all, partial(on_progress, "written"))
+    parts = {f"shard-{number:05d}": part for number, part in enumerate(job.parts(rows))}
+    work = partial(_write, job.root, job.rows_per_row_group, job.treatment)
+    written = tasks.run("written", work, parts)
     manifest = _manifest(job, written, rows, rejected)
     claim.finish(manifest, rejected_lines(rejected))
     return manifest
@@ -61,54 +50,21 @@ def rejected_lines(rejected: Iterable[dict[str, str]]) -> str:
     return "".join(json.dumps(image, ensure_ascii=False) + "\n" for image in rejected)
 
 
-def digest_of(part: Source) -> str:
-    """Changes when the part holds other images, or in another order."""
-    names = "\n".join(part.entries["sample_id"].to_pylist())
-    return hashlib.sha256(names.encode()).hexdigest()
-
-
-def _run(
-    tasks: Mapping[str, Task],
-    parts: list[Source],
-    records: dict[str, dict[str, Any]],
-    run_all: RunAll,
-    on_progress: Callable[[int, int], None],
-) -> list[dict[str, Any]]:
-    """The records of all tasks, in order; those of finished ones are taken, the others run."""
-    total = sum(map(len, parts))
-    done = {
-        name: records[name]
-        for name, part in zip(tasks, parts, strict=True)
-        if records.get(name, {}).get("entries") == digest_of(part)
-    }
-    num_done = sum(record["num_images"] for record in done.values())
-    on_progress(num_done, total)
-    for text in run_all([task for name, task in tasks.items() if name not in done]):
-        record = json.loads(text)
-        done[record["name"]] = record
-        num_done += record["num_images"]
-        on_progress(num_done, total)
-    return [done[name] for name in tasks]
-
-
-def _check(
-    job: Job,
-    rows: Sequence[int],
-    records: dict[str, dict[str, Any]],
-    run_all: RunAll,
-    on_progress: Progress,
-) -> list[dict[str, str]]:
+def _check(job: Job, tasks: Tasks) -> list[dict[str, str]]:
     """The images that cannot be decoded, in the order of their ids.
 
     They are looked for before anything is written, since all row groups but the last must be full.
 
     Raises: DataError if they are too many.
     """
-    parts = job.parts(rows)
-    written = {record["entries"] for name, record in records.items() if name.startswith("shard-")}
-    parts = [part for part in parts if digest_of(part) not in written]  # those were decoded
-    tasks = {f"check-{digest_of(part)[:16]}": partial(_look, job.root, part) for part in parts}
-    found = _run(tasks, parts, records, run_all, partial(on_progress, "checked"))
+    records = tasks.records.items()
+    decoded = {record["entries"] for name, record in records if name.startswith("shard-")}
+    parts = {
+        f"check-{digest[:16]}": part
+        for part in job.parts(range(len(job.source)))
+        if (digest := digest_of(part)) not in decoded
+    }
+    found = tasks.run("checked", _look, parts)
     rejected = [image for record in found for image in record["rejected"]]
     rejected.sort(key=lambda image: str(image["sample_id"]))
     if len(rejected) > job.treatment.max_bad_rate * len(job.source):
@@ -123,51 +79,35 @@ def _check(
     return rejected
 
 
-def _look(root: str, part: Source) -> str:
-    """Decodes the part's images; its record."""
+def _look(_: str, part: Source) -> Record:
+    """Decodes the part's images, and tells which cannot be."""
     rejected = [
         {"sample_id": image.sample_id, "source": image.origin, "reason": fault}
         for image in part.read()
         if (fault := fault_of(image.encoded)) is not None
     ]
-    return _keep(root, f"check-{digest_of(part)[:16]}", part, {"rejected": rejected})
+    return {"rejected": rejected}
 
 
 def _write(
-    root: str, number: int, part: Source, rows_per_row_group: int, treatment: Treatment
-) -> str:
-    """Writes the part's images as a shard; its record."""
+    root: str, rows_per_row_group: int, treatment: Treatment, name: str, part: Source
+) -> Record:
+    """Writes the part's images as a shard."""
     filesystem, path = locate(root)
-    name = f"shard-{number:05d}"
-    try:
-        shard, num_bytes = write_shard_file(
-            filesystem,
-            f"{path}/{name}.parquet",
-            part.read(),
-            rows_per_row_group=rows_per_row_group,
-            max_side_px=treatment.max_side_px,
-            is_checked=treatment.on_bad_image == "skip",
-        )
-    except OSError as error:
-        raise unwritable(public_name(root), error) from error
-    return _keep(root, name, part, {"shard": asdict(shard), "num_bytes": num_bytes})
-
-
-def _keep(root: str, name: str, part: Source, facts: dict[str, Any]) -> str:
-    """Keeps a finished task's record, from which another start goes on."""
-    record = {"name": name, "entries": digest_of(part), "num_images": len(part), **facts}
-    text = json.dumps(record)
-    filesystem, path = locate(root)
-    try:
-        write_whole(filesystem, f"{path}/{UNFINISHED}/{name}.json", text.encode())
-    except OSError as error:
-        raise unwritable(public_name(root), error) from error
-    return text
+    shard, num_bytes = write_shard_file(
+        filesystem,
+        f"{path}/{name}.parquet",
+        part.read(),
+        rows_per_row_group=rows_per_row_group,
+        max_side_px=treatment.max_side_px,
+        is_checked=treatment.on_bad_image == "skip",
+    )
+    return {"shard": asdict(shard), "num_bytes": num_bytes}
 
 
 def _manifest(
     job: Job,
-    written: list[dict[str, Any]],
+    written: list[Record],
     rows: Sequence[int],
     rejected: list[dict[str, str]],
 ) -> Manifest:

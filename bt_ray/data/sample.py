@@ -63,7 +63,9 @@ def decode_sample(described: Described, settings: Settings, *, budget_s: float) 
 def _spread(described: Described) -> Iterator[SourceImage]:
     """Images from all over the set: a source's own order is mixed, of shards some groups are."""
     if described.source is not None:
-        yield from described.source.read()
+        for first in range(0, len(described.source), _CHUNK):
+            last = min(first + _CHUNK, len(described.source))
+            yield from described.source.take(range(first, last)).read()
         return
     shards = ShardSet(described.root, described.manifest)
     num_groups = -(-described.manifest.num_rows // described.manifest.rows_per_row_group)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from bt_ray.data.job import Job, Treatment
 from bt_ray.data.location import locate
 from bt_ray.data.manifest import MANIFEST, SAMPLES, SCHEMA_VERSION, Manifest
-from bt_ray.data.preparation import Progress, RunAll, one_after_the_other, prepare
+from bt_ray.data.preparation import prepare
 from bt_ray.data.sources import Source
+from bt_ray.data.tasks import Progress, RunAll, one_after_the_other
 from bt_ray.errors import DataError
 
 

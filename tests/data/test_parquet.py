@@ -1,6 +1,7 @@
 """Parquet files of other people, as Hugging Face and others write them."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 
 from bt_ray.data.shards import write_shards
 from bt_ray.data.sources import open_source
+from bt_ray.data.tasks import Task
 from bt_ray.errors import DataError
 from tests.data.pictures import encoded
 
@@ -113,3 +115,58 @@ def test_splits_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
     hugging_face(tmp_path / "data" / "test-00000.parquet", range(4, 8))
     with pytest.raises(DataError, match=r"several splits, such as test-00000.parquet and train-"):
         open_source(str(tmp_path))
+
+
+def test_many_shards_read_each_row_group_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a copy on the way, which leaves no trace: the shards are those made without it."""
+    for file in range(3):
+        hugging_face(tmp_path / "in" / f"{file}.parquet", range(20 * file, 20 * file + 20))
+    monkeypatch.setattr("bt_ray.data.job._ROWS_PER_SHARD", 6)
+    source = open_source(str(tmp_path / "in"))
+    reads: list[int] = []
+    read = pq.ParquetFile.read_row_group
+
+    def counted(self: pq.ParquetFile, i: int, columns: list[str]) -> pa.Table:
+        reads.append(i)
+        return read(self, i, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
+    staged = write_shards(source, str(tmp_path / "staged"), rows_per_row_group=3)
+    assert len(reads) == 15
+    monkeypatch.setattr("bt_ray.data.staging._MOST_REREADS", 100)
+    plain = write_shards(source, str(tmp_path / "plain"), rows_per_row_group=3)
+    assert len(reads) - 15 > 3 * 15
+    assert staged.manifest == plain.manifest
+    names = {path.name for path in (tmp_path / "staged").iterdir()}
+    assert names == {"manifest.json", *(f"shard-{i:05d}.parquet" for i in range(10))}
+
+
+def test_a_copy_on_the_way_can_be_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hugging_face(tmp_path / "in.parquet", range(60))
+    monkeypatch.setattr("bt_ray.data.job._ROWS_PER_SHARD", 6)
+    source = open_source(str(tmp_path / "in.parquet"))
+    whole = write_shards(source, str(tmp_path / "whole"), rows_per_row_group=3)
+    left = [3]
+
+    def run_all(tasks: Sequence[Task]) -> Iterator[str]:
+        for task in tasks:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            yield task()
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(source, str(tmp_path / "cut"), rows_per_row_group=3, run_all=run_all)
+    assert len(list((tmp_path / "cut" / "_unfinished").glob("stage-*.json"))) == 3
+    told: list[tuple[str, int, int]] = []
+    again = write_shards(
+        source, str(tmp_path / "cut"), rows_per_row_group=3,
+        on_progress=lambda *progress: told.append(progress),
+    )  # fmt: skip
+    assert told[0][0] == "copied"
+    assert told[0][1] > 0
+    assert again.manifest == whole.manifest

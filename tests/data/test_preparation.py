@@ -18,10 +18,10 @@ from bt_ray.config import override
 from bt_ray.data.batches import local_batches
 from bt_ray.data.job import Treatment
 from bt_ray.data.manifest import SAMPLES, Manifest
-from bt_ray.data.preparation import Task
 from bt_ray.data.shard_file import fit
 from bt_ray.data.shards import ShardSet, write_shards
 from bt_ray.data.sources import Source, open_source
+from bt_ray.data.tasks import Task
 from bt_ray.errors import DataError, SettingsError
 from bt_ray.presets import preset
 from tests.data.pictures import encoded, write_folder, write_tar

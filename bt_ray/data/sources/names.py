@@ -1,9 +1,7 @@
 """From what a person calls images to a source of them."""
 
-import hashlib
 import re
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs
@@ -12,8 +10,9 @@ from bt_ray.data.location import first_line, is_local, list_files, locate, publi
 from bt_ray.data.sources.cifar10 import cifar10_folder
 from bt_ray.data.sources.digits import digits
 from bt_ray.data.sources.folder import image_folder
+from bt_ray.data.sources.labels import with_labels
 from bt_ray.data.sources.parquet import parquet_files
-from bt_ray.data.sources.source import IMAGE_SUFFIXES, Source, name_classes
+from bt_ray.data.sources.source import IMAGE_SUFFIXES, Source
 from bt_ray.data.sources.tars import tar_archives
 from bt_ray.data.sources.torchvision import torchvision_set
 from bt_ray.errors import DataError
@@ -130,54 +129,3 @@ def expand_braces(name: str) -> list[str]:
             f"{name[: found.start()]}{number:0{len(first)}d}{name[found.end() :]}"
         )
     ]
-
-
-def with_labels(source: Source, file: str) -> Source:
-    """The source, labelled by a text file.
-
-    Each line holds an image's name (with or without folders and suffix) and, after a space or
-    comma, its label; or, in all lines, a label alone, for the images in the order of their
-    names. Labels are whole numbers from 0, or words, such as synsets, which name the classes.
-
-    Raises: DataError if the source has labels, or an image is left without one.
-    """
-    if source.classes:
-        raise DataError(f"{source.name} has labels of its own; leave out --labels {file}.")
-    content = _content(file)
-    lines = [re.split(r"[\s,]+", line.strip()) for line in content.splitlines() if line.strip()]
-    names = source.entries["sample_id"].to_pylist()
-    if lines and all(len(line) == 1 for line in lines):
-        if len(lines) != len(names):
-            raise DataError(
-                f"{public_name(file)!r} holds {len(lines):,} labels for {len(names):,} images; "
-                "give one a line, in the order of the images' names."
-            )
-        word_of = dict(zip(sorted(names), (line[0] for line in lines), strict=True))
-    else:
-        told = {PurePosixPath(line[0]).stem: line[1] for line in lines if len(line) > 1}
-        word_of = {n: told[s] for n in names if (s := PurePosixPath(n).stem) in told}
-    bare = [name for name in names if name not in word_of]
-    if bare:
-        raise DataError(
-            f"{public_name(file)!r} has no line for {len(bare):,} of {len(names):,} images, such "
-            f"as {bare[0]!r}; give a line `NAME LABEL` for each."
-        )
-    classes, labels = name_classes([word_of[name] for name in names])
-    position = source.entries.schema.get_field_index("label")
-    column = pa.array(labels, pa.int32())
-    digest = hashlib.sha256(content.encode()).hexdigest()[:6]
-    return replace(
-        source,
-        identity=f"{source.identity}-{digest}",
-        classes=classes,
-        entries=source.entries.set_column(position, "label", column),
-    )
-
-
-def _content(file: str) -> str:
-    filesystem, path = locate(file)
-    try:
-        with filesystem.open_input_stream(path) as stream:
-            return str(stream.read().decode())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The labels {public_name(file)!r} cannot be read ({error}).") from error

@@ -99,6 +99,7 @@ def parquet_files(name: str, uris: list[str]) -> Source:
         reader=_Rows(uris[0], tuple(paths), column),
         num_bytes=num_bytes + sum(map(len, ids)),
         name=public_name(name),
+        stored_order=("file", "row_group", "row"),
     )
 
 

@@ -47,6 +47,8 @@ class Source:
       entries: one row an image: `sample_id`, `label`, `origin`, and what the reader needs.
       num_bytes: of all encoded images and their names; an estimate if they are not encoded yet.
       name: what a person called it, without secrets.
+      stored_order: columns that sort `entries` as they are stored, block by block (all columns
+        but the last name the block); empty if each image can be read alone.
     Raises: DataError if two images have one name.
     """
 
@@ -56,6 +58,7 @@ class Source:
     reader: Reader
     num_bytes: int
     name: str = ""
+    stored_order: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = self.entries["sample_id"]

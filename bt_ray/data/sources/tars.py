@@ -6,53 +6,19 @@ any image is one read at a known place: neither order nor number of readers matt
 nothing is extracted.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
 import pyarrow as pa
 
 from bt_ray.data.location import locate, public_name
-from bt_ray.data.sources.fetch import fetch
 from bt_ray.data.sources.headers import Member, list_members
+from bt_ray.data.sources.ranges import Ranges
 from bt_ray.data.sources.source import IMAGE_SUFFIXES, Source, identify, index, name_classes
 from bt_ray.errors import DataError
 
 _ARCHIVES_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class _Ranges:
-    """Reads parts of archives: columns `archive`, `offset`, `size`."""
-
-    root: str
-    """Any path or URI of the archives' file system."""
-    archives: tuple[str, ...]
-
-    def read(self, entries: pa.Table) -> Iterator[bytes]:
-        filesystem, _ = locate(self.root)
-        numbers = entries["archive"].unique().to_pylist()
-        files = {n: filesystem.open_input_file(self.archives[n]) for n in numbers}
-        columns = (entries[name].to_pylist() for name in ("archive", "offset", "size"))
-        places = zip(*columns, strict=True)
-
-        def content(place: tuple[int, int, int]) -> bytes:
-            archive, offset, size = place
-            read: bytes = files[archive].read_at(size, offset)
-            if len(read) < size:
-                raise OSError(f"{self.archives[archive]} has become shorter")
-            return read
-
-        try:
-            if isinstance(filesystem, pa.fs.LocalFileSystem):
-                yield from map(content, places)
-            else:
-                yield from fetch(content, places)
-        finally:
-            for file in files.values():
-                file.close()
 
 
 def tar_archives(name: str, uris: list[str]) -> Source:
@@ -98,7 +64,7 @@ def tar_archives(name: str, uris: list[str]) -> Source:
             offset=pa.array([member.offset for member in members], pa.int64()),
             size=pa.array([member.size for member in members], pa.int64()),
         ),
-        reader=_Ranges(uris[0], tuple(paths)),
+        reader=Ranges(uris[0], tuple(paths)),
         num_bytes=sum(m.size for m in members) + sum(len(name.encode()) for name in ids),
         name=public_name(name),
     )
