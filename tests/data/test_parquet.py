@@ -12,7 +12,7 @@ from bt_ray.data.shards import write_shards
 from bt_ray.data.sources import open_source
 from bt_ray.data.tasks import Task
 from bt_ray.errors import DataError
-from tests.data.pictures import encoded
+from tests.data.pictures import encoded, write_folder
 
 NAMES = ["cat", "dog", "eel"]
 
@@ -74,11 +74,14 @@ def test_labels_below_zero_are_none(tmp_path: Path) -> None:
 
 def test_shards_can_be_prepared_anew(tmp_path: Path) -> None:
     """Our own shards are Parquet too: the classes keep their names and numbers."""
-    write_shards(open_source("digits:test"), str(tmp_path / "a"), rows_per_row_group=64)
-    source = open_source(str(tmp_path / "a"))
-    assert source.classes == tuple(str(digit) for digit in range(10))
-    first = {image.encoded: image.class_name for image in open_source("digits:test").read()}
-    assert {image.encoded: image.class_name for image in source.read()} == first
+    images = {f"{name}/{i}.jpg": encoded(i) for i, name in enumerate(["eel", "cat", "dog", "cat"])}
+    first = open_source(write_folder(tmp_path / "images", images))
+    write_shards(first, str(tmp_path / "a"), rows_per_row_group=2)
+    again = open_source(str(tmp_path / "a"))
+    assert again.classes == first.classes == ("cat", "dog", "eel")
+    assert {i.encoded: (i.label, i.class_name) for i in again.read()} == {
+        i.encoded: (i.label, i.class_name) for i in first.read()
+    }
 
 
 @pytest.mark.parametrize(

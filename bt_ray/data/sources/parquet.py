@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 
 from bt_ray.data.location import first_line, locate, public_name
+from bt_ray.data.manifest import MANIFEST
 from bt_ray.data.sources.source import Source, identify, index, name_classes
 from bt_ray.errors import DataError
 
@@ -54,8 +56,8 @@ def parquet_files(name: str, uris: list[str]) -> Source:
     """The images in the files `uris`, all of one file system and one schema, as one source.
 
     Images lie in a column of bytes or, as Hugging Face writes them, of structs with a field
-    `bytes`; labels in a column `label` (or of a like name) of numbers or words, where a number
-    below 0 is none. Hugging Face's own metadata name the classes.
+    `bytes`; labels in a column `label` (or of a like name) of numbers or words, where −1 is
+    none. Hugging Face's metadata name the classes, or the manifest beside our own shards.
 
     Raises: DataError if a file is absent or no Parquet, or holds no such column.
     """
@@ -77,7 +79,8 @@ def parquet_files(name: str, uris: list[str]) -> Source:
     rows = pa.concat_tables(tables)
     if not rows.num_rows:
         raise DataError(f"There is no row in {public_name(name)!r}; give files that hold images.")
-    classes, labels = _labels(rows["label"], metadata)
+    names = _hugging_face_names(metadata) or _own_names(filesystem, paths[0])
+    classes, labels = _labels(rows["label"], names)
     files = [path.rpartition("/")[2] for path in paths]
     if len(set(files)) < len(files):
         files = paths
@@ -167,8 +170,10 @@ def _column_bytes(parquet: pq.ParquetFile, column: str) -> int:
     return sum(group.column(leaf).total_uncompressed_size for group in groups)
 
 
-def _labels(column: pa.ChunkedArray, schema: pa.Schema) -> tuple[tuple[str, ...], list[int | None]]:
-    """Classes, and each row's label."""
+def _labels(
+    column: pa.ChunkedArray, names: tuple[str, ...]
+) -> tuple[tuple[str, ...], list[int | None]]:
+    """Classes, and each row's label; `names`: of the numbers, if they are known."""
     values = column.to_pylist()
     given = [value for value in values if value is not None and value != -1]
     if not given:
@@ -177,7 +182,7 @@ def _labels(column: pa.ChunkedArray, schema: pa.Schema) -> tuple[tuple[str, ...]
         classes, numbers = name_classes(given)
         label_of = dict(zip(given, numbers, strict=True))
         return classes, [None if value is None else label_of[value] for value in values]
-    names = _hugging_face_names(schema) or tuple(str(n) for n in range(max(given) + 1))
+    names = names or tuple(str(n) for n in range(max(given) + 1))
     if not 0 <= min(given) <= max(given) < len(names):
         raise DataError(
             f"The labels go from {min(given)} to {max(given)}, but there are {len(names)} classes; "
@@ -191,3 +196,13 @@ def _hugging_face_names(schema: pa.Schema) -> tuple[str, ...]:
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = described.get("info", {}).get("features", {})
     return tuple(features.get(_label_column(schema) or "", {}).get("names", ()))
+
+
+def _own_names(filesystem: pa.fs.FileSystem, path: str) -> tuple[str, ...]:
+    """Names of the classes as the manifest beside our own shards tells them, or none."""
+    manifest = f"{path.rpartition('/')[0]}/{MANIFEST}"
+    if filesystem.get_file_info(manifest).type != pa.fs.FileType.File:
+        return ()
+    with filesystem.open_input_stream(manifest) as stream:
+        tree = json.loads(stream.read())
+    return tuple(tree.get("classes", ())) if isinstance(tree, dict) else ()
