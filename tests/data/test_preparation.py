@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from bt_ray.config import override
 from bt_ray.data.batches import local_batches
 from bt_ray.data.job import Treatment
 from bt_ray.data.manifest import SAMPLES, Manifest
+from bt_ray.data.prepare import describe_data, prepare_data
 from bt_ray.data.shard_file import fit
 from bt_ray.data.shards import ShardSet, write_shards
 from bt_ray.data.sources import Source, open_source
@@ -355,3 +357,40 @@ print(os.stat(root + "/shard-00000.parquet").st_mtime_ns == kept)
     assert "No space left on device" in lines[0]
     assert "the same command continues" in lines[0]
     assert lines[2:] == ["33", "True"]
+
+
+def test_a_source_that_goes_away_stops_in_a_sentence_and_loses_nothing(
+    images: Path, tmp_path: Path
+) -> None:
+    """The archive is cut while it is read; whole again, it is continued."""
+    told = {path.name: path.read_bytes() for path in sorted(images.rglob("*.jpg"))}
+    archive = Path(write_tar(tmp_path / "x.tar", told))
+    source, content, status = open_source(str(archive)), archive.read_bytes(), archive.stat()
+
+    def run_all(tasks: Sequence[Task]) -> Iterator[str]:
+        for number, task in enumerate(tasks):
+            if number == 2:
+                archive.write_bytes(content[:600])
+            yield task()
+
+    with pytest.raises(DataError, match=r"x\.tar cannot be read any more .*has become shorter"):
+        write(source, tmp_path / "out", run_all=run_all)
+    assert len(list((tmp_path / "out" / "_unfinished").glob("shard-*.json"))) == 2
+    archive.write_bytes(content)
+    os.utime(archive, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert write(str(archive), tmp_path / "out").num_rows == 33
+
+
+def test_a_run_takes_an_archive_as_it_takes_a_folder(tmp_path: Path) -> None:
+    """data.train may name any source; its shards are written below the storage."""
+    told = {f"{i:02d}.jpg": encoded(i) for i in range(20)}
+    settings = override(preset("digits"), {
+        "data.train": write_tar(tmp_path / "x.tar", told), "data.test": None,
+        "storage": str(tmp_path / "runs"),
+    })  # fmt: skip
+    root = prepare_data(settings).data.train
+    assert Path(root).parent == tmp_path / "runs" / "shards"
+    assert ShardSet.open(root).manifest.num_rows == 20
+    assert prepare_data(settings).data.train == root
+    described, _ = describe_data(settings)
+    assert described.bytes_to_write == 0
