@@ -1,60 +1,99 @@
 """Writes shards: `python -m pipelines.prepare SOURCE DEST`."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 import tyro
 
+from bt_ray.data.job import Treatment
 from bt_ray.data.shards import write_shards
-from bt_ray.data.sources import open_source
+from bt_ray.data.sources import Source, open_source
+from bt_ray.data.tasks import RunAll, one_after_the_other
+from bt_ray.errors import SettingsError
+from pipelines.count_line import CountLine
 from pipelines.terminal import console, finish, guarded
+
+_LARGE_BYTES = 2**28  # takes one process longer than Ray takes to start
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Writes the images of a source as Parquet shards with a manifest."""
+    """Writes the images of a source as Parquet shards with a manifest.
+
+    The same command continues what was cut short. Places are paths, or any URIs that pyarrow
+    opens (file://, s3://, gs://).
+    """
 
     source: Annotated[str, tyro.conf.Positional]
-    """`digits`, `digits:test`, or a folder of images."""
+    """A folder of images; a .tar, or many (`DIR/{000..012}.tar`, or their folder); .parquet files
+    likewise; `torchvision:CLASS:ROOT[:SPLIT]`; `digits`, `digits:test`, `cifar10`,
+    `cifar10:test`."""
     destination: Annotated[str, tyro.conf.Positional]
-    """A new folder, by path or by any URI that pyarrow opens."""
+    """A new folder, or one that the same command began."""
+    labels: str | None = None
+    """Text file for images without labels of their own: `NAME LABEL` lines, or one label a line
+    in the order of the images' names."""
     rows_per_row_group: int = 256
     """Images of one Parquet row group."""
+    treatment: Annotated[Treatment, tyro.conf.arg(name="")] = field(default_factory=Treatment)
+    cpus: int | None = None
+    """CPUs that work at once, on the Ray cluster that there is or a new one here; 0: this process
+    alone, without Ray; none: all, or this process for less than 256 MB."""
 
 
 def main() -> None:
     """Parses the command line, writes the shards, says what is in them."""
     order = tyro.cli(Prepare, prog="python -m pipelines.prepare")
+    finish(guarded(lambda: prepare(order)))
 
-    def write() -> dict[str, object]:
-        began = time.perf_counter()
-        source = open_source(order.source)
-        with console.status(f"Writing {source.num_images:,} images") as status:
-            shards = write_shards(
-                source,
-                order.destination,
-                rows_per_row_group=order.rows_per_row_group,
-                on_progress=lambda done: status.update(f"{done:,} of {source.num_images:,} images"),
-            )
-        manifest = shards.manifest
-        console.print(
-            f"{manifest.num_rows:,} images, {len(manifest.classes)} classes, "
-            f"{manifest.num_bytes / 2**20:,.1f} MB in {len(manifest.shards)} shards"
+
+def prepare(order: Prepare) -> dict[str, object]:
+    """Writes the shards; what to say of them at the end."""
+    began = time.perf_counter()
+    source = open_source(order.source, order.labels)
+    console.print(f"{len(source):,} images of {len(source.classes):,} classes in {source.name}")
+    with CountLine() as line:
+        shards = write_shards(
+            source,
+            order.destination,
+            rows_per_row_group=order.rows_per_row_group,
+            treatment=order.treatment,
+            run_all=_runner(order.cpus, source),
+            on_progress=line.show,
         )
-        return {
-            "run_id": None,
-            "steps": None,
-            "images_per_s": round(manifest.num_rows / (time.perf_counter() - began), 1),
-            "scores": {},
-            "model_version": None,
-            "paths": {"shards": order.destination},
-            "images": manifest.num_rows,
-            "classes": len(manifest.classes),
-            "digest": manifest.digest,
-        }
+    manifest = shards.manifest
+    console.print(
+        f"{manifest.num_rows:,} images, {len(manifest.classes)} classes, "
+        f"{manifest.num_bytes / 2**20:,.1f} MB in {len(manifest.shards)} shards"
+    )
+    if manifest.num_rejected:
+        console.print(f"{manifest.num_rejected:,} images were left out: rejected.jsonl")
+    return {
+        "run_id": None,
+        "steps": None,
+        "images_per_s": round(manifest.num_rows / (time.perf_counter() - began), 1),
+        "scores": {},
+        "model_version": None,
+        "paths": {"shards": order.destination},
+        "images": manifest.num_rows,
+        "classes": len(manifest.classes),
+        "rejected": manifest.num_rejected,
+        "digest": manifest.digest,
+    }
 
-    finish(guarded(write))
+
+def _runner(cpus: int | None, source: Source) -> RunAll:
+    """What runs the tasks: this process, or a Ray cluster."""
+    if cpus is not None and cpus < 0:
+        raise SettingsError(f"cpus={cpus} must be at least 0.")
+    if cpus == 0 or (cpus is None and source.num_bytes < _LARGE_BYTES):
+        return one_after_the_other
+    from bt_ray.data.parallel import connect, run_on_cluster  # here: Ray takes seconds to import
+
+    connect(cpus)
+    return partial(run_on_cluster, cpus=cpus)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,16 @@ WITHOUT_RAY = (
     "bt_ray/data/photometry",
     "bt_ray/data/decode",
     "bt_ray/data/prepare",
+    "bt_ray/data/preparation",
+    "bt_ray/data/claim",
+    "bt_ray/data/job",
+    "bt_ray/data/location",
+    "bt_ray/data/manifest",
     "bt_ray/data/sample",
-    "bt_ray/data/sources",
-    "bt_ray/data/cifar10",
+    "bt_ray/data/shard",
+    "bt_ray/data/sources/",
+    "bt_ray/data/staging",
+    "bt_ray/data/tasks",
     "bt_ray/data/batches",
     "bt_ray/model/",
     "bt_ray/objective/",
@@ -86,4 +93,16 @@ def test_objectives_models_and_optimizers_do_not_know_each_other(room: str) -> N
 def test_a_data_task_needs_no_torch() -> None:
     """Its import would take each of Ray Data's processes longer than a thousand images."""
     code = "import sys, bt_ray.data.ingest; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_shards_are_written_and_read_without_ray() -> None:
+    """A small run starts in its own process, which Ray's import would hold up for seconds."""
+    code = (
+        "import sys, tempfile\n"
+        "from bt_ray.data.prepare import prepare_data\n"
+        "from pipelines.prepare import Prepare, prepare\n"
+        "prepare(Prepare(source='digits:test', destination=tempfile.mkdtemp()))\n"
+        "sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bt_ray.config import Settings
-from bt_ray.data.shards import Manifest
+from bt_ray.data.manifest import Manifest
 from bt_ray.errors import DataError
 
 _GROUP_ORDER, _ROW_ORDER = 0, 1

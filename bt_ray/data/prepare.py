@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bt_ray.config import Settings
-from bt_ray.data.shards import SCHEMA_VERSION, Manifest, ShardSet, is_shards, write_shards
+from bt_ray.data.manifest import SCHEMA_VERSION, Manifest
+from bt_ray.data.shards import ShardSet, is_shards, write_shards
 from bt_ray.data.sources import Source, open_source
 from bt_ray.errors import DataError
 
@@ -79,14 +80,14 @@ def expected_manifest(source: Source, rows_per_row_group: int) -> Manifest:
 
     Its counts lead to the same plan as those of the shards.
     """
-    full, rest = divmod(source.num_images, rows_per_row_group)
+    full, rest = divmod(len(source), rows_per_row_group)
     bits = 0 if source.classes else full * -(-rows_per_row_group // 8) + -(-rest // 8)  # of nulls
     return Manifest(
         schema_version=SCHEMA_VERSION,
         identity=source.identity,
         classes=source.classes,
-        num_rows=source.num_images,
-        num_bytes=source.num_bytes + _ROW_BYTES * source.num_images + bits,
+        num_rows=len(source),
+        num_bytes=source.num_bytes + _ROW_BYTES * len(source) + bits,
         rows_per_row_group=rows_per_row_group,
         shards=(),
     )

@@ -11,7 +11,8 @@ import pyarrow as pa
 from bt_ray.config import Settings
 from bt_ray.data.decode import make_views
 from bt_ray.data.prepare import Described
-from bt_ray.data.shards import ShardSet, to_table
+from bt_ray.data.shard_file import to_table
+from bt_ray.data.shards import ShardSet
 from bt_ray.data.sources import SourceImage
 from bt_ray.errors import DataError
 
@@ -62,7 +63,9 @@ def decode_sample(described: Described, settings: Settings, *, budget_s: float) 
 def _spread(described: Described) -> Iterator[SourceImage]:
     """Images from all over the set: a source's own order is mixed, of shards some groups are."""
     if described.source is not None:
-        yield from described.source.images
+        for first in range(0, len(described.source), _CHUNK):
+            last = min(first + _CHUNK, len(described.source))
+            yield from described.source.take(range(first, last)).read()
         return
     shards = ShardSet(described.root, described.manifest)
     num_groups = -(-described.manifest.num_rows // described.manifest.rows_per_row_group)

@@ -5,73 +5,23 @@ of rows, so that a row's number tells its row group. The manifest is written las
 without one is not a data set.
 """
 
-import hashlib
-import io
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from bt_ray.data.sources import Source, SourceImage
+from bt_ray.data.job import Job, Treatment
+from bt_ray.data.location import locate, public_name
+from bt_ray.data.manifest import MANIFEST, SAMPLES, SCHEMA_VERSION, Manifest
+from bt_ray.data.preparation import prepare
+from bt_ray.data.row_groups import read_row_groups
+from bt_ray.data.sources import Source
+from bt_ray.data.tasks import Progress, RunAll, one_after_the_other
 from bt_ray.errors import DataError
-
-T = TypeVar("T")
-
-MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
-_ROWS_PER_SHARD = 16_384
-
-COLUMNS = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("image", pa.binary()),
-        ("label", pa.int32()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-    ]
-)
-"""`image` is the file as it was found; `label` is null where there is none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One Parquet file of a data set."""
-
-    file: str
-    num_rows: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a folder of shards holds."""
-
-    schema_version: int
-    identity: str
-    classes: tuple[str, ...]
-    num_rows: int
-    num_bytes: int
-    rows_per_row_group: int
-    shards: tuple[Shard, ...]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the manifest, and so over the checksums of all shards."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
-    def to_json(self) -> str:
-        """The manifest as the text of its file."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -90,7 +40,7 @@ class ShardSet:
 
         Raises: DataError if there is no manifest, or one of a newer schema.
         """
-        filesystem, path = _locate(root)
+        filesystem, path = locate(root)
         try:
             with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
                 tree = json.loads(stream.read())
@@ -102,9 +52,7 @@ class ShardSet:
                 f"The shards in {root!r} have schema {tree['schema_version']}; this bt_ray "
                 f"reads up to {SCHEMA_VERSION}. Use a newer bt_ray."
             )
-        shards = tuple(Shard(**shard) for shard in tree.pop("shards"))
-        classes = tuple(tree.pop("classes"))
-        return cls(root, Manifest(classes=classes, shards=shards, **tree))
+        return cls(root, Manifest.from_tree(tree))
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:
@@ -114,17 +62,24 @@ class ShardSet:
         """Rows of some row groups, in ascending order of their numbers, with a column `row`.
 
         Each row group is read once, and each shard opened once.
+
+        Raises: DataError if a shard is missing, damaged or another one, or the storage fails.
         """
-        filesystem, path = _locate(self.root)
+        filesystem, path = locate(self.root)
         size = self.manifest.rows_per_row_group
         first_rows = np.sort(row_groups) * size
         shard_of = np.searchsorted(self._first_rows, first_rows, side="right") - 1
-        tables = [COLUMNS.append(pa.field("row", pa.int64())).empty_table()]
+        tables = [SAMPLES.append(pa.field("row", pa.int64())).empty_table()]
         for shard in np.unique(shard_of):
             starts = first_rows[shard_of == shard]
             groups = (starts - self._first_rows[shard]) // size
-            with filesystem.open_input_file(f"{path}/{self.manifest.shards[shard].file}") as file:
-                table = pq.ParquetFile(file).read_row_groups(groups.tolist())
+            table = read_row_groups(
+                filesystem,
+                path,
+                public_name(self.root),
+                self.manifest.shards[shard],
+                groups.tolist(),
+            )
             stops = np.minimum(starts + size, self._first_rows[shard + 1])
             rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)])
             tables.append(table.append_column("row", pa.array(rows)))
@@ -141,7 +96,7 @@ class ShardSet:
 
 def is_shards(root: str) -> bool:
     """Whether `root` is a folder of shards."""
-    filesystem, path = _locate(root)
+    filesystem, path = locate(root)
     info = filesystem.get_file_info(f"{path}/{MANIFEST}")
     return bool(info.type == pa.fs.FileType.File)
 
@@ -151,91 +106,21 @@ def write_shards(
     root: str,
     *,
     rows_per_row_group: int,
-    on_progress: Callable[[int], None] = lambda done: None,
+    treatment: Treatment | None = None,
+    run_all: RunAll = one_after_the_other,
+    on_progress: Progress = lambda phase, done, total: None,
 ) -> ShardSet:
-    """Writes all images of `source` as shards into the new folder `root`.
+    """Writes all images of `source` as shards into the folder `root`, or continues to.
 
-    Raises: DataError if the folder holds something already, or an image cannot be opened.
+    Args:
+      treatment: what is done to the images on the way; none: nothing.
+      run_all: runs the tasks, here or on a cluster.
+      on_progress: told of the phase and its images, done and in all.
+    Raises: DataError if the folder holds something else, an image cannot be decoded, or the
+      storage fails; what is finished by then is kept.
     """
-    filesystem, path = _locate(root)
-    if filesystem.get_file_info(pa.fs.FileSelector(path, allow_not_found=True)):
-        raise DataError(f"{root!r} is not empty; give a new folder or remove it first.")
-    filesystem.create_dir(path, recursive=True)
-    groups_per_shard = max(1, _ROWS_PER_SHARD // rows_per_row_group)
-    groups = (to_table(images) for images in _batched(source.images, rows_per_row_group))
-    shards, num_rows, num_bytes = [], 0, 0
-    for number, tables in enumerate(_batched(groups, groups_per_shard)):
-        shard = _write_shard(filesystem, path, f"shard-{number:05d}.parquet", tables)
-        shards.append(shard)
-        num_rows += shard.num_rows
-        num_bytes += sum(table.nbytes for table in tables)
-        on_progress(num_rows)
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        identity=source.identity,
-        classes=source.classes,
-        num_rows=num_rows,
-        num_bytes=num_bytes,
-        rows_per_row_group=rows_per_row_group,
-        shards=tuple(shards),
-    )
-    with filesystem.open_output_stream(f"{path}/{MANIFEST}") as stream:
-        stream.write(manifest.to_json().encode())
-    return ShardSet(root, manifest)
-
-
-def _write_shard(
-    filesystem: pa.fs.FileSystem, path: str, name: str, tables: tuple[pa.Table, ...]
-) -> Shard:
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, COLUMNS, compression={"image": "none"}) as writer:
-        for table in tables:
-            writer.write_table(table, row_group_size=table.num_rows)
-    content = buffer.getvalue()
-    with filesystem.open_output_stream(f"{path}/{name}") as stream:
-        stream.write(content)
-    return Shard(
-        file=name,
-        num_rows=sum(table.num_rows for table in tables),
-        sha256=hashlib.sha256(content).hexdigest(),
-    )
-
-
-def to_table(images: tuple[SourceImage, ...]) -> pa.Table:
-    """The images as rows of a shard.
-
-    Raises: DataError if one of them cannot be decoded.
-    """
-    sizes = [_size(image) for image in images]
-    return pa.table(
-        {
-            "sample_id": [image.sample_id for image in images],
-            "image": [image.encoded for image in images],
-            "label": [image.label for image in images],
-            "width": [width for width, _ in sizes],
-            "height": [height for _, height in sizes],
-        },
-        schema=COLUMNS,
-    )
-
-
-def _size(image: SourceImage) -> tuple[int, int]:
-    """Width and height, of an image that is known to decode."""
-    try:
-        with Image.open(io.BytesIO(image.encoded)) as opened:
-            opened.load()
-            return opened.size
-    except (OSError, Image.DecompressionBombError) as error:
-        fault = "no image" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(
-            f"{image.sample_id!r} cannot be decoded ({fault}); remove or repair it."
-        ) from error
-
-
-def _locate(root: str) -> tuple[pa.fs.FileSystem, str]:
-    if "://" in root:
-        return pa.fs.FileSystem.from_uri(root)  # type: ignore[no-any-return]
-    return pa.fs.LocalFileSystem(), str(Path(root).expanduser().resolve())
+    job = Job(source, root, rows_per_row_group, treatment or Treatment())
+    return ShardSet(root, prepare(job, run_all, on_progress))
 
 
 def take_rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
@@ -243,7 +128,3 @@ def take_rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
     position = np.argsort(table["row"].to_numpy())
     numbers = table["row"].to_numpy()[position]
     return table.take(position[np.searchsorted(numbers, rows)])
-
-
-def _batched(items: Iterator[T], size: int) -> Iterator[tuple[T, ...]]:
-    return iter(lambda: tuple(islice(items, size)), ())

@@ -11,8 +11,8 @@ import torch
 
 from bt_ray.collectives import sum_numbers
 from bt_ray.config import Settings
+from bt_ray.data.shard_file import fault_of
 from bt_ray.data.shards import ShardSet, take_rows
-from bt_ray.data.views import decode
 from bt_ray.errors import UnreadableImagesError
 
 QUARANTINE = "quarantine.jsonl"
@@ -75,7 +75,7 @@ def list_images(file: Path, data: str, rows: Sequence[int]) -> None:
     for row in sorted(set(rows) - listed):
         group = shards.read(np.array([row // shards.manifest.rows_per_row_group]))
         [image] = take_rows(group, np.array([row])).select(["sample_id", "image"]).to_pylist()
-        line = {"row": row, "sample_id": image["sample_id"], "reason": _fault(image["image"])}
+        line = {"row": row, "sample_id": image["sample_id"], "reason": fault_of(image["image"])}
         with file.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
@@ -83,11 +83,3 @@ def list_images(file: Path, data: str, rows: Sequence[int]) -> None:
 def read_quarantine(file: Path) -> list[dict[str, object]]:
     """What is listed in `file`; nothing if there is none."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-
-
-def _fault(encoded: bytes) -> str:
-    try:
-        decode(encoded)
-    except OSError as error:
-        return str(error)
-    return "it decodes now"

@@ -15,7 +15,7 @@ from bt_ray.config import Settings, Transformation, ViewSettings
 from bt_ray.data import fast_views, views
 from bt_ray.data.batches import to_batch
 from bt_ray.data.decode import make_views
-from bt_ray.data.shards import to_table
+from bt_ray.data.shard_file import to_table
 from bt_ray.data.sources import SourceImage
 from bt_ray.presets import preset
 from tests.conftest import shared_zip

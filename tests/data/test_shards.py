@@ -55,7 +55,7 @@ def test_images_without_class_folders_have_no_labels(tmp_path: Path) -> None:
 def test_row_groups_are_read_by_number_across_shards(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bt_ray.data.shards._ROWS_PER_SHARD", 10)
+    monkeypatch.setattr("bt_ray.data.job._ROWS_PER_SHARD", 10)
     shards = write_shards(open_source(str(folder)), str(tmp_path / "out"), rows_per_row_group=5)
     assert [shard.num_rows for shard in shards.manifest.shards] == [10, 10, 3]
     assert shards.read(np.array([4, 1]))["row"].to_pylist() == [5, 6, 7, 8, 9, 20, 21, 22]
@@ -69,8 +69,8 @@ def test_workers_shares_are_disjoint_and_whole(digits_shards: ShardSet) -> None:
 
 def test_digits_are_split_without_overlap() -> None:
     train, test = open_source("digits"), open_source("digits:test")
-    assert (train.num_images, test.num_images) == (1437, 360)
-    ids = {image.sample_id for image in train.images} & {image.sample_id for image in test.images}
+    assert (len(train), len(test)) == (1437, 360)
+    ids = {image.sample_id for image in train.read()} & {image.sample_id for image in test.read()}
     assert not ids
 
 

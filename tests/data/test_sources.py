@@ -48,9 +48,9 @@ def test_cifar10_comes_as_png_folders(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("torchvision.datasets.CIFAR10", Fake)
     train, test = open_source("cifar10"), open_source("cifar10:test")
-    assert (train.num_images, test.num_images) == (4, 2)
+    assert (len(train), len(test)) == (4, 2)
     assert train.classes == test.classes == ("bird", "plane")
-    assert {image.sample_id: image.label for image in train.images}["plane/00002.png"] == 1
+    assert {image.sample_id: image.label for image in train.read()}["plane/00002.png"] == 1
     file = tmp_path / "cache" / "bt_ray" / "cifar10" / "train" / "plane" / "00002.png"
     assert Image.open(file).getpixel((3, 3)) == (2, 7, 9)
 

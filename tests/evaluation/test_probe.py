@@ -1,6 +1,9 @@
 """What a probe sees, however its images are shared out and whatever they lack."""
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -8,7 +11,7 @@ from bt_ray.config import Settings, override
 from bt_ray.data.batches import local_batches
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet, write_shards
-from bt_ray.data.sources import Source, open_source
+from bt_ray.data.sources import open_source
 from bt_ray.evaluation import probe as probe_module
 from bt_ray.evaluation.probe import Probe, Probing, build_probe
 from bt_ray.model.twins import Twins, build_twins
@@ -35,8 +38,9 @@ def seeded_twins(settings: Settings) -> Twins:
 def bare_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The digits of the test set without their labels."""
     source = open_source("digits:test")
-    images = (type(i)(i.sample_id, i.encoded, None) for i in source.images)
-    bare = Source("bare", (), source.num_images, source.num_bytes, images)
+    position = source.entries.schema.get_field_index("label")
+    none = source.entries.set_column(position, "label", pa.nulls(len(source), pa.int32()))
+    bare = replace(source, identity="bare", classes=(), entries=none)
     root = str(tmp_path_factory.mktemp("bare") / "shards")
     return write_shards(bare, root, rows_per_row_group=64).root
 

@@ -1,0 +1,65 @@
+"""Where data lie: paths and URIs that pyarrow opens, and files written whole."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs
+
+from bt_ray.errors import DataError
+
+
+def locate(name: str) -> tuple[pa.fs.FileSystem, str]:
+    """The file system that `name`, a path or a URI, lies in, and its path there.
+
+    Raises: DataError if pyarrow knows no such kind of URI.
+    """
+    if "://" not in name:
+        return pa.fs.LocalFileSystem(), str(Path(name).expanduser().resolve())
+    try:
+        filesystem, path = pa.fs.FileSystem.from_uri(name)
+    except (ValueError, OSError) as error:
+        raise DataError(
+            f"{public_name(name)!r} cannot be opened ({first_line(error)}); give a path, or a "
+            "URI such as file://, s3:// or gs://."
+        ) from error
+    return filesystem, path.rstrip("/")
+
+
+def is_local(name: str) -> bool:
+    """Whether `name` lies in this machine's own file system."""
+    return isinstance(locate(name)[0], pa.fs.LocalFileSystem)
+
+
+def public_name(name: str) -> str:
+    """`name` without what a URI may carry beside the place: keys, and options of the server."""
+    if "://" not in name:
+        return name
+    parts = urlsplit(name)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def first_line(error: Exception) -> str:
+    """The error in one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def list_files(filesystem: pa.fs.FileSystem, folder: str) -> list[pa.fs.FileInfo]:
+    """All files below `folder`, in the order of their paths; none if it is not there."""
+    selector = pa.fs.FileSelector(folder, recursive=True, allow_not_found=True)
+    infos = filesystem.get_file_info(selector)
+    files = (info for info in infos if info.type == pa.fs.FileType.File)
+    return sorted(files, key=lambda info: str(info.path))
+
+
+def write_whole(filesystem: pa.fs.FileSystem, path: str, content: bytes) -> None:
+    """Writes a small file that is there either whole or not at all, even after a kill.
+
+    Object stores keep nothing of an unfinished object; elsewhere a file is renamed when whole.
+    """
+    is_renamed = isinstance(filesystem, pa.fs.LocalFileSystem)
+    unfinished = f"{path}.part" if is_renamed else path
+    with filesystem.open_output_stream(unfinished) as stream:
+        stream.write(content)
+    if is_renamed:
+        filesystem.move(unfinished, path)

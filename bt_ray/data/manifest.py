@@ -1,0 +1,113 @@
+"""What a folder of shards holds, as its manifest says it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from bt_ray.errors import DataError
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 2
+"""1 had no `class_name` and `origin` columns, and less in its manifest; it is still read."""
+
+SAMPLES = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("image", pa.binary()),
+        ("label", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+"""What is read to train and to evaluate."""
+
+COLUMNS = pa.unify_schemas(
+    [SAMPLES, pa.schema([("class_name", pa.string()), ("source", pa.string())])]
+)
+"""`image` is the file as it was found, unless it was resized; `label` and `class_name` are null
+where there are none; `source` is where in the source the image lay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of a data set."""
+
+    file: str
+    num_rows: int
+    sha256: str
+    num_bytes: int | None = None
+    """Of the file; none in manifests of schema 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """How a data set was prepared."""
+
+    source: str
+    """What the images came from, as it was named."""
+    order: str
+    """In which order the images lie."""
+    max_side_px: int | None
+    """Longest side; images above it were resized."""
+    resampling: str | None
+    jpeg_quality: int | None
+    on_bad_image: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a folder of shards holds."""
+
+    schema_version: int
+    identity: str
+    classes: tuple[str, ...]
+    num_rows: int
+    num_bytes: int
+    """Of the rows in memory, as training reads them."""
+    rows_per_row_group: int
+    shards: tuple[Shard, ...]
+    rows_per_class: tuple[int, ...] = ()
+    num_rejected: int = 0
+    """Images that could not be decoded, and were left out."""
+    rejected_sha256: str | None = None
+    """Of the list of those, rejected.jsonl."""
+    preparation: Preparation | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the manifest, and so over the checksums of all shards."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The manifest as the text of its file."""
+        tree = asdict(self)
+        if self.schema_version == 1:
+            for name in ("rows_per_class", "num_rejected", "rejected_sha256", "preparation"):
+                del tree[name]
+            for shard in tree["shards"]:
+                del shard["num_bytes"]
+        return json.dumps(tree, indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> "Manifest":
+        """The manifest of this schema, or an older one, whose file holds this JSON."""
+        shards = tuple(Shard(**shard) for shard in tree["shards"])
+        if outside := [shard.file for shard in shards if not _is_plain(shard.file)]:
+            raise DataError(
+                f"The manifest names the shard {outside[0]!r}, which is not a file in its own "
+                "folder; prepare the data again."
+            )
+        told = tree.get("preparation")
+        return cls(**tree | {
+            "shards": shards,
+            "classes": tuple(tree["classes"]),
+            "rows_per_class": tuple(tree.get("rows_per_class", ())),
+            "preparation": Preparation(**told) if told is not None else None,
+        })  # fmt: skip
+
+
+def _is_plain(file: str) -> bool:
+    return file not in ("", ".", "..") and not set("/\\") & set(file)

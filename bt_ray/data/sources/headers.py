@@ -1,0 +1,152 @@
+"""What lies where in a tar archive, from its headers alone."""
+
+import io
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from bt_ray.data.location import first_line
+from bt_ray.data.sources.source import IMAGE_SUFFIXES
+from bt_ray.errors import DataError
+
+_NESTED_AT_ONCE = 16
+_READ_AHEAD = 2**20  # bytes; a request to an object store takes as long as to read over images
+
+
+@dataclass(frozen=True)
+class Member:
+    """An image in an archive, or an archive in it; `word`: what labels it, if anything does."""
+
+    name: str
+    offset: int
+    size: int
+    word: str | None = None
+
+
+class _Part(io.RawIOBase):
+    """A stretch of a file as a file of its own; reads of several parts may run at once."""
+
+    def __init__(self, file: pa.NativeFile, offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._place = file, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = base + offset
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._place))
+        read = self._file.read_at(wanted, self._offset + self._place) if wanted else b""
+        buffer[: len(read)] = read
+        self._place += len(read)
+        return len(read)
+
+
+def list_members(filesystem: pa.fs.FileSystem, path: str) -> list[Member]:
+    """The images of one archive, and those of the archives in it.
+
+    Links and sparse files, which hold no bytes of their own, are passed over.
+
+    Raises: DataError if it is no archive, compressed, or cut short.
+    """
+    read_ahead = 512 if isinstance(filesystem, pa.fs.LocalFileSystem) else _READ_AHEAD
+    try:
+        with filesystem.open_input_file(path) as file:
+            whole = Member(path.rpartition("/")[2], 0, file.size())
+            images, archives = _scan(file, whole, read_ahead)
+            with ThreadPoolExecutor(_NESTED_AT_ONCE) as pool:
+                for archive, (inner, deeper) in zip(
+                    archives,
+                    pool.map(lambda archive: _scan(file, archive, read_ahead), archives),
+                    strict=True,
+                ):
+                    if deeper:
+                        raise DataError(
+                            f"{deeper[0].name!r} lies in an archive in an archive of {path!r}; "
+                            "unpack the outermost one."
+                        )
+                    word = PurePosixPath(archive.name).stem
+                    images += [
+                        replace(image, name=f"{archive.name}/{image.name}", word=word)
+                        for image in inner
+                    ]
+    except OSError as error:
+        raise DataError(
+            f"The archive {path!r} cannot be read ({first_line(error)}); see that it is whole and "
+            "within reach."
+        ) from error
+    return images
+
+
+def _scan(file: pa.NativeFile, whole: Member, read_ahead: int) -> tuple[list[Member], list[Member]]:
+    """The images and the nested archives of one archive, which is a part of `file`."""
+    images, archives, words = [], [], {}
+    part = io.BufferedReader(_Part(file, whole.offset, whole.size), read_ahead)
+    try:
+        with tarfile.open(fileobj=part, mode="r:", errors="replace") as tar:
+            while (info := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined]  # kept otherwise, 1,281,167 of them
+                if not info.isreg() or info.sparse is not None:
+                    continue
+                suffix = PurePosixPath(info.name).suffix.lower()
+                member = Member(
+                    info.name.removeprefix("./"), whole.offset + info.offset_data, info.size
+                )
+                if suffix == ".tar":
+                    archives.append(member)
+                elif suffix in IMAGE_SUFFIXES:
+                    images.append(member)
+                elif suffix == ".cls":
+                    words[_key(member.name)] = file.read_at(info.size, member.offset)
+            end = whole.offset + tar.offset
+    except tarfile.ReadError as error:
+        raise DataError(_fault(file, whole, error)) from error
+    if not _is_end(file, end, whole):
+        raise DataError(
+            f"The archive {whole.name!r} is cut short or damaged: after its {len(images):,} images "
+            f"the mark of its end is missing at byte {end:,}; get it again."
+        )
+    labelled = [
+        replace(image, word=words[key].decode().strip())
+        if (key := _key(image.name)) in words
+        else image
+        for image in images
+    ]
+    return labelled, archives
+
+
+def _is_end(file: pa.NativeFile, offset: int, whole: Member) -> bool:
+    """Whether a block of zeros lies there; without it, the rest of an archive is lost."""
+    is_inside = offset + tarfile.BLOCKSIZE <= whole.offset + whole.size
+    return is_inside and file.read_at(tarfile.BLOCKSIZE, offset) == bytes(tarfile.BLOCKSIZE)
+
+
+def _fault(file: pa.NativeFile, whole: Member, error: tarfile.ReadError) -> str:
+    start = file.read_at(6, whole.offset)
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")):
+        return (
+            f"The archive {whole.name!r} is compressed, so that its images have no place to be "
+            "read at; decompress it first (gunzip, bunzip2, unxz, unzstd)."
+        )
+    if "unexpected end" in str(error):
+        return f"The archive {whole.name!r} is cut short ({error}); get it again."
+    return f"{whole.name!r} is no tar archive ({error}); give one, or a folder of images."
+
+
+def _key(name: str) -> str:
+    """What files that belong together share (WebDataset): all before the name's first dot."""
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{file.partition('.')[0]}"
