@@ -24,11 +24,11 @@ class Benchmark:
     """Rows of the data set."""
     image_kb: float = 110
     """Average size of an encoded image."""
-    rows_per_row_group: int = 128
+    rows_per_row_group: int = 256
     """Rows of a row group."""
     global_batch: int = 2048
     """N."""
-    windows: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    windows: tuple[int, ...] = (8, 16, 32, 64, 128, 256)
     """Row groups of a window, k."""
     json: bool = False
     """Print one line of JSON on stdout."""

@@ -114,11 +114,12 @@ def _time_step(
 
 
 def _columns(rows: int, px: int) -> Columns:
-    """What the loader would hand over: noise."""
+    """What `make_views` would hand over: noise."""
     numbers, sides = np.arange(rows), np.full(rows, px)
     levels = np.random.default_rng(0).integers(0, 256, (2, rows, 3, px, px), dtype=np.uint8)
     return {
-        "row": numbers, "slot": numbers, "step": np.zeros_like(numbers),
+        "row": numbers, "sample": numbers, "slot": numbers, "step": np.zeros_like(numbers),
+        "digest": numbers.astype(np.uint64),
         "width": sides, "height": sides, "view_a": levels[0], "view_b": levels[1],
     }  # fmt: skip
 

@@ -17,7 +17,7 @@ MODES = {"grey.jpg": "L", "cmyk.jpg": "CMYK", "palette.gif": "P", "alpha.png": "
 
 
 def fill(folder: Path) -> None:
-    """Sixteen images in nested folders, among them every odd kind and a single pixel."""
+    """Twenty images in nested folders, among them every odd kind and a single pixel."""
     random = np.random.default_rng(0)
     for number in range(10):
         file = folder / f"deep/{number % 3}/{number}.JPEG"
@@ -29,6 +29,14 @@ def fill(folder: Path) -> None:
             folder / name
         )
     Image.new("RGB", (1, 1), "red").save(folder / "pixel.png")
+    Image.new("RGB", (9, 9), "blue").save(folder / "a PNG.JPEG", format="PNG")
+    deep = Image.fromarray(random.integers(0, 65535, (9, 9)).astype(np.uint16))
+    deep.save(folder / "16 bits.png")
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("green", "black")]
+    frames[0].save(folder / "animated.webp", save_all=True, append_images=frames[1:])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    frames[0].save(folder / "turned.jpg", exif=turned)
     (folder / "notes.txt").write_text("not an image, and not named like one")
 
 
