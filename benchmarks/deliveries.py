@@ -7,7 +7,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,14 @@ from bt_ray.data.shards import ShardSet
 
 GLOBAL_BATCH = 100
 CORES = os.cpu_count() or 1
+_STARTING = 6
 
 Measured = dict[str, float]
 """`images_per_s`, and of Ray the most of its object store, `store_mb`."""
 
 
 def through_ray(settings: Settings, steps: int) -> Measured:
-    """Ray Data, read to delivery in another process, from the first delivered step on."""
+    """Ray Data, read to delivery in another process, once all of its processes are up."""
     os.environ |= {"RAY_worker_niceness": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
     import ray
 
@@ -51,7 +51,7 @@ def through_ray(settings: Settings, steps: int) -> Measured:
 
 
 def count_steps(part: Any) -> float:
-    """Images/s that a worker is handed as tensors."""
+    """Images/s that a worker is handed as tensors, after the first sixth of its steps."""
     from bt_ray.data.ingest import worker_blocks
 
     ends = []
@@ -59,7 +59,7 @@ def count_steps(part: Any) -> float:
         pair = [torch.from_numpy(columns[name]) for name in ("view_a", "view_b")]
         assert pair[0].shape == pair[1].shape
         ends.append(time.perf_counter())
-    return GLOBAL_BATCH * (len(ends) - 1) / (ends[-1] - ends[0])
+    return _steady(ends)
 
 
 class watched_store:  # noqa: N801 - read as a phrase
@@ -111,22 +111,23 @@ def _bare_loop(settings: Settings, steps: int, rank: int) -> float:
 
 
 class ReferenceViews(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]):
-    """Two views of each image file, made with Pillow."""
+    """Two views of each image file in each epoch, made with Pillow."""
 
-    def __init__(self, folder: Path, epoch: int) -> None:
-        self._files, self._epoch = sorted(folder.iterdir()), epoch
+    def __init__(self, folder: Path, epochs: int) -> None:
+        self._files, self._epochs = sorted(folder.iterdir()), epochs
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._files) * self._epochs
 
-    def __getitem__(self, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def __getitem__(self, place: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        epoch, row = divmod(place, len(self._files))
         image = views.decode(self._files[row].read_bytes())
-        view_a, view_b = (self._view(image, row, view) for view in (0, 1))
+        view_a, view_b = (self._view(image, row, epoch, view) for view in (0, 1))
         return view_a, view_b
 
-    def _view(self, image: Any, row: int, view: int) -> NDArray[np.uint8]:
+    def _view(self, image: Any, row: int, epoch: int, view: int) -> NDArray[np.uint8]:
         drawn = views.draw(
-            ViewSettings(), seed=0, epoch=self._epoch, view=view, samples=np.array([row]),
+            ViewSettings(), seed=0, epoch=epoch, view=view, samples=np.array([row]),
             widths=np.array([image.width]), heights=np.array([image.height]),
         )  # fmt: skip
         finished = views.photometry(views.crop(image, drawn, 0, 224), drawn, 0, 128)
@@ -134,16 +135,18 @@ class ReferenceViews(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]):
 
 
 def through_dataloader(folder: Path, epochs: int) -> Measured:
-    """Torch's DataLoader with a process a core, from its first batch on."""
-    ends = []
-    for epoch in range(max(1, epochs // 2)):  # it is slow enough
-        loader = DataLoader(
-            ReferenceViews(folder, epoch),
-            batch_size=GLOBAL_BATCH,
-            shuffle=True,
-            num_workers=CORES,
-            drop_last=True,
-        )
-        times = [time.perf_counter() for _ in loader]
-        ends.append(GLOBAL_BATCH * (len(times) - 1) / (times[-1] - times[0]))
-    return {"images_per_s": median(ends)}
+    """Torch's DataLoader with a process a core, once they are up: a third of the epochs."""
+    loader = DataLoader(
+        ReferenceViews(folder, max(1, epochs // 3)),
+        batch_size=GLOBAL_BATCH,
+        shuffle=True,
+        num_workers=CORES,
+        drop_last=True,
+    )
+    return {"images_per_s": _steady([time.perf_counter() for _ in loader])}
+
+
+def _steady(ends: list[float]) -> float:
+    """Images/s of steps that ended at these times, after the first sixth of them."""
+    first = len(ends) // _STARTING
+    return GLOBAL_BATCH * (len(ends) - 1 - first) / (ends[-1] - ends[first])

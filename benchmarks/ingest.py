@@ -38,7 +38,7 @@ class Benchmark:
 
     data: Path | None = None
     """Folder of JPEGs; none: imagenet-sample.zip in BT_RAY_TEST_DATA or ../shared/data."""
-    epochs: int = 6
+    epochs: int = 12
     """Passes over the images in a block."""
     repeats: int = 3
     """Blocks of each way."""

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
+from ray.data._internal.execution import streaming_executor_state
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -30,7 +31,8 @@ from bt_ray.data.spares import find_spares
 _MOST_READ_TASKS = 2000
 _WINDOWS_READ_AT_ONCE = 2
 _PREFETCHED_BATCHES = 2
-_IDLE_STEP_S, _PAUSE_S = 0.01, 0.03
+_CPUS_OF_A_DECODER = 2 / 3  # three decode on two cores: none waits for Ray to bring the next task
+_IDLE_STEP_S, _PAUSE_S, _LONGEST_WAIT_S = 0.01, 0.03, 0.02
 
 
 class PlanSource(Datasource):
@@ -76,6 +78,7 @@ class PlanSource(Datasource):
 
 def _read(shards: ShardSet, plan: Plan, workers: int, start: int, stop: int) -> Iterator[pa.Table]:
     """Tables of one row each: a worker's part of a step, its columns packed into lists."""
+    keep_freed_memory()
     size = plan.global_batch // workers
     for span in plan.spans(start, stop):
         table = read_steps(shards, plan, max(start, span.first_step), min(stop, span.stop_step))
@@ -106,16 +109,23 @@ def _decode(block: pa.Table, settings: Settings, shards: ShardSet, plan: Plan) -
     return {name: values[np.newaxis] for name, values in columns.items()}
 
 
-class PatientScheduling(ExecutionCallback):
-    """Lets Ray Data's scheduler rest while it waits for training to take what is ready.
+class AttentiveScheduling(ExecutionCallback):
+    """Lets Ray Data's scheduler see at once what is finished, and rest while nothing is wanted.
 
-    Ray 2.60 asks again at once as long as some finished task's output may not be taken yet:
-    in training, whose data run ahead of it, that loop would use up a core. A step that comes
-    back sooner than a wait could have ended is such a question; it is followed by a pause.
+    Ray 2.60 waits for *all* running tasks to have something ready, for at most a tenth of a
+    second: a core whose task is finished would have no other for a good part of a task's time.
+    Shorter waits give it one. And it asks again at once as long as some finished task's output
+    may not be taken yet: in training, whose data run ahead of it, that loop would use up a core.
+    A step that comes back sooner than a wait could have ended is such a question; it is followed
+    by a pause.
     """
 
     def __init__(self) -> None:
         self._last_step = 0.0
+
+    def before_execution_starts(self, executor: object) -> None:
+        """Called in the process that schedules."""
+        streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = _LONGEST_WAIT_S
 
     def on_execution_step(self, executor: object) -> None:
         """Called after each step of the scheduler."""
@@ -128,8 +138,8 @@ def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Data
     """A data set whose rows are the workers' parts of steps `start` to `stop`, one a block."""
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # byte, so that every row is a block of its own
-    if PatientScheduling not in context.custom_execution_callback_classes:
-        context.custom_execution_callback_classes.append(PatientScheduling)
+    if AttentiveScheduling not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(AttentiveScheduling)
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
     source = PlanSource(shards, plan, workers=settings.scaling.workers, start=start, stop=stop)
@@ -146,6 +156,7 @@ def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Data
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
+        num_cpus=_CPUS_OF_A_DECODER,
         fn_kwargs={"settings": settings, "shards": shards, "plan": plan},
     )
     return decoded
