@@ -8,17 +8,20 @@ import tyro
 from pipelines.evaluations.knn import KnnOrder, evaluate_knn
 from pipelines.evaluations.linear import LinearOrder, evaluate_linear
 from pipelines.evaluations.semi import SemiOrder, evaluate_semi
+from pipelines.evaluations.transfer import TransferOrder, evaluate_transfer
 from pipelines.terminal import finish, guarded
 
 Order = (
     Annotated[KnnOrder, tyro.conf.subcommand("knn")]
     | Annotated[LinearOrder, tyro.conf.subcommand("linear")]
     | Annotated[SemiOrder, tyro.conf.subcommand("semi")]
+    | Annotated[TransferOrder, tyro.conf.subcommand("transfer")]
 )
 _EVALUATIONS: dict[type, Callable[[Any], dict[str, Any]]] = {
     KnnOrder: evaluate_knn,
     LinearOrder: evaluate_linear,
     SemiOrder: evaluate_semi,
+    TransferOrder: evaluate_transfer,
 }
 
 

@@ -28,7 +28,9 @@ _MOST_WAITING = 4
 class _Encoder:
     """Encodes the row groups that it is given the numbers of."""
 
-    def __init__(self, pretrained: Pretrained, shards: ShardSet) -> None:
+    def __init__(self, held: list[ray.ObjectRef[Pretrained]], shards: ShardSet) -> None:
+        # In a list, so that Ray hands over the reference: an actor can then be started again.
+        pretrained = ray.get(held[0])
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._encoder = place_encoder(pretrained, self._device)
         self._settings, self._shards = pretrained.settings, shards
@@ -69,7 +71,7 @@ def compute_on_ray(
         ),
         num_cpus=_CPUS_PER_ACTOR if num_gpus == 0 else None,
         num_gpus=num_gpus or None,
-        fn_constructor_args=(pretrained, shards),
+        fn_constructor_args=([ray.put(pretrained)], shards),
     )
     parts, done = [], 0
     for batch in encoded.iter_batches(batch_size=None, batch_format="numpy"):

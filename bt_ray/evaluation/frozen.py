@@ -55,5 +55,5 @@ def score_frozen(
     if fingerprint(pretrained.encoder) != before:
         raise CheckpointError("The encoder changed while it was evaluated; it must be frozen.")
     check_labels(of_train, of_test)
-    check_disjoint(of_train, of_test, most_shared=most_shared)
+    check_disjoint(of_train.digests, of_test.digests, most_shared=most_shared)
     return method(of_train, of_test)

@@ -78,21 +78,30 @@ def check_labels(train: Labelled, test: Labelled) -> None:
                 f"{missing:,} of {len(images):,} {name} images have no label; give a folder "
                 "with one subfolder a class, or shards made of one."
             )
-    if train.classes != test.classes:
-        odd = sorted(set(train.classes) ^ set(test.classes))
+    check_classes(train.classes, test.classes)
+
+
+def check_classes(train: tuple[str, ...], test: tuple[str, ...]) -> None:
+    """Raises DataError unless both have the same classes, and there are two at least."""
+    if train != test:
+        odd = sorted(set(train) ^ set(test))
         raise DataError(
             "Training and test images must have the same classes; only one of them has "
             f"{', '.join(odd[:5])}{' …' if len(odd) > 5 else ''}."
         )
-    if len(train.classes) < 2:
-        raise DataError(
-            f"There is nothing to tell apart: the images have one class, {train.classes[0]!r}."
-        )
+    if len(train) < 2:
+        raise DataError(f"There is nothing to tell apart: the images have one class, {train[0]!r}.")
 
 
-def check_disjoint(train: Labelled, test: Labelled, *, most_shared: int) -> None:
-    """Raises DataError if more than `most_shared` test images are among the training images."""
-    shared = int(np.isin(test.digests, train.digests).sum())
+def check_disjoint(
+    train: NDArray[np.uint64], test: NDArray[np.uint64], *, most_shared: int
+) -> None:
+    """Raises DataError if more than `most_shared` test images are among the training images.
+
+    Args:
+      train, test: digests of the images.
+    """
+    shared = int(np.isin(test, train).sum())
     if shared > most_shared:
         raise DataError(
             f"{shared:,} of {len(test):,} test images are among the training images, byte for "

@@ -68,7 +68,10 @@ def build_task(
             pretrained.settings.training,
             precision=settings.training.precision,
             seed=settings.training.seed,
-            probe_every_epochs=max(1, protocol.epochs // 10),
+            # Of few images, an epoch takes less time than scoring.
+            probe_every_epochs=max(1, protocol.epochs // 10)
+            if protocol.frozen
+            else protocol.epochs,
             checkpoint_every_epochs=max(1, protocol.epochs // 20),
         ),
     )

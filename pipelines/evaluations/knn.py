@@ -35,4 +35,4 @@ def evaluate_knn(order: KnnOrder) -> dict[str, Any]:
     opened = open_order(order)
     scores, images_per_s = score_features(order, opened, order.method(), "knn", order.workers)
     print_scores(order, "kNN", {"knn_top1": "top1"}, scores, KNN)
-    return keep_record(order, "knn", opened, scores, images_per_s=images_per_s)
+    return keep_record(order, "knn", opened, scores, data=opened.data, images_per_s=images_per_s)

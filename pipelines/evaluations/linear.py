@@ -1,7 +1,8 @@
 """A linear classifier on the frozen encoder: `python -m pipelines.evaluate linear ENCODER`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bt_ray.evaluation import protocols
 from pipelines.evaluations.fixed import score_features
@@ -13,6 +14,11 @@ from pipelines.evaluations.order import (
     print_scores,
 )
 from pipelines.evaluations.trained import TrainedOrder, check_images, train_one
+
+if TYPE_CHECKING:
+    from bt_ray.evaluation.protocols import Protocol
+    from bt_ray.evaluation.published import Published
+    from pipelines.evaluations.transfer import ListedOrder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +39,13 @@ _PROTOCOLS = {"paper": protocols.LINEAR, "small": protocols.LINEAR_SMALL}
 
 def evaluate_linear(order: LinearOrder) -> dict[str, Any]:
     """The record of the evaluation, which is shown, kept in a file and logged to the run."""
-    return _fit_features(order) if order.protocol == "fast" else _train(order)
+    from bt_ray.evaluation.published import LINEAR
+
+    if order.protocol == "fast":
+        return _fit_features(order)
+    return train_linear(
+        order, order.adapted(_PROTOCOLS[order.protocol]), "linear", "Linear classifier", LINEAR
+    )
 
 
 def _fit_features(order: LinearOrder) -> dict[str, Any]:
@@ -41,48 +53,61 @@ def _fit_features(order: LinearOrder) -> dict[str, Any]:
     from bt_ray.evaluation.published import LINEAR
 
     opened = open_order(order)
-    scores, images_per_s = score_features(
-        order, opened, Linear(order.seed), "linear", order.workers
+    method = Linear(order.seed)
+    scores, images_per_s = score_features(order, opened, method, "linear", order.workers)
+    print_scores(order, "Fast linear classifier", _columns("linear_fast", scores), scores, LINEAR)
+    return keep_record(
+        order, "linear-fast", opened, scores, data=opened.data, images_per_s=images_per_s
     )
-    columns = {"linear_fast_top1": "top1", "linear_fast_top5": "top5"}
-    print_scores(order, "Linear classifier, fast,", _present(columns, scores), scores, LINEAR)
-    return keep_record(order, "linear-fast", opened, scores, images_per_s=images_per_s)
 
 
-def _train(order: LinearOrder) -> dict[str, Any]:
-    from bt_ray.evaluation.published import LINEAR
+def train_linear(
+    order: "LinearOrder | ListedOrder",
+    protocol: "Protocol",
+    name: str,
+    title: str,
+    published: "Sequence[Published]",
+) -> dict[str, Any]:
+    """The record of a linear classifier that was trained on the frozen encoder, shown and kept.
+
+    Args:
+      name: what the names of the scores begin with.
+      title: what it is called in the table for people.
+    """
     from bt_ray.model.pretrained import untrained
 
     opened = open_order(order)
     check_images(order, opened.train, opened.test)
-    protocol = order.adapted(_PROTOCOLS[order.protocol])
     encoders = {"": opened.pretrained}
     if order.baseline:
         encoders[UNTRAINED] = untrained(opened.pretrained)
     done = {
-        suffix: train_one(order, opened, encoder, protocol, opened.train, f"linear{suffix}")
+        suffix: train_one(order, opened, encoder, protocol, opened.train, f"{name}{suffix}")
         for suffix, encoder in encoders.items()
     }
     scores = {
-        f"linear_{score}{suffix}": value
+        f"{name}_{score}{suffix}": value
         for suffix, found in done.items()
         for score, value in found.scores.items()
     }
-    columns = {"linear_top1": "top1", "linear_top5": "top5"}
-    print_scores(order, "Linear classifier", _present(columns, scores), scores, LINEAR)
+    print_scores(order, title, _columns(name, scores), scores, published)
+    ours = done[""]
     return keep_record(
         order,
-        "linear",
+        name,
         opened,
         scores,
-        images_per_s=done[""].images_per_s,
+        data=opened.data,
+        images_per_s=ours.images_per_s,
         more={
-            "steps": done[""].steps,
-            "encoder_sha256": {"before": done[""].encoder_before, "after": done[""].encoder_after},
+            "steps": ours.steps,
+            "encoder_sha256": {"before": ours.encoder_before, "after": ours.encoder_after},
+            "checkpoint": str(ours.checkpoint),
         },
-        files=[done[""].metrics],
+        files=[found.metrics for found in done.values()],
     )
 
 
-def _present(columns: dict[str, str], scores: dict[str, float]) -> dict[str, str]:
-    return {name: heading for name, heading in columns.items() if name in scores}
+def _columns(name: str, scores: "Mapping[str, float]") -> dict[str, str]:
+    columns = {f"{name}_{score}": score for score in ("top1", "top5")}
+    return {column: heading for column, heading in columns.items() if column in scores}

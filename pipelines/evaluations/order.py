@@ -44,8 +44,8 @@ class ImagesOrder(Evaluation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
-    """An encoder and the images that it is evaluated on.
+class Subject:
+    """What is evaluated.
 
     `given`: what the command line says of storage; `run`: the MLflow run that trained the
     encoder, if known.
@@ -54,6 +54,12 @@ class Opened:
     given: Settings
     pretrained: "Pretrained"
     run: "MlflowRun | None"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened(Subject):
+    """An encoder and the images that it is evaluated on."""
+
     train: "ShardSet"
     test: "ShardSet"
 
@@ -61,6 +67,14 @@ class Opened:
     def num_images(self) -> int:
         """Of both sets."""
         return self.train.manifest.num_rows + self.test.manifest.num_rows
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Which images they are, for the record."""
+        return {
+            part: {"path": shards.root, "digest": shards.manifest.digest}
+            for part, shards in (("train", self.train), ("test", self.test))
+        }
 
 
 def open_order(order: ImagesOrder) -> Opened:
@@ -132,9 +146,10 @@ def print_scores(
 def keep_record(
     order: Evaluation,
     name: str,
-    opened: Opened,
+    subject: Subject,
     scores: Mapping[str, float],
     *,
+    data: Mapping[str, Any],
     images_per_s: float,
     more: Mapping[str, Any] | None = None,
     files: Sequence[Path] = (),
@@ -143,12 +158,13 @@ def keep_record(
 
     Args:
       name: of the evaluation, in the file's name.
+      data: which images it was made on.
       more: what else to keep.
       files: to be stored with the run.
     """
     from bt_ray.evaluation.record import keep_evaluation
 
-    run = opened.run
+    run = subject.run
     record = {
         "run_id": None if run is None else run.run_id,
         "steps": None,
@@ -157,13 +173,10 @@ def keep_record(
         "model_version": None,
         "evaluation": name,
         "order": {key: _plain(value) for key, value in asdict(order).items()},
-        "data": {
-            part: {"path": shards.root, "digest": shards.manifest.digest}
-            for part, shards in (("train", opened.train), ("test", opened.test))
-        },
+        "data": data,
         **(more or {}),
     }
-    storage = Path(opened.given.storage)
+    storage = Path(subject.given.storage)
     file = keep_evaluation(
         record, name=name, reference=order.encoder, storage=storage, run=run, files=files
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bt_ray.model.pretrained import Pretrained
 
 _PROTOCOLS = {"paper": protocols.SEMI, "small": protocols.SEMI_SMALL}
+_FROM_SCRATCH = {"paper": protocols.SEMI, "small": protocols.SEMI_SMALL_SCRATCH}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,8 @@ class SemiOrder(TrainedOrder, ImagesOrder):
     encoder_rate: float | None = None
     """First learning rate of the encoder."""
     scratch_rate: float | None = None
-    """First learning rate of encoder and linear layer of the untrained one; none: the protocol's,
-    or else those of the pretrained one."""
+    """First learning rate of encoder and linear layer of the untrained one; none: those of the
+    protocol (`paper` has the same for both)."""
 
     def __post_init__(self) -> None:
         for percent in self.percent:
@@ -69,7 +70,7 @@ def evaluate_semi(order: SemiOrder) -> dict[str, Any]:
     protocol = order.adapted(_PROTOCOLS[order.protocol])
     ways: dict[str, tuple[Pretrained, Protocol]] = {"": (opened.pretrained, protocol)}
     if order.baseline:
-        ways[UNTRAINED] = (untrained(opened.pretrained), _from_scratch(order, protocol))
+        ways[UNTRAINED] = (untrained(opened.pretrained), _from_scratch(order))
     scores, done = dict[str, float](), {}
     for label, subset in subsets.items():
         for suffix, (encoder, chosen) in ways.items():
@@ -90,6 +91,7 @@ def evaluate_semi(order: SemiOrder) -> dict[str, Any]:
         "semi",
         opened,
         scores,
+        data=opened.data,
         images_per_s=sum(found.images_per_s for found in done.values()) / len(done),
         more={
             "steps": sum(found.steps for found in done.values()),
@@ -103,10 +105,10 @@ def evaluate_semi(order: SemiOrder) -> dict[str, Any]:
     )
 
 
-def _from_scratch(order: SemiOrder, protocol: "Protocol") -> "Protocol":
-    if order.scratch_rate is None:
-        return protocol
-    return replace(protocol, head_rate=order.scratch_rate, encoder_rate=order.scratch_rate)
+def _from_scratch(order: SemiOrder) -> "Protocol":
+    """With the order's epochs and batch, and rates of its own."""
+    plain = replace(order, head_rate=order.scratch_rate, encoder_rate=order.scratch_rate)
+    return plain.adapted(_FROM_SCRATCH[order.protocol])
 
 
 def _subsets(order: SemiOrder, opened: Opened) -> "dict[str, ShardSet]":

@@ -67,9 +67,9 @@ def check_images(order: TrainedOrder, train: "ShardSet", test: "ShardSet") -> No
     from bt_ray.evaluation.labelled import check_disjoint, check_labels, read_labelled
 
     with console.status("looking for test images among the training images"):
-        labelled = [read_labelled(shards) for shards in (train, test)]
-    check_labels(*labelled)
-    check_disjoint(*labelled, most_shared=order.most_shared)
+        images, others = read_labelled(train), read_labelled(test)
+    check_labels(images, others)
+    check_disjoint(images.digests, others.digests, most_shared=order.most_shared)
 
 
 def train_one(

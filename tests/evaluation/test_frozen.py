@@ -96,12 +96,11 @@ def test_what_cannot_be_scored_is_refused() -> None:
 
 def test_test_images_in_the_bank_are_refused() -> None:
     train, test = blobs(0.1, seed=0), blobs(0.1, seed=1)
-    check_disjoint(train, test, most_shared=0)
-    digests = np.where(np.arange(600) < 2, train.digests[5], test.digests)
-    overlapping = Features(test.x, test.labels, digests, test.classes)
+    check_disjoint(train.digests, test.digests, most_shared=0)
+    overlapping = np.where(np.arange(600) < 2, train.digests[5], test.digests)
     with pytest.raises(DataError, match="2 of 600 test images are among the training images"):
-        check_disjoint(train, overlapping, most_shared=1)
-    check_disjoint(train, overlapping, most_shared=2)
+        check_disjoint(train.digests, overlapping, most_shared=1)
+    check_disjoint(train.digests, overlapping, most_shared=2)
 
 
 @pytest.fixture
