@@ -71,14 +71,19 @@ def digest(encoded: object) -> int:
 
 def check_labels(train: Labelled, test: Labelled) -> None:
     """Raises DataError unless a classifier can be learnt from `train` and scored on `test`."""
-    for name, images in (("training", train), ("test", test)):
-        missing = int((images.labels < 0).sum())
-        if missing:
-            raise DataError(
-                f"{missing:,} of {len(images):,} {name} images have no label; give a folder "
-                "with one subfolder a class, or shards made of one."
-            )
+    check_complete(train.labels, "training")
+    check_complete(test.labels, "test")
     check_classes(train.classes, test.classes)
+
+
+def check_complete(labels: Tensor, kind: str) -> None:
+    """Raises DataError if an image of this kind has no label."""
+    missing = int((labels < 0).sum())
+    if missing:
+        raise DataError(
+            f"{missing:,} of {len(labels):,} {kind} images have no label; give a folder with one "
+            "subfolder a class, or shards made of one."
+        )
 
 
 def check_classes(train: tuple[str, ...], test: tuple[str, ...]) -> None:

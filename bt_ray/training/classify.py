@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from bt_ray.config import SETTINGS_FILE, DataSettings, Settings, to_json
+from bt_ray.config import SETTINGS_FILE, DataSettings, ScalingSettings, Settings, to_json
 from bt_ray.data.batches import local_batches
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
@@ -77,7 +77,7 @@ def build_task(
     )
     chosen = protocol.settings(encoder, data, name=kind)
     facts = {
-        "settings": to_json(replace(chosen, storage="", scaling=pretrained.settings.scaling)),
+        "settings": to_json(replace(chosen, storage="", scaling=ScalingSettings())),
         "protocol": asdict(protocol),
         "encoder": fingerprint(pretrained.encoder),
         "data": [ShardSet.open(str(root)).manifest.digest for root in (data.train, data.test)],

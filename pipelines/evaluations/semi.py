@@ -116,16 +116,17 @@ def _subsets(order: SemiOrder, opened: Opened) -> "dict[str, ShardSet]":
     from bt_ray.data.prepare import write_source
     from bt_ray.data.shards import ShardSet
     from bt_ray.data.subset import draw_balanced, find_rows, read_names, subset
-    from bt_ray.evaluation.labelled import read_labels
+    from bt_ray.evaluation.labelled import check_complete, read_labels
 
+    labels = read_labels(opened.train)
+    check_complete(labels, "training")
     if order.lists:
         rows = {file.stem: find_rows(opened.train, read_names(file)) for file in order.lists}
     else:
-        labels = read_labels(opened.train).numpy()
         num_classes = len(opened.train.manifest.classes)
         rows = {
             f"{percent:g}pct": draw_balanced(
-                labels, num_classes, share=percent / 100, seed=order.seed
+                labels.numpy(), num_classes, share=percent / 100, seed=order.seed
             )
             for percent in order.percent
         }

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
+from bt_ray.errors import DataError
 from bt_ray.evaluation import protocols
 from bt_ray.evaluation.protocols import Protocol
 from pipelines.evaluations.linear import train_linear
@@ -26,8 +27,16 @@ class ListedOrder(TrainedOrder, ImagesOrder):
     protocol: ClassVar[Protocol]
 
     def located(self) -> "ListedOrder":
-        """The order with the splits in `root` named."""
+        """The order with the splits in `root` named.
+
+        Raises: DataError if neither it nor both splits are given.
+        """
         if self.root is None:
+            if self.train is None or self.test is None:
+                raise DataError(
+                    f"transfer {self.kind} needs --root, the folder that the data set was unpacked "
+                    "in, or its splits as shards: --train and --test."
+                )
             return self
         train, test = (f"{self.kind}:{split}:{self.root}" for split in ("train", "val"))
         return replace(self, train=self.train or train, test=self.test or test)
