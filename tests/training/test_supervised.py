@@ -1,6 +1,7 @@
 """Classifiers trained on an encoder, in this process and by several gloo workers."""
 
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from bt_ray.config import DataSettings, Settings, override
 from bt_ray.data.batches import local_batches
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import CheckpointError, SettingsError
+from bt_ray.errors import CheckpointError, RunStoppedError, SettingsError
 from bt_ray.evaluation.features import fingerprint
 from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.protocols import INATURALIST18, LINEAR, PLACES205, SEMI, Protocol
@@ -22,7 +23,7 @@ from bt_ray.evaluation.scorer import Scorer
 from bt_ray.model.classifier import Classifier, build_classifier
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.pretrained import Pretrained, load_folder
-from bt_ray.tracking.tracker import MemoryTracker, read_history
+from bt_ray.tracking.tracker import Measures, MemoryTracker, read_history
 from bt_ray.training import classify as classifying
 from bt_ray.training.classify import build_task, classify
 from bt_ray.training.launch import pretrain
@@ -145,6 +146,25 @@ def test_it_goes_on_where_it_stopped_bit_for_bit(
     for name in ("encoder.safetensors", "head.safetensors", "optimizer.safetensors"):
         assert (again.checkpoint / name).read_bytes() == (kept / name).read_bytes(), name
     assert again.scores == whole.scores
+
+
+@pytest.mark.run
+def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(pretrained: Pretrained) -> None:
+    class Interrupting:
+        is_done = False
+
+        def log(self, step: int, measures: Measures) -> None:
+            if not self.is_done:
+                self.is_done = True
+                signal.raise_signal(signal.SIGTERM)
+
+    long = replace(FROZEN, epochs=40)
+    task = task_of(pretrained, long)
+    with pytest.raises(RunStoppedError, match=r"SIGTERM stopped .* The same command continues it"):
+        classify(task, pretrained, trackers=[Interrupting()])
+    _, stopped = last_checkpoint(task.run_folder)
+    assert 0 < stopped < 200
+    assert classify(task, pretrained).steps == 200
 
 
 def test_what_shapes_the_result_names_the_task(pretrained: Pretrained) -> None:
