@@ -1,8 +1,9 @@
 """How a classifier is trained on an encoder: as published, and in small for two cores."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from bt_ray.config import DataSettings, Settings
+from bt_ray.config import DataSettings, ScalingSettings, Settings
 from bt_ray.errors import SettingsError
 from bt_ray.optim.schedule import cosine_by_epoch, staircase
 
@@ -52,7 +53,17 @@ class Protocol:
             return staircase(epoch, self.falls)
         return cosine_by_epoch(epoch, self.epochs)
 
-    def settings(self, encoder: Settings, data: DataSettings, *, name: str) -> Settings:
+    def settings(
+        self,
+        encoder: Settings,
+        *,
+        name: str,
+        storage: str,
+        data: DataSettings,
+        scaling: ScalingSettings,
+        precision: Literal["fp32", "bf16", "fp16"],
+        seed: int,
+    ) -> Settings:
         """What a classifier's training shares with pretraining: data, views, model, length.
 
         Views are cropped and flipped, never recoloured. Resizing is bicubic, as in pretraining,
@@ -63,9 +74,11 @@ class Protocol:
           data: what is learned from, and scored on.
         """
         views = encoder.views.without("jitter", "grayscale", "blur", "solarize")
+        own_flip = views.flip_probability
         return replace(
             encoder,
             name=name,
+            storage=storage,
             data=replace(data, global_batch=self.batch),
             views=replace(
                 views,
@@ -73,13 +86,20 @@ class Protocol:
                 photometry="loader",
                 crop_area=self.crop_area or views.crop_area,
                 flip_probability=(
-                    views.flip_probability
-                    if self.flip_probability is None
-                    else self.flip_probability
+                    own_flip if self.flip_probability is None else self.flip_probability
                 ),
             ),
             model=replace(encoder.model, start_from=None),
             schedule=replace(encoder.schedule, epochs=self.epochs, warmup_epochs=0),
+            training=replace(
+                encoder.training,
+                precision=precision,
+                seed=seed,
+                # Of few images, an epoch takes less time than scoring.
+                probe_every_epochs=max(1, self.epochs // 10) if self.frozen else self.epochs,
+                checkpoint_every_epochs=max(1, self.epochs // 20),
+            ),
+            scaling=scaling,
         )
 
 

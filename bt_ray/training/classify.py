@@ -6,8 +6,9 @@ import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from bt_ray.config import SETTINGS_FILE, DataSettings, ScalingSettings, Settings, to_json
+from bt_ray.config import SETTINGS_FILE, DataSettings, ScalingSettings, to_json
 from bt_ray.data.batches import local_batches
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
@@ -50,42 +51,44 @@ class Classified:
 
 
 def build_task(
-    pretrained: Pretrained, protocol: Protocol, data: DataSettings, settings: Settings, kind: str
+    pretrained: Pretrained,
+    protocol: Protocol,
+    data: DataSettings,
+    *,
+    kind: str,
+    storage: str,
+    scaling: ScalingSettings,
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    seed: int = 0,
 ) -> Task:
     """The task of training on shards; the same for the same order, so that it can be continued.
 
+    Where its folder is and how many workers do it are no part of its name.
+
     Args:
       data: shards to learn from and to score on.
-      settings: `storage` and `scaling` tell where and on what; `training.precision` in what
-        arithmetic.
       kind: first part of the name of the task's folder.
+    Raises: SettingsError.
     """
-    encoder = replace(
+    settings = protocol.settings(
         pretrained.settings,
-        storage=settings.storage,
-        scaling=settings.scaling,
-        training=replace(
-            pretrained.settings.training,
-            precision=settings.training.precision,
-            seed=settings.training.seed,
-            # Of few images, an epoch takes less time than scoring.
-            probe_every_epochs=max(1, protocol.epochs // 10)
-            if protocol.frozen
-            else protocol.epochs,
-            checkpoint_every_epochs=max(1, protocol.epochs // 20),
-        ),
+        name=kind,
+        storage=storage,
+        data=data,
+        scaling=scaling,
+        precision=precision,
+        seed=seed,
     )
-    chosen = protocol.settings(encoder, data, name=kind)
     facts = {
-        "settings": to_json(replace(chosen, storage="", scaling=ScalingSettings())),
+        "settings": to_json(replace(settings, storage="", scaling=ScalingSettings())),
         "protocol": asdict(protocol),
         "encoder": fingerprint(pretrained.encoder),
         "data": [ShardSet.open(str(root)).manifest.digest for root in (data.train, data.test)],
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(settings.storage) / "evaluations" / f"{kind}-{digest}"
+    folder = Path(storage) / "evaluations" / f"{kind}-{digest}"
     return Task(
-        settings=replace(chosen, name=folder.name),
+        settings=replace(settings, name=folder.name),
         protocol=protocol,
         start=folder / _START,
         run_folder=folder,

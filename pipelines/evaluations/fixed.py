@@ -60,7 +60,7 @@ def _score(
             opened.train,
             opened.test,
             method,
-            device=choose_device(pretrained.settings),
+            device=choose_device(opened.given),
             compute=compute,
             most_shared=order.most_shared,
             on_progress=lambda done: status.update(

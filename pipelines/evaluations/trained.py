@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from bt_ray.config import DataSettings, ScalingSettings, Settings
+from bt_ray.config import DataSettings, ScalingSettings
 from bt_ray.errors import DataError
 from pipelines.evaluations.order import Evaluation, Opened
 from pipelines.progress import ProgressLine
@@ -48,19 +48,6 @@ class TrainedOrder(Evaluation):
         """Fields that are a protocol's, too."""
         return ("epochs", "batch", "head_rate", "weight_decay")
 
-    def run_settings(self, given: Settings) -> Settings:
-        """Where and on what the classifier is trained."""
-        return replace(
-            given,
-            data=replace(given.data, global_batch=max(2, self.workers)),
-            scaling=ScalingSettings(
-                workers=self.workers,
-                accelerator=self.accelerator,
-                cpus_per_worker=self.cpus_per_worker,
-            ),
-            training=replace(given.training, precision=self.precision, seed=self.seed),
-        )
-
 
 def check_images(order: TrainedOrder, train: "ShardSet", test: "ShardSet") -> None:
     """Raises DataError unless a classifier can be learnt from `train` and scored on `test`."""
@@ -94,7 +81,20 @@ def train_one(
             f"give --batch {train.manifest.num_rows} or less, or more images."
         )
     own = DataSettings(train=train.root, test=opened.test.root)
-    task = build_task(pretrained, protocol, own, order.run_settings(opened.given), kind)
+    task = build_task(
+        pretrained,
+        protocol,
+        own,
+        kind=kind,
+        storage=opened.given.storage,
+        scaling=ScalingSettings(
+            workers=order.workers,
+            accelerator=order.accelerator,
+            cpus_per_worker=order.cpus_per_worker,
+        ),
+        precision=order.precision,
+        seed=order.seed,
+    )
     console.print(f"{kind}: {task.run_folder}", soft_wrap=True, highlight=False)
     with ProgressLine(task.settings) as line:
         return classify(task, pretrained, trackers=[line])

@@ -82,7 +82,7 @@ def _score(
     from bt_ray.evaluation.svm import score_svms
     from bt_ray.training.local import choose_device
 
-    device, words = choose_device(pretrained.settings), f"voc07{suffix.replace('_', ', ')}"
+    device, words = choose_device(order.settings()), f"voc07{suffix.replace('_', ', ')}"
     with console.status(words) as status:
         features = [
             encode_files(

@@ -17,23 +17,25 @@ def write_places(root: Path) -> None:
         "data/vision/torralba/deeplearning/images256", "trainvalsplit_places205",
     ))  # fmt: skip
     lists.mkdir(parents=True)
-    for split in ("train", "val"):
-        lines = [f"{split}{path} {label}" for path, label in PLACES.items()]
-        (lists / f"{split}_places205.csv").write_text("\n".join(lines) + "\n")
-        for number, path in enumerate(PLACES):
-            file = images / f"{split}{path}"
+    for number, split in enumerate(("train", "val")):
+        lines = []
+        for place, (path, label) in enumerate(PLACES.items()):
+            named = path.replace("/x", f"/{split}-x").replace("/y", f"/{split}-y")
+            lines.append(f"{named} {label}")
+            file = images / named
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(encoded(number))
+            file.write_bytes(encoded(10 * number + place))
+        (lists / f"{split}_places205.csv").write_text("\n".join(lines) + "\n")
 
 
 def test_places(tmp_path: Path) -> None:
     write_places(tmp_path)
-    source = open_source(f"places205:train:{tmp_path}")
-    assert source.classes == ("traina/abbey", "trainb/bar")
-    images = {image.sample_id: image for image in source.read()}
-    assert {name.removeprefix("train"): i.label for name, i in images.items()} == PLACES
-    assert images["trainb/bar/x.jpg"].encoded == encoded(2)
-    assert open_source(f"places205:val:{tmp_path}").identity != source.identity
+    source, other = (open_source(f"places205:{split}:{tmp_path}") for split in ("train", "val"))
+    assert source.classes == other.classes == ("a/abbey", "b/bar")
+    images = {image.sample_id.replace("train-", ""): image for image in source.read()}
+    assert {name: image.label for name, image in images.items()} == PLACES
+    assert images["b/bar/x.jpg"].encoded == encoded(2)
+    assert other.identity != source.identity
 
 
 def inaturalist(root: Path, split: str, notes: list[tuple[int, int]]) -> None:
@@ -70,11 +72,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         open_source(f"inat18:test:{tmp_path}")
     write_places(tmp_path)
     images = tmp_path / "data/vision/torralba/deeplearning/images256"
-    (images / "traina/abbey/y.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of the 3 images .* such as traina/abbey/y\.jpg"):
+    (images / "a/abbey/train-y.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of the 3 images .* such as a/abbey/train-y\.jpg"):
         open_source(f"places205:train:{tmp_path}")
     (tmp_path / "trainvalsplit_places205" / "val_places205.csv").write_text("a/abbey/x.jpg\n")
-    with pytest.raises(DataError, match=r"must hold lines `PATH LABEL`; a/abbey/x\.jpg is none"):
+    with pytest.raises(DataError, match=r"must hold lines `PATH LABEL`; 'a/abbey/x\.jpg' is none"):
         open_source(f"places205:val:{tmp_path}")
     inaturalist(tmp_path, "train", [(1, 3), (2, 99)])
     with pytest.raises(DataError, match=r"train2018\.json lacks 99"):

@@ -21,6 +21,7 @@ from bt_ray.training.state import save_checkpoint
 from bt_ray.training.summary import Summary
 from pipelines.evaluate import main
 from tests.conftest import shared_zip
+from tests.data.test_listings import write_places
 from tests.data.voc import write_voc
 
 
@@ -208,19 +209,25 @@ def test_linear_semi_and_transfer_are_logged_under_the_run(
     assert semi["subsets"]["10pct"]["images"] == 40
     names = shown_names(settings)
     (tmp_path / "mine.txt").write_text("\n".join(names[:40]))
-    listed, _ = evaluated(
+    named, _ = evaluated(
         "semi", *few, "--epochs", "1", "--batch", "16", "--lists", tmp_path / "mine.txt"
     )
-    assert listed["subsets"]["mine"]["images"] == 40
-    assert listed["scores"].keys() >= {"semi_mine_top1", "semi_mine_top1_untrained"}
+    assert named["subsets"]["mine"]["images"] == 40
+    assert named["scores"].keys() >= {"semi_mine_top1", "semi_mine_top1_untrained"}
 
     voc, shown = evaluated("transfer voc07", "--root", tmp_path / "voc", "--no-baseline")
     assert "paper, Table 3" in shown
     assert [score["name"] for score in voc["classes"]["classes"]] == ["Platelets", "RBC", "WBC"]
     assert 0.3 < voc["scores"]["voc07_map_11point"] <= 1
 
+    write_places(tmp_path / "places")
+    listed = (*few[2:], "--epochs", "2", "--batch", "2", "--root", tmp_path / "places")
+    places, shown = evaluated("transfer places205", *listed)
+    assert "54.1%" in shown
+    assert places["scores"].keys() == {"places205_top1", "places205_top1_untrained"}
+
     logged = MlflowClient(summary.paths["mlflow"]).get_run(summary.run_id).data.metrics
-    for record in (linear, fast, semi, voc):
+    for record in (linear, fast, semi, voc, places):
         for name, value in record["scores"].items():
             assert logged[f"eval/{name}"] == pytest.approx(value, abs=1e-4)
         assert json.loads(Path(record["paths"]["result"]).read_text())["scores"]

@@ -3,20 +3,24 @@
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bt_ray.config import DataSettings, Settings, override
-from bt_ray.data.batches import local_batches
+from bt_ray.data.batches import local_batches, to_batch
+from bt_ray.data.decode import make_views, read_steps
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
+from bt_ray.data.spares import find_spares
 from bt_ray.errors import CheckpointError, RunStoppedError, SettingsError
-from bt_ray.evaluation.features import fingerprint
+from bt_ray.evaluation.features import compute_features, fingerprint
 from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.protocols import INATURALIST18, LINEAR, PLACES205, SEMI, Protocol
 from bt_ray.evaluation.scorer import Scorer
@@ -28,6 +32,7 @@ from bt_ray.training import classify as classifying
 from bt_ray.training.classify import build_task, classify
 from bt_ray.training.launch import pretrain
 from bt_ray.training.local import LocalContext
+from bt_ray.training.loop import to_input
 from bt_ray.training.state import last_checkpoint
 from bt_ray.training.supervised import Task, train_classifier
 from tests.workers import run_workers
@@ -58,7 +63,15 @@ def pretrained(settings: Settings) -> Pretrained:
 def task_of(pretrained: Pretrained, protocol: Protocol) -> Task:
     settings = pretrained.settings
     data = DataSettings(train=settings.data.train, test=settings.data.test)
-    return build_task(pretrained, protocol, data, settings, "trial")
+    return build_task(
+        pretrained,
+        protocol,
+        data,
+        kind="trial",
+        storage=settings.storage,
+        scaling=settings.scaling,
+        seed=settings.training.seed,
+    )
 
 
 def test_published_protocols() -> None:
@@ -201,14 +214,27 @@ def test_a_view_of_one_is_the_first_of_two(settings: Settings) -> None:
     assert np.array_equal(one.samples, build_plan(settings, shards.manifest).batch(0))
 
 
+def test_a_label_is_that_of_the_image_that_was_used(settings: Settings) -> None:
+    """Of an image that cannot be decoded, another stands in, with its own label."""
+    shards = ShardSet.open(settings.data.train)
+    plan = build_plan(settings, shards.manifest)
+    table = read_steps(shards, plan, 0, 1)
+    broken = [b"no image", *table["image"].to_pylist()[1:]]
+    table = table.set_column(table.column_names.index("image"), "image", pa.array(broken))
+    columns = make_views(table, settings, 2, partial(find_spares, shards, plan))
+    batch = to_batch(columns, settings, 2, CPU)
+    rows = table["row"].to_numpy()
+    assert batch.replaced == (rows[0],)
+    assert batch.samples[0] != rows[0]
+    assert np.array_equal(batch.samples[1:], rows[1:])
+
+
 def test_scores_are_those_of_all_test_images(pretrained: Pretrained) -> None:
     task = task_of(pretrained, FROZEN)
     classifier = build_classifier(pretrained, 10, frozen=True).train()
     found = Scorer(task.settings, CPU)(classifier)
     assert classifier.training
     shards = ShardSet.open(str(task.settings.data.test))
-    from bt_ray.evaluation.features import compute_features
-
     features = compute_features(pretrained, shards, CPU)
     guesses = classifier.head(features.x).topk(5).indices
     hits = (guesses == features.labels[:, None]).float().sum(0)
@@ -271,8 +297,6 @@ def test_a_steps_gradient_is_that_of_the_mean_cross_entropy(pretrained: Pretrain
         load_folder(task.start), 10, frozen=True, standardize=True
     )
     batch = next(local_batches(settings, shards, start=0, stop=1, device=CPU))
-    from bt_ray.training.loop import to_input
-
     logits = expected(to_input(batch.views[0], settings.training))
     cross_entropy(logits, read_labels(shards)[torch.tensor(batch.samples)]).backward()
     linear = expected.head[1]  # type: ignore[index]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bt_ray.config import DataSettings, Settings, override
+from bt_ray.config import DataSettings, ScalingSettings, Settings
 from bt_ray.data.shards import ShardSet
 from bt_ray.evaluation.features import compute_features
 from bt_ray.evaluation.features_on_ray import compute_on_ray
@@ -41,15 +41,14 @@ def test_two_workers_train_the_classifier_of_this_process(
     data = DataSettings(train=small_settings.data.train, test=small_settings.data.test)
     found = []
     for workers in (0, 2):
-        settings = override(
-            small_settings,
-            {
-                "storage": str(tmp_path / str(workers)),
-                "scaling.workers": workers,
-                "scaling.cpus_per_worker": 0.5,
-            },
+        task = build_task(
+            pretrained,
+            PROTOCOL,
+            data,
+            kind="trial",
+            storage=str(tmp_path / str(workers)),
+            scaling=ScalingSettings(workers=workers, cpus_per_worker=0.5, threads_per_worker=1),
         )
-        task = build_task(pretrained, PROTOCOL, data, settings, "trial")
         found.append(classify(task, pretrained))
     here, there = found
     assert there.steps == here.steps == 15
