@@ -143,7 +143,7 @@ def bare_images_per_s(folder: Path, settings: Settings, warmup_steps: int, steps
         set_rates(state.optimizer, state.step / (warmup_steps + steps))
         view_a, view_b = (to_input(view, settings.training) for view in next(batches))
         with autocast(settings.training, _CPU):
-            z_a, z_b = state.twins(view_a, view_b)
+            z_a, z_b = state.module(view_a, view_b)
         objective(z_a, z_b).loss.backward()
         state.optimizer.step()
         state.optimizer.zero_grad()

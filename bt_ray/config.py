@@ -99,6 +99,8 @@ class DataSettings:
 class ViewSettings:
     """The two distorted views of an image (paper, section 2.1; the defaults are BYOL's)."""
 
+    count: Literal[1, 2] = 2
+    """Views of an image: the two that pretraining compares; a classifier is trained on one."""
     image_px: int = 224
     """Side of a view."""
     crop_area: tuple[float, float] = (0.08, 1.0)
@@ -441,6 +443,14 @@ class Settings:
         return self.tracking.registered_model or f"barlow-{self.name}"
 
 
+def check_pretraining(settings: Settings) -> None:
+    """Raises SettingsError for what only a classifier is trained with."""
+    _require(
+        settings.views.count == 2,
+        f"views.count={settings.views.count} serves to train a classifier; pretraining compares 2.",
+    )
+
+
 def to_json(settings: Settings) -> str:
     """`settings` as JSON text that `from_json` reads back to an equal value."""
     return json.dumps(dataclasses.asdict(settings), indent=2, ensure_ascii=False)
@@ -532,7 +542,8 @@ def _read_value(hint: Any, value: Any, key: str) -> Any:
     if origin is types.UnionType:
         return None if value is None else _read_value(arguments[0], value, key)
     if origin is Literal:
-        _require(value in arguments, f"{key}={value!r} must be one of {', '.join(arguments)}.")
+        known = ", ".join(map(str, arguments))
+        _require(value in arguments, f"{key}={value!r} must be one of {known}.")
         return value
     if origin is tuple:
         _require(

@@ -58,6 +58,7 @@ class ProgressLine:
         for name, words in (
             ("train/loss", "loss {:.1f}"),
             score,
+            ("test/top1", "top-1 {:.1%}"),
             ("time/images_per_s", "{:,.0f} images/s"),
             ("time/data_wait_share", "{:.0%} waiting for data"),
             ("train/weight_rate", "rate {:.2g}"),

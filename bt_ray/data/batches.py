@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bt_ray.config import Settings
-from bt_ray.data.decode import draw_pair, make_views, read_steps
+from bt_ray.data.decode import VIEWS, draw_pair, make_views, read_steps
 from bt_ray.data.photometry import apply_photometry
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet
@@ -24,11 +24,13 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One worker's part of a global batch: its two views, before normalisation."""
+    """One worker's part of a global batch: its views, two or one, before normalisation."""
 
     step: int
-    views: tuple[Tensor, Tensor]
-    """Two tensors (n, 3, px, px), uint8, or float32 levels 0 to 255 after photometry."""
+    views: tuple[Tensor, ...]
+    """Tensors (n, 3, px, px), uint8, or float32 levels 0 to 255 after photometry."""
+    samples: NDArray[np.int64]
+    """Rows of the data set whose images were used, (n,)."""
     digest: int = 0
     """Sum over the rows, modulo 2⁶⁴, of what tells how they were made (`data.digest`)."""
     replaced: tuple[int, ...] = ()
@@ -43,19 +45,21 @@ def to_batch(
 ) -> Batch:
     """The columns of `make_views` as tensors on the device, with photometry if it belongs there."""
     step = int(columns["step"][0])
-    pair = tuple(
-        torch.from_numpy(np.array(columns[name])).to(device) for name in ("view_a", "view_b")
+    views = tuple(
+        torch.from_numpy(np.array(columns[name])).to(device)
+        for name in VIEWS[: settings.views.count]
     )
     if settings.views.photometry == "device":
-        pair = tuple(
+        views = tuple(
             apply_photometry(view, parameters, settings.views.solarize_threshold)
             for view, parameters in zip(
-                pair, draw_pair(columns, settings, steps_per_epoch), strict=True
+                views, draw_pair(columns, settings, steps_per_epoch), strict=True
             )
         )
     return Batch(
         step=step,
-        views=(pair[0], pair[1]),
+        views=views,
+        samples=columns["sample"],
         digest=int(np.sum(columns["digest"], dtype=np.uint64)),
         replaced=tuple(columns["row"][columns["row"] != columns["sample"]].tolist()),
     )

@@ -1,4 +1,4 @@
-"""From rows of a shard to two views of each image, without torch: what Ray Data's tasks do.
+"""From rows of a shard to views of each image, without torch: what Ray Data's tasks do.
 
 Importing torch takes longer than decoding some thousand images, and a task's process needs
 none of it.
@@ -21,6 +21,8 @@ from bt_ray.data.spares import Spare
 from bt_ray.errors import DataError
 
 Columns = dict[str, NDArray[Any]]
+VIEWS = ("view_a", "view_b")
+"""Columns of views; the second one is absent if there is one view."""
 
 
 def read_steps(shards: ShardSet, plan: Plan, start: int, stop: int) -> pa.Table:
@@ -47,14 +49,15 @@ def make_views(
     steps_per_epoch: int,
     spares: Callable[[int, int], Iterator[Spare]] | None = None,
 ) -> Columns:
-    """Two views of each row: cropped, and finished too if photometry belongs to the loader.
+    """The views of each row, two or one: cropped, and finished if photometry is the loader's.
 
     Args:
       table: rows of one step with columns `row`, `image`, `width`, `height`, `step`, `slot`.
       spares: what may stand in for an image that cannot be decoded, by step and slot; none:
         such an image is an error.
-    Returns: the columns but `image`, with `view_a` and `view_b`, uint8 (n, 3, px, px); `sample`,
-      the row whose image was used; and `digest`, uint64 (n,), of how the views were made.
+    Returns: the columns but `image`, with `view_a` and, if there are two, `view_b`, both uint8
+      (n, 3, px, px); `sample`, the row whose image was used; and `digest`, uint64 (n,), of how
+      the views were made.
     Raises: DataError if an image cannot be decoded, nor its spares.
     """
     columns: Columns = {
@@ -64,7 +67,7 @@ def make_views(
     pair = draw_pair(columns, settings, steps_per_epoch)
     px = settings.views.image_px
     backend = fast_views if settings.views.backend == "fast" else views
-    made = np.empty((2, table.num_rows, 3, px, px), dtype=np.uint8)
+    made = np.empty((settings.views.count, table.num_rows, 3, px, px), dtype=np.uint8)
     for i, encoded in enumerate(table["image"]):
         try:
             image = backend.decode(encoded.as_buffer())
@@ -81,7 +84,7 @@ def make_views(
                     levels, parameters, i, settings.views.solarize_threshold
                 )
             cv2.split(np.asarray(levels), list(made[view, i]))
-    columns["view_a"], columns["view_b"] = made
+    columns.update(zip(VIEWS, made, strict=False))
     columns["digest"] = digest_rows(columns["step"], columns["slot"], columns["sample"], pair)
     return columns
 
@@ -108,7 +111,7 @@ def _stand_in(
 def draw_pair(
     columns: Mapping[str, NDArray[Any]], settings: Settings, steps_per_epoch: int
 ) -> list[views.ViewParameters]:
-    """Parameters of both views of a step's rows; drawn alike wherever they are needed."""
+    """Parameters of each view of a step's rows; drawn alike wherever they are needed."""
     return [
         views.draw(
             settings.views,
@@ -119,5 +122,5 @@ def draw_pair(
             widths=columns["width"],
             heights=columns["height"],
         )
-        for view in (0, 1)
+        for view in range(settings.views.count)
     ]

@@ -69,7 +69,7 @@ def _describe(name: str, settings: Settings) -> Described:
         return Described(root, ShardSet.open(root).manifest, None)
     source = open_source(name)
     rows = settings.data.rows_per_row_group
-    root = str(Path(settings.storage) / "shards" / f"{source.identity}-{rows}")
+    root = _root_of(source, settings.storage, rows)
     if is_shards(root):
         return Described(root, ShardSet.open(root).manifest, None)
     return Described(root, expected_manifest(source, rows), source)
@@ -91,6 +91,18 @@ def expected_manifest(source: Source, rows_per_row_group: int) -> Manifest:
         rows_per_row_group=rows_per_row_group,
         shards=(),
     )
+
+
+def write_source(source: Source, storage: str, *, rows_per_row_group: int) -> str:
+    """The shards of `source` below the storage of all runs, written if they are not there."""
+    root = _root_of(source, storage, rows_per_row_group)
+    if not is_shards(root):
+        _write(source, Path(root), rows_per_row_group)
+    return root
+
+
+def _root_of(source: Source, storage: str, rows_per_row_group: int) -> str:
+    return str(Path(storage) / "shards" / f"{source.identity}-{rows_per_row_group}")
 
 
 def _write(source: Source, root: Path, rows_per_row_group: int) -> None:

@@ -19,7 +19,12 @@ _WAY_OUT = "restore it, or prepare the data again"
 
 
 def read_row_groups(
-    filesystem: pa.fs.FileSystem, root: str, name: str, shard: Shard, groups: Sequence[int]
+    filesystem: pa.fs.FileSystem,
+    root: str,
+    name: str,
+    shard: Shard,
+    groups: Sequence[int],
+    columns: Sequence[str] = SAMPLES.names,
 ) -> pa.Table:
     """The samples of some row groups of a shard.
 
@@ -32,11 +37,16 @@ def read_row_groups(
       damaged, or if the storage keeps failing.
     """
     path, called = f"{root}/{shard.file}", f"{name}/{shard.file}"
-    return _patiently(lambda: _read(filesystem, path, called, shard, groups), called)
+    return _patiently(lambda: _read(filesystem, path, called, shard, groups, columns), called)
 
 
 def _read(
-    filesystem: pa.fs.FileSystem, path: str, called: str, shard: Shard, groups: Sequence[int]
+    filesystem: pa.fs.FileSystem,
+    path: str,
+    called: str,
+    shard: Shard,
+    groups: Sequence[int],
+    columns: Sequence[str],
 ) -> pa.Table:
     try:
         with filesystem.open_input_file(path) as stream:
@@ -52,7 +62,7 @@ def _read(
                     f"{called} has {file.metadata.num_rows:,} rows, and the manifest says "
                     f"{shard.num_rows:,}: it is another file; {_WAY_OUT}."
                 )
-            return file.read_row_groups(groups, columns=SAMPLES.names)
+            return file.read_row_groups(groups, columns=list(columns))
     except FileNotFoundError as error:
         raise DataError(f"{called} is missing; {_WAY_OUT}.") from error
     except (pa.ArrowInvalid, pa.ArrowKeyError, IndexError) as error:

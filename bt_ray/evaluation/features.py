@@ -1,18 +1,20 @@
 """Representations of all images of a data set, computed once by a frozen encoder."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bt_ray.config import Settings
 from bt_ray.data.batches import normalize
-from bt_ray.data.shards import ShardSet
-from bt_ray.errors import DataError
+from bt_ray.data.shards import ShardSet, take_rows
 from bt_ray.evaluation.images import load_images
+from bt_ray.evaluation.labelled import digest
 from bt_ray.model.pretrained import Pretrained
 
 _BLOCK = 256
@@ -36,7 +38,6 @@ class Features:
         return len(self.x)
 
 
-@torch.no_grad()
 def compute_features(
     pretrained: Pretrained,
     shards: ShardSet,
@@ -44,28 +45,73 @@ def compute_features(
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Features:
     """Features of every image of `shards`, of its central view; the encoder stays as it is."""
-    encoder = pretrained.encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    encoder = place_encoder(pretrained, device)
+    parts: list[Encoded] = []
+    done = 0
+    for groups in group_runs(shards):
+        parts.append(encode_groups(encoder, shards, groups, pretrained.settings, device))
+        done += len(parts[-1].labels)
+        on_progress(done)
+    return join(parts, shards.manifest.classes)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Some images' features, labels and digests, as numpy arrays, with their rows."""
+
+    rows: NDArray[np.int64]
+    x: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    digests: NDArray[np.uint64]
+
+
+def place_encoder(pretrained: Pretrained, device: torch.device) -> nn.Module:
+    """The encoder on the device, in eval mode."""
+    encoder = pretrained.encoder.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return encoder.eval()  # type: ignore[no-any-return]
+
+
+def group_runs(shards: ShardSet) -> Iterator[NDArray[np.int64]]:
+    """All row groups, a few at a time."""
     manifest = shards.manifest
     num_groups = -(-manifest.num_rows // manifest.rows_per_row_group)
-    parts, labels, digests = [], [], []
-    done = 0
     for first in range(0, num_groups, _ROW_GROUPS_AT_ONCE):
-        table = shards.read(np.arange(first, min(first + _ROW_GROUPS_AT_ONCE, num_groups)))
-        images = load_images(table, pretrained.settings.views.image_px)
-        for block in images.pixels.split(_BLOCK):
-            levels = normalize(block.to(device)).contiguous(memory_format=torch.channels_last)
-            parts.append(encoder(levels).float().cpu())
-        labels.append(images.labels)
-        digests += [_digest(encoded.as_buffer()) for encoded in table["image"]]
-        done += len(table)
-        on_progress(done)
-    return Features(
-        torch.cat(parts), torch.cat(labels), np.array(digests, np.uint64), manifest.classes
+        yield np.arange(first, min(first + _ROW_GROUPS_AT_ONCE, num_groups))
+
+
+@torch.no_grad()
+def encode_groups(
+    encoder: nn.Module,
+    shards: ShardSet,
+    groups: NDArray[np.int64],
+    settings: Settings,
+    device: torch.device,
+) -> Encoded:
+    """What the encoder makes of the images of some row groups, but of those that are broken."""
+    table = shards.read(groups)
+    images = load_images(table, settings.views.image_px)
+    parts = [np.empty((0, cast(int, encoder.num_features)), np.float32)]
+    for block in images.pixels.split(_BLOCK):
+        levels = normalize(block.to(device)).contiguous(memory_format=torch.channels_last)
+        parts.append(encoder(levels).float().cpu().numpy())
+    whole = take_rows(table, images.rows.numpy())
+    return Encoded(
+        rows=images.rows.numpy(),
+        x=np.concatenate(parts),
+        labels=images.labels.numpy(),
+        digests=np.array([digest(image.as_buffer()) for image in whole["image"]], np.uint64),
     )
 
 
-def _digest(encoded: object) -> int:
-    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")  # type: ignore[arg-type]
+def join(parts: Sequence[Encoded], classes: tuple[str, ...]) -> Features:
+    """All parts as one, in the order of their rows."""
+    order = np.argsort(np.concatenate([part.rows for part in parts]))
+    return Features(
+        torch.from_numpy(np.concatenate([part.x for part in parts])[order]),
+        torch.from_numpy(np.concatenate([part.labels for part in parts])[order]),
+        np.concatenate([part.digests for part in parts])[order],
+        classes,
+    )
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -75,34 +121,3 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def check_labels(train: Features, test: Features) -> None:
-    """Raises DataError unless a classifier can be learnt from `train` and scored on `test`."""
-    for name, features in (("training", train), ("test", test)):
-        missing = int((features.labels < 0).sum())
-        if missing:
-            raise DataError(
-                f"{missing:,} of {len(features):,} {name} images have no label; give a folder "
-                "with one subfolder a class, or shards made of one."
-            )
-    if train.classes != test.classes:
-        odd = sorted(set(train.classes) ^ set(test.classes))
-        raise DataError(
-            "Training and test images must have the same classes; only one of them has "
-            f"{', '.join(odd[:5])}{' …' if len(odd) > 5 else ''}."
-        )
-    if len(train.classes) < 2:
-        raise DataError(
-            f"There is nothing to tell apart: the images have one class, {train.classes[0]!r}."
-        )
-
-
-def check_disjoint(train: Features, test: Features, *, most_shared: int) -> None:
-    """Raises DataError if more than `most_shared` test images are among the training images."""
-    shared = int(np.isin(test.digests, train.digests).sum())
-    if shared > most_shared:
-        raise DataError(
-            f"{shared:,} of {len(test):,} test images are among the training images, byte for "
-            f"byte; a score would flatter. Take them out, or allow it by --most-shared {shared}."
-        )

@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from bt_ray.evaluation.accuracy import count_hits, guesses_counted
 from bt_ray.evaluation.features import Features
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -30,15 +31,17 @@ class Linear:
     seed: int
 
     def __call__(self, train: Features, test: Features) -> dict[str, float]:
-        """`linear_top1`, `linear_top5` (from six classes on)."""
+        """`linear_fast_top1`, `linear_fast_top5` (from six classes on)."""
         strength = self._choose_strength(train)
         model = _fit(train.x.numpy(), train.labels.numpy(), strength)
         logits = _logits(model, test.x.numpy())
-        classes = torch.from_numpy(model.classes_)
-        scores = {"linear_top1": _top(logits, classes, test.labels, 1)}
-        if len(classes) > 5:
-            scores["linear_top5"] = _top(logits, classes, test.labels, 5)
-        return scores
+        # Of the classes that are learnt from; a test image of another one cannot be told.
+        places = torch.full((len(train.classes),), -1)
+        places[torch.from_numpy(model.classes_)] = torch.arange(len(model.classes_))
+        return {
+            f"linear_fast_top{k}": count_hits(logits, places[test.labels], k) / len(test)
+            for k in guesses_counted(len(model.classes_))
+        }
 
     def _choose_strength(self, train: Features) -> float:
         """C, the inverse weight of the L2 penalty, of the best score on the held-out tenth."""
@@ -62,8 +65,3 @@ def _logits(model: Pipeline, x: NDArray[np.float32]) -> Tensor:
     """(n, classes) also for two classes, of which scikit-learn gives the second's only."""
     found = np.asarray(model.decision_function(x))
     return torch.from_numpy(np.stack([-found, found], 1) if found.ndim == 1 else found)
-
-
-def _top(logits: Tensor, classes: Tensor, labels: Tensor, k: int) -> float:
-    guesses = classes[logits.topk(k).indices]
-    return int((guesses == labels[:, None]).any(1).sum()) / len(labels)

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,20 @@ _log = logging.getLogger(__name__)
 
 
 def keep_evaluation(
-    record: Mapping[str, Any], *, name: str, reference: str, storage: Path, run: MlflowRun | None
+    record: Mapping[str, Any],
+    *,
+    name: str,
+    reference: str,
+    storage: Path,
+    run: MlflowRun | None,
+    files: Sequence[Path] = (),
 ) -> Path:
     """Writes `record` below the storage of all runs; its scores become the run's `eval/…`.
 
     A server that is away costs the run's copy, not the file.
 
+    Args:
+      files: stored with the run, too, each in a folder of the name of its own.
     Returns: the file, named after the evaluation and how the encoder was named.
     """
     folder = storage / "evaluations"
@@ -30,6 +38,8 @@ def keep_evaluation(
         try:
             run.log(0, {f"eval/{score}": value for score, value in record["scores"].items()})
             run.log_file(file, "evaluations")
+            for other in files:
+                run.log_file(other, f"evaluations/{other.parent.name}")
         except TrackingError as away:
             _log.warning("%s The result is in %s.", away, file)
     return file

@@ -1,6 +1,7 @@
-"""The learning rate over a run: linear warm-up, then a cosine."""
+"""The learning rate over a run: of pretraining by the step, of a classifier by the epoch."""
 
 import math
+from collections.abc import Sequence
 
 
 def rate_factor(step: int, *, total_steps: int, warmup_steps: int, final_factor: float) -> float:
@@ -13,3 +14,16 @@ def rate_factor(step: int, *, total_steps: int, warmup_steps: int, final_factor:
         return step / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def cosine_by_epoch(epoch: int, epochs: int) -> float:
+    """Share of the highest learning rate in `epoch`, counted from 0: 1 at first, 0 after the last.
+
+    Source: the code of Zbontar et al. 2021, which sets the rate once an epoch.
+    """
+    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def staircase(epoch: int, falls: Sequence[int]) -> float:
+    """Share of the highest learning rate in `epoch`: from each fall on a tenth of before."""
+    return 0.1 ** sum(epoch >= fall for fall in falls)

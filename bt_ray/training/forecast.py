@@ -13,7 +13,7 @@ from typing import TypeVar
 import psutil
 import torch
 
-from bt_ray.config import Settings
+from bt_ray.config import Settings, check_pretraining
 from bt_ray.data.plan import Plan, build_plan
 from bt_ray.data.prepare import Described, describe_data
 from bt_ray.data.sample import Sample, decode_sample
@@ -67,6 +67,7 @@ def forecast(settings: Settings) -> Forecast:
             problems.append(error)
             return None
 
+    attempt(lambda: check_pretraining(settings))
     settings = attempt(lambda: locate_storage(settings)) or settings
     run_folder = Path(settings.storage) / settings.name
     attempt(lambda: check_storage(settings))

@@ -1,32 +1,12 @@
 """From settings to a registered encoder: shards, Ray Train, MLflow, summary."""
 
-import json
 import signal
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-import ray.data
-import ray.train
-from ray.exceptions import ActorDiedError
-from ray.train import (
-    CheckpointConfig,
-    DataConfig,
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-)
-from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
-from bt_ray import errors
-from bt_ray.allocator import KEEP_FREED_MEMORY
-from bt_ray.config import Settings, to_json
-from bt_ray.data.ingest import build_dataset
+from bt_ray.config import Settings, check_pretraining, to_json
 from bt_ray.data.plan import build_plan
 from bt_ray.data.prepare import prepare_data
 from bt_ray.data.shards import ShardSet
@@ -35,24 +15,15 @@ from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, record_run, recorded_run, start_run
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
-from bt_ray.training.cluster import connect, uses_gpu
+from bt_ray.training.cluster import connect
+from bt_ray.training.fit import fit
 from bt_ray.training.local import train_here
 from bt_ray.training.quarantine import QUARANTINE
 from bt_ray.training.run_folder import claim_folder, locate_storage, open_storage, sole_owner
-from bt_ray.training.state import (
-    KEPT_CHECKPOINTS,
-    last_checkpoint,
-    replaced_images,
-    stream_digest,
-)
+from bt_ray.training.state import last_checkpoint, replaced_images, stream_digest
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary, keep, summarize
-from bt_ray.training.worker import FAILURE, train_worker
-
-T = TypeVar("T")
-
-_TRAIN = "train"
-_STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
+from bt_ray.training.worker import train_worker
 
 
 def pretrain(
@@ -76,6 +47,7 @@ def pretrain(
       RunStoppedError after SIGINT or SIGTERM; TrackingError if MLflow does not answer at the
       start; DataError; UnreadableImagesError; CheckpointError; NonFiniteLossError.
     """
+    check_pretraining(settings)
     settings = locate_storage(settings)
     open_storage(settings)
     settings = prepare_data(settings)
@@ -155,84 +127,5 @@ def _fit(
     if settings.scaling.workers == 0:
         train_here(settings, run_folder, total_steps)
         return
-    failure = run_folder / FAILURE
-    failure.unlink(missing_ok=True)
-    for attempts_left in range(settings.scaling.max_failures, -1, -1):
-        try:
-            _beside(_trainer(settings, run_folder, total_steps, callbacks).fit)
-            break
-        except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
-            if not attempts_left:
-                raise RunFailedError(f"Ray Train's controller died too often: {error}") from error
-        except TrainingFailedError as error:
-            raise RunFailedError(_why(error)) from error
-    if failure.is_file():
-        reason = json.loads(failure.read_text())
-        raise getattr(errors, reason["error"])(reason["message"])
-
-
-def _why(error: TrainingFailedError) -> str:
-    """What a person needs of Ray Train's report: the last line of the first worker's trace."""
-    failures = getattr(error, "worker_failures", {})
-    rank = min(failures, default=None)
-    cause = error if rank is None else failures[rank]
-    last_line = str(cause).strip().splitlines()[-1]
-    place = "" if rank is None else f" on worker {rank}"
-    return (
-        f"Ray Train gave up on the run{place}: {last_line} What is saved is kept; the same command "
-        "continues it."
-    )
-
-
-def _beside(job: Callable[[], T]) -> T:
-    """What `job` returns, called in another thread.
-
-    In the main one, Ray Train would take over SIGINT, and abort without a checkpoint.
-    """
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(job())
-        except BaseException as error:  # handed to who waits, whatever it is
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, name="fit", daemon=True).start()
-    return outcome.result()
-
-
-def _trainer(
-    settings: Settings, run_folder: Path, total_steps: int, callbacks: Sequence[UserCallback]
-) -> TorchTrainer:
-    return TorchTrainer(
-        train_worker,
-        train_loop_config={"settings": to_json(settings), "run_folder": str(run_folder)},
-        scaling_config=ScalingConfig(
-            num_workers=settings.scaling.workers,
-            use_gpu=uses_gpu(settings),
-            resources_per_worker={"CPU": settings.scaling.cpus_per_worker},
-        ),
-        run_config=RunConfig(
-            name=_TRAIN,
-            storage_path=str(run_folder),
-            failure_config=FailureConfig(
-                max_failures=settings.scaling.max_failures,
-                controller_failure_limit=_STARTS_WAITED_FOR,  # type: ignore[call-arg]
-            ),
-            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-            callbacks=list(callbacks),  # type: ignore[arg-type]
-            worker_runtime_env={"env_vars": KEEP_FREED_MEMORY},
-        ),
-        datasets={"train": partial(_remaining_dataset, settings, run_folder, total_steps)},
-        # In order and in turn, nothing by locality: a block belongs to one worker.
-        dataset_config=DataConfig(
-            execution_options=ray.data.ExecutionOptions(preserve_order=True),
-            enable_shard_locality=False,
-        ),
-    )
-
-
-def _remaining_dataset(settings: Settings, run_folder: Path, total_steps: int) -> ray.data.Dataset:
-    """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
-    _, start = last_checkpoint(run_folder)
-    return build_dataset(settings, start=start, stop=total_steps)
+    order = {"settings": to_json(settings), "run_folder": str(run_folder)}
+    fit(train_worker, order, settings, run_folder, total_steps, callbacks)

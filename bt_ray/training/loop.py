@@ -3,10 +3,10 @@
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bt_ray.collectives import any_worker, data_parallel, sum_numbers, world_size
 from bt_ray.config import Settings, TrainingSettings
@@ -30,6 +30,7 @@ from bt_ray.training.state import (
 )
 from bt_ray.training.watch import FiniteWatch
 
+M = TypeVar("M", bound=nn.Module)
 Measures = dict[str, float]
 
 
@@ -90,11 +91,11 @@ def train(
     if resume is not None:
         restore_checkpoint(resume, state, settings)
     elif settings.model.start_from is not None:
-        load_start(state.twins, settings)
-    parallel_twins = data_parallel(state.twins)
+        load_start(state.module, settings)
+    parallel_twins = data_parallel(state.module)
     objective = build_objective(settings.objective)
     if state.step == 0:
-        probing = probe(state.twins)
+        probing = probe(state.module)
         context.report(0, probing.measures)
         context.keep(0, probing.arrays)
     meter, watch = Meter(settings, start_step=state.step), FiniteWatch(context.device)
@@ -144,7 +145,7 @@ def train(
             context.report(state.step, measures)
         if state.step % probe_steps == 0 or is_last:
             with meter.paused():
-                probing = probe(state.twins)
+                probing = probe(state.module)
                 context.report(state.step, probing.measures)
                 if is_last:
                     context.keep(state.step, probing.arrays)
@@ -154,10 +155,10 @@ def train(
                 commit(state, settings, context)
         if stops:
             break
-    return state.twins
+    return state.module
 
 
-def build_state(settings: Settings, device: torch.device) -> TrainingState:
+def build_state(settings: Settings, device: torch.device) -> TrainingState[Twins]:
     """Twins with weights drawn from the seed, on the device, and what it takes to train them."""
     torch.manual_seed(settings.training.seed)
     twins = build_twins(settings.model)
@@ -165,13 +166,13 @@ def build_state(settings: Settings, device: torch.device) -> TrainingState:
         globalize_batch_norm(twins)
     twins.to(device, memory_format=memory_format(settings.training))  # type: ignore[call-overload]
     return TrainingState(
-        twins=twins,
+        module=twins,
         optimizer=build_optimizer(settings, twins),
         scaler=torch.amp.GradScaler(device.type, enabled=settings.training.precision == "fp16"),
     )
 
 
-def optimizer_step(state: TrainingState) -> None:
+def optimizer_step(state: TrainingState[M]) -> None:
     """Moves the weights, unless fp16 gradients overflowed: then the step is skipped and counted."""
     scale = state.scaler.get_scale()
     state.scaler.step(state.optimizer)
@@ -180,7 +181,7 @@ def optimizer_step(state: TrainingState) -> None:
     state.optimizer.zero_grad()
 
 
-def commit(state: TrainingState, settings: Settings, context: Context) -> None:
+def commit(state: TrainingState[M], settings: Settings, context: Context) -> None:
     """Checkpoints the state: the first worker writes, all of them take part."""
     state.stream_digest += sum_numbers(state.unsummed_digest, context.device)
     state.unsummed_digest = 0

@@ -8,11 +8,11 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bt_ray.config import (
@@ -28,6 +28,8 @@ from bt_ray.errors import CheckpointError, NewerSchemaError
 from bt_ray.model.twins import Twins
 from bt_ray.model.weights import ENCODER, file_of, load_weights, save_weights
 
+M = TypeVar("M", bound=nn.Module)
+
 SCHEMA_VERSION = 1
 KEPT_CHECKPOINTS = 2
 MANIFEST = "manifest.json"
@@ -36,10 +38,11 @@ STATE = "state.json"
 
 
 @dataclass
-class TrainingState:
+class TrainingState(Generic[M]):
     """Everything that changes while a run goes on; `step` steps are done."""
 
-    twins: Twins
+    module: M
+    """What is trained; each of its children has a file of its own in a checkpoint."""
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
@@ -53,10 +56,10 @@ class TrainingState:
     """Of what this worker was given since."""
 
 
-def save_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> None:
+def save_checkpoint(folder: Path, state: TrainingState[M], settings: Settings) -> None:
     """Writes `state` into `folder`, which must not exist or be empty."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, part in state.twins.named_children():
+    for name, part in state.module.named_children():
         save_weights(part, folder / file_of(name))
     tensors, groups = _split_optimizer(state.optimizer)
     save_file(tensors, folder / OPTIMIZER)
@@ -192,14 +195,14 @@ def _stated_step(folder: Path) -> int:
         return -1
 
 
-def restore_checkpoint(folder: Path, state: TrainingState, settings: Settings) -> None:
+def restore_checkpoint(folder: Path, state: TrainingState[M], settings: Settings) -> None:
     """Fills `state` from a checkpoint of the same run.
 
     Raises: CheckpointError if the checkpoint is damaged or of other settings.
     """
     record = verify_checkpoint(folder)
     check_origin(folder, settings)
-    for name, part in state.twins.named_children():
+    for name, part in state.module.named_children():
         load_weights(part, folder / file_of(name))
     _join_optimizer(state.optimizer, load_file(folder / OPTIMIZER), record["optimizer_groups"])
     state.scaler.load_state_dict(record["scaler"])

@@ -10,9 +10,14 @@ _NEVER = 2**62
 
 
 class FiniteWatch:
-    """Remembers, on the device, the first step whose loss or own embeddings are not finite."""
+    """Remembers, on the device, the first step whose loss or own embeddings are not finite.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+      rate: the setting that may be too high.
+    """
+
+    def __init__(self, device: torch.device, rate: str = "optimizer.weight_rate") -> None:
+        self._rate = rate
         self._loss = torch.full((1,), _NEVER, dtype=torch.int64, device=device)
         self._embeddings = self._loss.clone()
 
@@ -39,7 +44,7 @@ class FiniteWatch:
         )
         raise NonFiniteLossError(
             f"The loss is not finite at step {step}: {origin}. The last checkpoint is kept. Start "
-            "a run of another name with a lower optimizer.weight_rate, or with "
+            f"a run of another name with a lower {self._rate}, or with "
             "training.precision=bf16 or fp32."
         )
 

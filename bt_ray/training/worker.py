@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import ray.train.torch
 import torch
 
 from bt_ray.config import Settings, from_json
-from bt_ray.data.batches import stream_batches
+from bt_ray.data.batches import Batch, stream_batches
 from bt_ray.data.ingest import worker_blocks
-from bt_ray.data.plan import build_plan
+from bt_ray.data.plan import Plan, build_plan
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import NonFiniteLossError, UnreadableImagesError
 from bt_ray.evaluation.probe import build_probe
@@ -25,6 +26,7 @@ from bt_ray.training.state import last_checkpoint
 from bt_ray.training.stop import StopRequest
 
 FAILURE = "failure.json"
+"""Name of the file in a run's folder that says why its work ended."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class RayContext:
     run_folder: Path
     data: str
     """The shards that are trained on."""
+    world_size: int = 1
 
     def report(self, step: int, measures: Measures) -> None:
         """The first worker records the measures; who watches the run hears of the probes."""
@@ -70,37 +73,65 @@ def train_worker(order: dict[str, str]) -> None:
       order: `settings` as JSON, and `run_folder`.
     """
     settings, run_folder = from_json(order["settings"]), Path(order["run_folder"])
-    place = ray.train.get_context()
-    rank, num_workers = place.get_world_rank(), place.get_world_size()
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(_threads(settings, place.get_local_world_size()))
-
-    tracker = JsonLinesTracker(run_folder / METRICS) if rank == 0 else NullTracker()
+    context = build_context(settings, run_folder)
     plan = build_plan(settings, ShardSet.open(settings.data.train).manifest)
     resume, start = last_checkpoint(run_folder)
-    try:
+    with telling_failures(context):
         train(
             settings,
             steps_per_epoch=plan.steps_per_epoch,
-            batches=stream_batches(
-                worker_blocks(ray.train.get_dataset_shard("train")),
-                settings,
-                start=start,
-                rank=rank,
-                world_size=num_workers,
-                steps_per_epoch=plan.steps_per_epoch,
-                device=device,
+            batches=worker_batches(settings, context, plan, start),
+            context=context,
+            probe=build_probe(
+                settings, context.device, rank=context.rank, world_size=context.world_size
             ),
-            context=RayContext(rank, device, tracker, run_folder, settings.data.train),
-            probe=build_probe(settings, device, rank=rank, world_size=num_workers),
             resume=resume,
         )
+
+
+def build_context(settings: Settings, run_folder: Path) -> RayContext:
+    """This worker's context; on a CPU its share of the threads is set, too."""
+    place = ray.train.get_context()
+    rank, device = place.get_world_rank(), ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(_threads(settings, place.get_local_world_size()))
+    return RayContext(
+        rank=rank,
+        device=device,
+        tracker=JsonLinesTracker(run_folder / METRICS) if rank == 0 else NullTracker(),
+        run_folder=run_folder,
+        data=settings.data.train,
+        world_size=place.get_world_size(),
+    )
+
+
+def worker_batches(
+    settings: Settings, context: RayContext, plan: Plan, start: int
+) -> Iterator[Batch]:
+    """This worker's batches from step `start` on, as Ray Data streams them to it."""
+    return stream_batches(
+        worker_blocks(ray.train.get_dataset_shard("train")),
+        settings,
+        start=start,
+        rank=context.rank,
+        world_size=context.world_size,
+        steps_per_epoch=plan.steps_per_epoch,
+        device=context.device,
+    )
+
+
+@contextmanager
+def telling_failures(context: RayContext) -> Iterator[None]:
+    """Ends the work at an error that would come again after every restart, and says so.
+
+    It is the same on every worker; the first one leaves it in the run's folder.
+    """
+    try:
+        yield
     except (NonFiniteLossError, UnreadableImagesError) as error:
-        # The same on every worker and after every restart: say so instead of failing again.
-        if rank == 0:
+        if context.rank == 0:
             reason = {"error": type(error).__name__, "message": str(error)}
-            (run_folder / FAILURE).write_text(json.dumps(reason))
+            (context.run_folder / FAILURE).write_text(json.dumps(reason))
 
 
 def _threads(settings: Settings, workers_here: int) -> int:

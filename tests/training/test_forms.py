@@ -31,8 +31,8 @@ def _train(
     for way in ways:
         barlow.choose_way = lambda *_, way=way, **__: way  # of this process alone
         state = build_state(settings, CPU)
-        state.twins.to(dtype)
-        twins, objective = data_parallel(state.twins), BarlowTwins(5e-3)
+        state.module.to(dtype)
+        twins, objective = data_parallel(state.module), BarlowTwins(5e-3)
         shards = ShardSet.open(settings.data.train)
         batches = local_batches(
             settings, shards, start=0, stop=STEPS, device=CPU, rank=rank, world_size=world_size
@@ -48,7 +48,7 @@ def _train(
             state.optimizer.zero_grad()
         ended[way] = {
             name: value.detach().clone()
-            for name, value in state.twins.state_dict().items()
+            for name, value in state.module.state_dict().items()
             if value.is_floating_point()
         }
     return ended

@@ -175,8 +175,8 @@ def _follow(
 ) -> dict[str, Tensor]:
     """Losses, first gradients and last weights of one worker's part of a few steps."""
     state = build_state(settings, CPU)
-    state.twins.to(dtype)
-    twins, objective = data_parallel(state.twins), build_objective(settings.objective)
+    state.module.to(dtype)
+    twins, objective = data_parallel(state.module), build_objective(settings.objective)
     shards = ShardSet.open(settings.data.train)
     told: dict[str, Tensor] = {}
     losses = []
@@ -186,14 +186,14 @@ def _follow(
         result = objective(*twins(*(to_input(v, settings.training).to(dtype) for v in batch.views)))
         result.loss.backward()
         if not losses:
-            told |= {f"grad {n}": p.grad.clone() for n, p in state.twins.named_parameters()}  # type: ignore[union-attr]
+            told |= {f"grad {n}": p.grad.clone() for n, p in state.module.named_parameters()}  # type: ignore[union-attr]
         losses.append(result.loss.detach())
         for group in state.optimizer.param_groups:
             group["lr"] = 0.1 * group["peak_lr"]
         state.optimizer.step()
         state.optimizer.zero_grad()
     told["losses"] = torch.stack(losses)
-    return told | {f"weight {n}": v for n, v in state.twins.state_dict().items()}
+    return told | {f"weight {n}": v for n, v in state.module.state_dict().items()}
 
 
 @pytest.mark.run

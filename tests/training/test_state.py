@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def state(small_settings: Settings) -> TrainingState:
     """A state after one step, so that the optimizer has something to remember."""
     state = build_state(small_settings, CPU)
-    z_a, z_b = state.twins(torch.randn(4, 3, 16, 16), torch.randn(4, 3, 16, 16))
+    z_a, z_b = state.module(torch.randn(4, 3, 16, 16), torch.randn(4, 3, 16, 16))
     (z_a * z_b).sum().backward()
     state.optimizer.step()
     state.step = 1
@@ -36,8 +36,8 @@ def test_checkpoint_makes_a_round_trip(
     restore_checkpoint(tmp_path / "c", other, small_settings)
     assert other.step == 1
     assert from_json((tmp_path / "c" / "settings.json").read_text()) == small_settings
-    for name, value in state.twins.state_dict().items():
-        assert torch.equal(value, other.twins.state_dict()[name]), name
+    for name, value in state.module.state_dict().items():
+        assert torch.equal(value, other.module.state_dict()[name]), name
     ours, theirs = state.optimizer.state_dict(), other.optimizer.state_dict()
     assert ours["param_groups"] == theirs["param_groups"]
     for index, entry in ours["state"].items():

@@ -46,14 +46,14 @@ def test_a_step_whose_fp16_gradients_overflow_moves_nothing_and_is_counted(
     small_settings: Settings,
 ) -> None:
     state = build_state(override(small_settings, {"training.precision": "fp16"}), CPU)
-    before = {name: value.clone() for name, value in state.twins.state_dict().items()}
+    before = {name: value.clone() for name, value in state.module.state_dict().items()}
     for gradient, skipped in ((torch.inf, 1), (1.0, 1), (torch.nan, 2)):
         state.scaler.scale(torch.ones(()))
-        for parameter in state.twins.parameters():
+        for parameter in state.module.parameters():
             parameter.grad = torch.full_like(parameter, gradient)
         for group in state.optimizer.param_groups:
             group["lr"] = 0.1
         optimizer_step(state)
         assert state.skipped_steps == skipped
-        moved = any(not torch.equal(v, before[k]) for k, v in state.twins.state_dict().items())
+        moved = any(not torch.equal(v, before[k]) for k, v in state.module.state_dict().items())
         assert moved == ((skipped == 1 and gradient == 1.0) or skipped == 2)

@@ -19,12 +19,13 @@ _TRAIN_SPLITS, _TEST_SPLITS = ("train",), ("val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True)
-class _Files:
+class Files:
     """Reads the files below `root` that images are named after."""
 
     root: str
 
     def read(self, entries: pa.Table) -> Iterator[bytes]:
+        """The files' bytes."""
         names = (name.as_py() for name in entries["sample_id"])
         filesystem, root = locate(self.root)
         if isinstance(filesystem, pa.fs.LocalFileSystem):
@@ -61,7 +62,7 @@ def image_folder(name: str) -> Source | None:
     label_of = {word: label for label, word in enumerate(classes)}
     entries = index(list(facts), [label_of.get(path.split("/")[0]) for path in facts])
     identity, num_bytes = _identity(name, facts, entries["sample_id"].to_pylist())
-    return Source(identity, classes, entries, _Files(name), num_bytes, public_name(name))
+    return Source(identity, classes, entries, Files(name), num_bytes, public_name(name))
 
 
 def _local_paths(name: str) -> Iterator[tuple[str, tuple[int, int] | None]]:

@@ -11,6 +11,7 @@ from bt_ray.data.sources.cifar10 import cifar10_folder
 from bt_ray.data.sources.digits import digits
 from bt_ray.data.sources.folder import image_folder
 from bt_ray.data.sources.labels import with_labels
+from bt_ray.data.sources.listings import is_listing, listed_images
 from bt_ray.data.sources.parquet import parquet_files
 from bt_ray.data.sources.source import IMAGE_SUFFIXES, Source
 from bt_ray.data.sources.tars import tar_archives
@@ -29,6 +30,7 @@ def open_source(name: str, labels: str | None = None) -> Source:
     Args:
       name: `digits` or `digits:test` (the embedded data); `cifar10` or `cifar10:test`
         (downloaded once, unless there is a folder of that name); `torchvision:CLASS:ROOT`;
+        `places205:SPLIT:ROOT`, `inat18:SPLIT:ROOT`;
         tar archives or Parquet files, one, a folder of them, or many by `{000..012}`; or a
         folder of images. Places are paths, or any URIs that pyarrow opens.
       labels: a text file that labels the images of a source that has no labels of its own.
@@ -41,6 +43,8 @@ def open_source(name: str, labels: str | None = None) -> Source:
 def _open(name: str) -> Source:
     if name in ("digits", "digits:test"):
         return digits(test=name.endswith(":test"))
+    if is_listing(name):
+        return listed_images(name)
     if name.startswith("torchvision:"):
         return torchvision_set(name)
     if name in ("cifar10", "cifar10:test") and not Path(name).is_dir():

@@ -1,0 +1,54 @@
+"""An encoder with a linear layer that tells classes apart."""
+
+import torch
+from torch import Tensor, nn
+
+from bt_ray.model.pretrained import Pretrained
+
+_INITIAL_DEVIATION = 0.01
+
+
+class Classifier(nn.Module):
+    """Logits (n, classes) of images (n, 3, px, px).
+
+    A frozen encoder stays in eval mode, without gradients, whatever mode the classifier is in.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, *, frozen: bool) -> None:
+        super().__init__()
+        self.encoder, self.head, self.frozen = encoder, head, frozen
+        if frozen:
+            encoder.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Sets the mode of what is trained."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, classes)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            representations = self.encoder(x)
+        logits: Tensor = self.head(representations)
+        return logits
+
+
+def build_classifier(
+    pretrained: Pretrained, num_classes: int, *, frozen: bool, standardize: bool = False
+) -> Classifier:
+    """The encoder with a new head: weights of deviation 0.01 from torch's generator, no biases.
+
+    Args:
+      standardize: each feature by a batch norm without weights of its own, before the head.
+    Source: the code of Zbontar et al. 2021, which does not standardise.
+    """
+    linear = nn.Linear(pretrained.num_features, num_classes)
+    nn.init.normal_(linear.weight, std=_INITIAL_DEVIATION)
+    nn.init.zeros_(linear.bias)
+    head: nn.Module = linear
+    if standardize:
+        head = nn.Sequential(nn.BatchNorm1d(pretrained.num_features, affine=False), linear)
+    return Classifier(pretrained.encoder, head, frozen=frozen)

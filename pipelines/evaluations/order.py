@@ -1,0 +1,190 @@
+"""What every evaluation is told, opens and keeps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from bt_ray.config import DataSettings, Settings
+from bt_ray.errors import DataError
+from pipelines.encoders import EncoderOrder
+from pipelines.terminal import console
+
+if TYPE_CHECKING:
+    from bt_ray.data.shards import ShardSet
+    from bt_ray.evaluation.published import Published
+    from bt_ray.model.pretrained import Pretrained
+    from bt_ray.tracking.mlflow import MlflowRun
+
+UNTRAINED = "_untrained"
+"""How names of scores of the untrained encoder end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(EncoderOrder):
+    """What every evaluation is told."""
+
+    baseline: bool = True
+    """Score the same encoder untrained, too."""
+    most_shared: int = 0
+    """Test images that may be among the training images, byte for byte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesOrder(Evaluation):
+    """An evaluation on images that the user may name."""
+
+    train: str | None = None
+    """Labelled images to learn the classes from, a folder or shards; none: the run's own."""
+    test: str | None = None
+    """Labelled images to score on; none: the run's held-out images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is evaluated.
+
+    `given`: what the command line says of storage; `run`: the MLflow run that trained the
+    encoder, if known.
+    """
+
+    given: Settings
+    pretrained: "Pretrained"
+    run: "MlflowRun | None"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened(Subject):
+    """An encoder and the images that it is evaluated on."""
+
+    train: "ShardSet"
+    test: "ShardSet"
+
+    @property
+    def num_images(self) -> int:
+        """Of both sets."""
+        return self.train.manifest.num_rows + self.test.manifest.num_rows
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Which images they are, for the record."""
+        return {
+            part: {"path": shards.root, "digest": shards.manifest.digest}
+            for part, shards in (("train", self.train), ("test", self.test))
+        }
+
+
+def open_order(order: ImagesOrder) -> Opened:
+    """The encoder and the shards of its images, written if need be.
+
+    Raises: CheckpointError, TrackingError, DataError.
+    """
+    from bt_ray.data.prepare import prepare_data
+    from bt_ray.data.shards import ShardSet
+    from bt_ray.evaluation.encoder import open_encoder
+
+    given = order.settings()
+    pretrained, run = open_encoder(order.encoder, given)
+    own = None if pretrained.settings is given else pretrained.settings.data
+    data = prepare_data(replace(given, data=data_of(order, own))).data
+    return Opened(
+        given=given,
+        pretrained=pretrained,
+        run=run,
+        train=ShardSet.open(data.train),
+        test=ShardSet.open(str(data.test)),
+    )
+
+
+def data_of(order: ImagesOrder, own: DataSettings | None) -> DataSettings:
+    """The images to evaluate on: those that are named, else the encoder's own run's.
+
+    Raises: DataError if there are none to learn from, or to score on.
+    """
+    train = order.train or (own.train if own else None)
+    test = order.test or (own.test if own else None)
+    if train is None or test is None:
+        raise DataError(
+            "An evaluation needs labelled images to learn from and others to score on, and "
+            f"{order.encoder} names none of its own; give --train FOLDER --test FOLDER."
+        )
+    return replace(own, train=train, test=test) if own else DataSettings(train=train, test=test)
+
+
+def print_scores(
+    order: Evaluation,
+    title: str,
+    columns: Mapping[str, str],
+    scores: Mapping[str, float],
+    published: "Sequence[Published]",
+    *,
+    untrained: str = "the same, untrained",
+) -> None:
+    """A table for people: this encoder's scores, the untrained one's, what is published.
+
+    Args:
+      columns: name of a score → what stands above it; published scores go by the latter.
+      untrained: what the row of the untrained encoder is called.
+    """
+    table = Table(title=escape(f"{title} of {order.encoder}"))
+    table.add_column("")
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
+    for row, suffix in (("this encoder", ""), (untrained, UNTRAINED)):
+        if any(f"{name}{suffix}" in scores for name in columns):
+            found = (scores.get(f"{name}{suffix}") for name in columns)
+            table.add_row(row, *("" if value is None else f"{value:.2%}" for value in found))
+    for other in published:
+        shown = (other.scores.get(heading) for heading in columns.values())
+        table.add_row(other.source, *("" if value is None else f"{value:.1%}" for value in shown))
+    console.print(table)
+
+
+def keep_record(
+    order: Evaluation,
+    name: str,
+    subject: Subject,
+    scores: Mapping[str, float],
+    *,
+    data: Mapping[str, Any],
+    images_per_s: float,
+    more: Mapping[str, Any] | None = None,
+    files: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """The record of an evaluation, kept in a file and logged to the encoder's run.
+
+    Args:
+      name: of the evaluation, in the file's name.
+      data: which images it was made on.
+      more: what else to keep.
+      files: to be stored with the run.
+    """
+    from bt_ray.evaluation.record import keep_evaluation
+
+    run = subject.run
+    record = {
+        "run_id": None if run is None else run.run_id,
+        "steps": None,
+        "images_per_s": round(images_per_s, 1),
+        "scores": {score: round(value, 5) for score, value in scores.items()},
+        "model_version": None,
+        "evaluation": name,
+        "order": {key: _plain(value) for key, value in asdict(order).items()},
+        "data": data,
+        **(more or {}),
+    }
+    storage = Path(subject.given.storage)
+    file = keep_evaluation(
+        record, name=name, reference=order.encoder, storage=storage, run=run, files=files
+    )
+    return record | {"paths": {"result": str(file)}}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold."""
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

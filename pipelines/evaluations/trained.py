@@ -1,0 +1,100 @@
+"""Evaluations that train a classifier: what they are told, and how progress is shown."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from bt_ray.config import DataSettings, ScalingSettings
+from bt_ray.errors import DataError
+from pipelines.evaluations.order import Evaluation, Opened
+from pipelines.progress import ProgressLine
+from pipelines.terminal import console
+
+if TYPE_CHECKING:
+    from bt_ray.data.shards import ShardSet
+    from bt_ray.evaluation.protocols import Protocol
+    from bt_ray.model.pretrained import Pretrained
+    from bt_ray.training.classify import Classified
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOrder(Evaluation):
+    """An evaluation that trains a classifier; what is not given is the protocol's."""
+
+    epochs: int | None = None
+    """Passes over the training images."""
+    batch: int | None = None
+    """Images of one step, over all workers."""
+    head_rate: float | None = None
+    """First learning rate of the linear layer."""
+    weight_decay: float | None = None
+    """Of what is trained."""
+    workers: int = 1
+    """Ray Train workers; 0 runs everything in this process. Never changes a result."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """What a worker computes on; auto: a GPU if there is one for each worker."""
+    cpus_per_worker: float = 1
+    """Logical CPUs that Ray reserves for each worker."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the encoder and the linear layer."""
+    seed: int = 0
+    """Seed of the linear layer's first weights, of the images' order, their views and subsets."""
+
+    def adapted(self, protocol: "Protocol") -> "Protocol":
+        """The protocol with what was given in place of its own."""
+        given = {name: getattr(self, name) for name in self.adaptable()}
+        return replace(protocol, **{name: v for name, v in given.items() if v is not None})
+
+    def adaptable(self) -> tuple[str, ...]:
+        """Fields that are a protocol's, too."""
+        return ("epochs", "batch", "head_rate", "weight_decay")
+
+
+def check_images(order: TrainedOrder, train: "ShardSet", test: "ShardSet") -> None:
+    """Raises DataError unless a classifier can be learnt from `train` and scored on `test`."""
+    from bt_ray.evaluation.labelled import check_disjoint, check_labels, read_labelled
+
+    with console.status("looking for test images among the training images"):
+        images, others = read_labelled(train), read_labelled(test)
+    check_labels(images, others)
+    check_disjoint(images.digests, others.digests, most_shared=order.most_shared)
+
+
+def train_one(
+    order: TrainedOrder,
+    opened: Opened,
+    pretrained: "Pretrained",
+    protocol: "Protocol",
+    train: "ShardSet",
+    kind: str,
+) -> "Classified":
+    """A classifier on `pretrained`, trained on `train`, scored on the order's test images.
+
+    Args:
+      kind: of evaluation, for people and for the name of its folder.
+    Raises: DataError if the images do not fill a batch.
+    """
+    from bt_ray.training.classify import build_task, classify
+
+    if train.manifest.num_rows < protocol.batch:
+        raise DataError(
+            f"{train.manifest.num_rows} training images do not fill a batch of {protocol.batch}; "
+            f"give --batch {train.manifest.num_rows} or less, or more images."
+        )
+    own = DataSettings(train=train.root, test=opened.test.root)
+    task = build_task(
+        pretrained,
+        protocol,
+        own,
+        kind=kind,
+        storage=opened.given.storage,
+        scaling=ScalingSettings(
+            workers=order.workers,
+            accelerator=order.accelerator,
+            cpus_per_worker=order.cpus_per_worker,
+        ),
+        precision=order.precision,
+        seed=order.seed,
+    )
+    console.print(f"{kind}: {task.run_folder}", soft_wrap=True, highlight=False)
+    with ProgressLine(task.settings) as line:
+        return classify(task, pretrained, trackers=[line])
