@@ -54,6 +54,7 @@ WITHOUT_RAY = (
     "bt_ray/embedding/part",
     "bt_ray/figures/",
     "bt_ray/precision",
+    "bt_ray/report/",
     "bt_ray/tracking/",
 )
 WITH_MLFLOW = ("bt_ray/tracking/mlflow", "bt_ray/tracking/registry")
