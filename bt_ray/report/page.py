@@ -59,8 +59,9 @@ def build_page(runs: Sequence[RunRecord]) -> Page:
     Raises: SettingsError if there are too many runs.
     """
     looks = [_look(run) for run in runs]
+    charts = draw_charts(runs)
     for detail in _DETAILS:
-        page = _render(runs, looks, detail)
+        page = _render(runs, looks, charts, detail)
         if len(page.html.encode()) <= MOST_BYTES:
             return page
     raise SettingsError(f"A page of 2 MB cannot show {len(runs)} runs; name fewer.")
@@ -76,17 +77,19 @@ def _look(run: RunRecord) -> Look | str:
         return f"Map and neighbours: {error}"
 
 
-def _render(runs: Sequence[RunRecord], looks: Sequence[Look | str], detail: Detail) -> Page:
+def _render(
+    runs: Sequence[RunRecord], looks: Sequence[Look | str], charts: Sequence[str], detail: Detail
+) -> Page:
     views = []
     for number, (run, look) in enumerate(zip(runs, looks, strict=True)):
-        has_look = isinstance(look, Look)
+        fault = look if isinstance(look, str) else ""
         views.append(
             RunView(
                 record=run,
                 color=color_of(number),
                 heat_maps=draw_heat_maps(run, detail),
                 look=draw_look(look, number, detail) if isinstance(look, Look) else None,
-                missing=run.missing + ([] if has_look or not look else [str(look)]),
+                missing=run.missing + ([fault] if fault else []),
             )
         )
     rows = setting_rows(runs)
@@ -95,7 +98,7 @@ def _render(runs: Sequence[RunRecord], looks: Sequence[Look | str], detail: Deta
         facts=[
             (words, [_shown(value(run), form) for run in runs]) for words, value, form in _FACTS
         ],
-        charts=draw_charts(runs),
+        charts=charts,
         main_settings=main_rows(rows, len(runs)),
         all_settings=rows,
         score_tables=score_tables(runs),
