@@ -79,7 +79,9 @@ def embed_images(order: Embed) -> dict[str, object]:
         f"{len(manifest.files)} files: {order.destination}"
     )
     if manifest.num_rejected:
-        console.print(f"{manifest.num_rejected:,} images cannot be decoded: rejected.jsonl")
+        console.print(
+            f"{manifest.num_rejected:,} of {len(source):,} images cannot be decoded: rejected.jsonl"
+        )
     return {
         "run_id": manifest.encoder.run_id,
         "steps": None,

@@ -19,3 +19,21 @@ KNN = (
 LINEAR = (
     Published("paper, Table 1: ResNet-50, ImageNet, 1000 epochs", {"top1": 0.732, "top5": 0.910}),
 )
+SEMI = (
+    Published(
+        "paper, Table 2: ResNet-50, ImageNet, 1000 epochs",
+        {"1 % top1": 0.550, "10 % top1": 0.697, "1 % top5": 0.792, "10 % top5": 0.893},
+    ),
+    Published(
+        "paper, Table 2: supervised (Zhai et al. 2019)",
+        {"1 % top1": 0.254, "10 % top1": 0.564, "1 % top5": 0.484, "10 % top5": 0.804},
+    ),
+)
+PLACES205 = (Published("paper, Table 3: ResNet-50, ImageNet, 1000 epochs", {"top1": 0.541}),)
+INATURALIST18 = (Published("paper, Table 3: ResNet-50, ImageNet, 1000 epochs", {"top1": 0.465}),)
+VOC07 = (
+    Published(
+        "paper, Table 3 (it does not say which mAP): ResNet-50, ImageNet, 1000 epochs",
+        {"mAP, 11-point": 0.862, "mAP, all-point": 0.862},
+    ),
+)

@@ -1,13 +1,32 @@
 """What a report puts side by side: settings and scores."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bt_ray.evaluation.published import KNN, LINEAR, Published
+from bt_ray.evaluation.published import (
+    INATURALIST18,
+    KNN,
+    LINEAR,
+    PLACES205,
+    SEMI,
+    VOC07,
+    Published,
+)
 from bt_ray.report.record import RunRecord
 
-_PUBLISHED: Mapping[str, tuple[Published, ...]] = {"knn": KNN, "linear": LINEAR}
+_PUBLISHED: Mapping[str, tuple[Published, ...]] = {
+    "knn": KNN,
+    "linear": LINEAR,
+    "linear-fast": LINEAR,
+    "semi": SEMI,
+    "places205": PLACES205,
+    "inat18": INATURALIST18,
+    "voc07": VOC07,
+}
+_SHARE_OF_LABELS = re.compile(r"^(\d+)pct_")
+_HEADINGS = {"map_11point": "mAP, 11-point", "map_allpoint": "mAP, all-point"}
 _PLACES = ("name", "storage", "tracking.experiment", "tracking.registered_model")
 _MAIN = (
     "data.train",
@@ -102,10 +121,16 @@ def _variants(evaluation: str, scores: Mapping[str, float]) -> dict[str, dict[st
     variants: dict[str, dict[str, float]] = {}
     for name, value in scores.items():
         base = max((other for other in scores if name.startswith(f"{other}_")), key=len, default="")
-        measure = (base or name).removeprefix(f"{evaluation}_")
+        measure = _heading(evaluation, base or name)
         words = name.removeprefix(f"{base}_").replace("_", " ") if base else ""
         variants.setdefault(f", {words}" if words else "", {})[measure] = value
     return variants
+
+
+def _heading(evaluation: str, score: str) -> str:
+    """What stands above a score, as published ones are called: `1 % top1` of `semi_1pct_top1`."""
+    measure = score.removeprefix(f"{evaluation.replace('-', '_')}_")
+    return _SHARE_OF_LABELS.sub(r"\1 % ", _HEADINGS.get(measure, measure))
 
 
 def _conditions(record: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ def test_images_are_embedded_and_looked_up(
     assert code == 0
     assert (record["images"], record["rejected"], record["features"]) == (9, 1, 256)
     assert record["paths"] == {"embeddings": out}
-    assert "1 images cannot be decoded: rejected.jsonl" in words
+    assert "1 of 10 images cannot be decoded: rejected.jsonl" in words
     assert command("embed", images, out, *model)[1]["digest"] == record["digest"]
 
     file = str(tmp_path / "images" / "c1" / "03.jpg")
