@@ -1,6 +1,7 @@
 """Several runs in one picture: a measure over the steps, the spectra, a map of images."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b
 """Of runs, in turn; told apart by most of those who see few colours (Okabe and Ito 2008)."""
 _STYLES = ("-", "--", ":", "-.")
 _CLASS_COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+_MANY = matplotlib.colormaps["turbo"]
 _FLOOR = 1e-9  # below, a float32 representation's eigenvalues are its rounding
 _SIZE = (4.4, 2.7)
 
@@ -95,11 +97,14 @@ def draw_map(
     """
     figure = Figure(figsize=(4.4, 4.0), layout="constrained")
     axes = figure.subplots()
+    is_named = 1 < len(classes) <= len(_CLASS_COLORS)
     for label in np.unique(labels):
         here = labels == label
-        color = _CLASS_COLORS[label % len(_CLASS_COLORS)] if label >= 0 else "#0072b2"
+        color: Any = COLORS[0]
+        if label >= 0:  # of many classes, neighbours in their order have like colours
+            color = _CLASS_COLORS[label] if is_named else _MANY(label / len(classes))
         axes.scatter(places[here, 0], places[here, 1], s=9, color=color, alpha=0.75, linewidths=0)
-    if 1 < len(classes) <= len(_CLASS_COLORS):
+    if is_named:
         for label, name in enumerate(classes):
             axes.scatter([], [], s=22, color=_CLASS_COLORS[label], label=name[:14])
         figure.legend(

@@ -112,24 +112,33 @@ def draw_look(look: Look, number: int, detail: Detail) -> LookPictures:
         )
         svg = to_svg(figure, name=f"map{number}", words=f"{method} map of the representations")
     likenesses = alike(look, detail.queries, _NEIGHBORS)
-    is_labelled = bool((look.labels >= 0).all())
+    comparable = _has_others(look.labels)
     rows, agreeing, total = [], 0, 0
     for likeness in likenesses:
         row = [Thumbnail(_thumbnail(look.pixels[likeness.query]), _words(look, likeness.query))]
         for image, similarity in zip(likeness.neighbors, likeness.similarities, strict=True):
-            same = bool(look.labels[image] == look.labels[likeness.query])
-            agreeing, total = agreeing + same, total + 1
+            same = None
+            if comparable[likeness.query]:
+                same = bool(look.labels[image] == look.labels[likeness.query])
+                agreeing, total = agreeing + same, total + 1
             row.append(
                 Thumbnail(
                     _thumbnail(look.pixels[image]),
                     _words(look, image),
                     similarity,
-                    same if is_labelled else None,
+                    same,
                 )
             )
         rows.append(tuple(row))
-    agreement = f"{agreeing} of {total} are of the query's class" if is_labelled else None
+    agreement = f"{agreeing} of {total} are of the query's class" if total else None
     return LookPictures(svg, method, look.which, tuple(rows), agreement)
+
+
+def _has_others(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each image has a class, and is not the only one of it."""
+    classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    found: NDArray[np.bool_] = ((classes >= 0) & (counts > 1))[index]
+    return found
 
 
 def _words(look: Look, image: int) -> str:

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import save_file
 
 from bt_ray.config import Settings
+from bt_ray.report.pictures import Detail
 from tests.data.pictures import encoded, write_folder
 from tests.embedding.test_embed import new_encoder
 from tests.report.runs import finished_run
@@ -109,7 +110,10 @@ def test_what_cannot_be_looked_up_is_said(command: Any, images: str) -> None:
     assert "holds no finished vectors" in words
 
 
-def test_a_report_is_written(command: Any, small_settings: Settings, tmp_path: Path) -> None:
+def test_a_report_is_written(
+    command: Any, small_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bt_ray.report.page._DETAILS", (Detail(64, 60, 2),))
     _, run = finished_run(small_settings)
     output = tmp_path / "pages" / "report.html"
     code, record, words = command(
