@@ -11,12 +11,9 @@ from bt_ray.presets import preset
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOrder:
-    """A command about one encoder."""
+class EncoderPlaces:
+    """Where encoders are kept, and what a file of weights does not say of itself."""
 
-    encoder: Annotated[str, tyro.conf.Positional]
-    """A run's folder, a checkpoint, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a
-    file of weights as torchvision's ResNets have them (.pth, .pt, .safetensors)."""
     storage: str = "runs"
     """Folder of all runs."""
     architecture: Encoder = "resnet50"
@@ -37,3 +34,12 @@ class EncoderOrder:
                 "views.image_px": self.image_px,
             },
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOrder(EncoderPlaces):
+    """A command about one encoder."""
+
+    encoder: Annotated[str, tyro.conf.Positional]
+    """A run's folder, a checkpoint, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a
+    file of weights as torchvision's ResNets have them (.pth, .pt, .safetensors)."""

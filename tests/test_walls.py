@@ -48,8 +48,14 @@ WITHOUT_RAY = (
     "bt_ray/training/supervised.",
     "bt_ray/training/watch",
     "bt_ray/evaluation/",
+    "bt_ray/embedding/embed",
+    "bt_ray/embedding/encoder",
+    "bt_ray/embedding/manifest",
+    "bt_ray/embedding/neighbors",
+    "bt_ray/embedding/part",
     "bt_ray/figures/",
     "bt_ray/precision",
+    "bt_ray/report/",
     "bt_ray/tracking/",
 )
 WITH_RAY = ("bt_ray/evaluation/features_on_ray",)

@@ -1,19 +1,22 @@
-"""Whose a folder of unfinished shards is, and what of them is done.
+"""Whose a folder of unfinished files is, and what of them is done.
 
-While a preparation lasts, a folder beside the shards holds its claim (which source, which
-settings) and a record of each finished task. The manifest is written last.
+While a job lasts, a folder beside its files holds its claim (which source, which settings) and
+a record of each finished task. The manifest is written last.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
 
-from bt_ray.data.job import Job
 from bt_ray.data.location import first_line, locate, public_name, write_whole
-from bt_ray.data.manifest import MANIFEST, Manifest
+from bt_ray.data.manifest import MANIFEST
 from bt_ray.errors import DataError
+
+Facts = Mapping[str, Any]
+"""What tells one job from another, by name."""
 
 REJECTED = "rejected.jsonl"
 UNFINISHED = "_unfinished"
@@ -21,22 +24,22 @@ _CLAIM = f"{UNFINISHED}/claim.json"
 
 
 class Claim:
-    """A folder that belongs to one preparation, from its first file to its manifest."""
+    """A folder that belongs to one job, from its first file to its manifest.
 
-    def __init__(self, root: str) -> None:
+    Args:
+      what: the job's files, as people call them, such as `shards`.
+    """
+
+    def __init__(self, root: str, what: str) -> None:
+        self._what = what
         self._shown = public_name(root)
         self._filesystem, self._path = locate(root)
 
-    def make(self, job: Job) -> Manifest | None:
-        """Makes the folder the job's own; the manifest if its shards are there already.
+    def make(self, mine: Facts) -> dict[str, Any] | None:
+        """Makes the folder the job's own; what its manifest says, if there is one already.
 
         Raises: DataError if the folder cannot be written, or is not this job's.
         """
-        mine = {
-            "identity": job.source.identity,
-            "rows_per_row_group": job.rows_per_row_group,
-            "max_side_px": job.treatment.max_side_px,
-        }
         try:
             names = {
                 info.base_name
@@ -45,10 +48,10 @@ class Claim:
                 )
             } - {""}
             if MANIFEST in names:
-                return self._finished(mine, job)
+                return self._manifest()
             claimed = self._read(_CLAIM)
             if claimed is not None:
-                self._refuse_other(claimed, mine, "unfinished shards")
+                self.refuse_other(claimed, mine, f"unfinished {self._what}")
             elif names - {UNFINISHED}:
                 raise DataError(
                     f"{self._shown!r} is not empty; give a new folder or remove it first."
@@ -60,37 +63,26 @@ class Claim:
             raise unwritable(self._shown, error) from error
         return None
 
-    def _finished(self, mine: dict[str, Any], job: Job) -> Manifest:
+    def _manifest(self) -> dict[str, Any]:
         try:
-            manifest = Manifest.from_tree(self._read(MANIFEST) or {})
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{self._shown!r} is not empty: its {MANIFEST} is of something else; give a new "
-                "folder."
-            ) from error
-        told = manifest.preparation
-        theirs = {
-            "identity": manifest.identity,
-            "rows_per_row_group": manifest.rows_per_row_group,
-            "max_side_px": told.max_side_px if told is not None else None,
-        }
-        self._refuse_other(theirs, mine, "shards")
-        if manifest.num_rejected and job.treatment.on_bad_image == "stop":
-            raise DataError(
-                f"{self._shown!r} holds these shards already, without {manifest.num_rejected:,} "
-                f"images that cannot be decoded ({REJECTED}); give --on-bad-image skip, or repair "
-                "the images and give a new folder."
-            )
-        self._clear()
-        return manifest
+            return self._read(MANIFEST) or {}
+        except ValueError as error:
+            raise self.foreign() from error
 
-    def _refuse_other(self, theirs: dict[str, Any], mine: dict[str, Any], what: str) -> None:
+    def foreign(self) -> DataError:
+        """What to say of a manifest that is not one of these files."""
+        return DataError(
+            f"{self._shown!r} is not empty: its {MANIFEST} is of something else; give a new folder."
+        )
+
+    def refuse_other(self, theirs: Facts, mine: Facts, what: str | None = None) -> None:
+        """Raises DataError unless the folder's facts are those that are wanted."""
         for name, value in mine.items():
             if theirs.get(name) != value:
-                way_out = "give a new folder or remove it first"
                 raise DataError(
-                    f"{self._shown!r} is not empty: it holds {what} of {name}={theirs.get(name)}, "
-                    f"where {value} is wanted; {way_out}."
+                    f"{self._shown!r} is not empty: it holds {what or self._what} of "
+                    f"{name}={theirs.get(name)}, where {value} is wanted; give a new folder or "
+                    "remove it first."
                 )
 
     def records(self) -> dict[str, dict[str, Any]]:
@@ -104,17 +96,18 @@ class Claim:
             raise unwritable(self._shown, error) from error
         return {name: record for name, record in read.items() if record is not None}
 
-    def finish(self, manifest: Manifest, rejected: str) -> None:
+    def finish(self, manifest: str, rejected: str) -> None:
         """Writes the list of rejected images, then the manifest, and removes the records."""
         try:
-            if manifest.num_rejected:
+            if rejected:
                 self._write(REJECTED, rejected)
-            self._write(MANIFEST, manifest.to_json())
-            self._clear()
+            self._write(MANIFEST, manifest)
+            self.clear()
         except OSError as error:
             raise unwritable(self._shown, error) from error
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Removes the records."""
         info = self._filesystem.get_file_info(f"{self._path}/{UNFINISHED}")
         if info.type == pa.fs.FileType.Directory:
             self._filesystem.delete_dir(f"{self._path}/{UNFINISHED}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from bt_ray.data.manifest import Preparation
 from bt_ray.data.shard_file import JPEG_QUALITY, RESAMPLING
@@ -50,6 +50,15 @@ class Job:
         bytes_per_row = max(1, self.source.num_bytes // max(1, len(self.source)))
         rows = min(_ROWS_PER_SHARD, _BYTES_PER_SHARD // bytes_per_row)
         return max(1, rows // self.rows_per_row_group) * self.rows_per_row_group
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells this job from others that might have begun in its folder."""
+        return {
+            "identity": self.source.identity,
+            "rows_per_row_group": self.rows_per_row_group,
+            "max_side_px": self.treatment.max_side_px,
+        }
 
     @property
     def preparation(self) -> Preparation:

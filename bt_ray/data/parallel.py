@@ -1,23 +1,28 @@
-"""A preparation's tasks on many CPUs, by Ray Data."""
+"""A job's tasks on many CPUs, or by actors that keep something between them, by Ray Data."""
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pyarrow as pa
 import ray
 import ray.data
+from ray import cloudpickle
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
+from bt_ray.allocator import KEEP_FREED_MEMORY
+from bt_ray.data.tasks import Task
 from bt_ray.errors import BtRayError, DataError
+
+_TASKS_IN_FLIGHT = 2  # one waits while one is done
 
 
 class _TaskSource(Datasource):
     """One row for each task: what it returned, or its fault."""
 
-    def __init__(self, tasks: Sequence[Callable[[], str]]) -> None:
+    def __init__(self, tasks: Sequence[Task]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._tasks = tasks
 
@@ -32,18 +37,31 @@ class _TaskSource(Datasource):
     ) -> list[ReadTask]:
         """One for each task, whatever the parallelism."""
         metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_outcome, task), metadata) for task in self._tasks]
+        return [ReadTask(partial(_read, task), metadata) for task in self._tasks]
 
 
-def _outcome(task: Callable[[], str]) -> Iterator[pa.Table]:
+def _read(task: Task) -> Iterator[pa.Table]:
+    yield _outcome(task)
+
+
+def _outcome(task: Task) -> pa.Table:
     """The task's return value, or the sentence of an error that trying again would not mend."""
     try:
         row = {"value": task(), "fault": None}
     except BtRayError as error:
         row = {"value": None, "fault": str(error)}
-    yield pa.Table.from_pylist(
+    return pa.Table.from_pylist(
         [row], schema=pa.schema({"value": pa.string(), "fault": pa.string()})
     )
+
+
+class _Actor:
+    """Does packed tasks, one after the other, in one process."""
+
+    def __call__(self, packed: pa.Table) -> pa.Table:
+        return pa.concat_tables(
+            [_outcome(cloudpickle.loads(task.as_py())) for task in packed["task"]]
+        )
 
 
 def connect(cpus: int | None) -> None:
@@ -61,7 +79,7 @@ def connect(cpus: int | None) -> None:
     )
 
 
-def run_on_cluster(tasks: Sequence[Callable[[], str]], *, cpus: int | None = None) -> Iterator[str]:
+def run_on_cluster(tasks: Sequence[Task], *, cpus: int | None = None) -> Iterator[str]:
     """What the tasks return, as they end; a task whose worker was lost runs again elsewhere.
 
     Args:
@@ -71,10 +89,48 @@ def run_on_cluster(tasks: Sequence[Callable[[], str]], *, cpus: int | None = Non
     if not tasks:
         return
     at_once = None if cpus is None else min(cpus, len(tasks))
-    dataset = ray.data.read_datasource(
-        _TaskSource(tasks), override_num_blocks=1, concurrency=at_once, num_cpus=1
+    yield from _values(
+        ray.data.read_datasource(
+            _TaskSource(tasks), override_num_blocks=1, concurrency=at_once, num_cpus=1
+        )
     )
-    for row in dataset.iter_rows():
+
+
+def run_in_actors(
+    tasks: Sequence[Task], *, actors: int, num_cpus: float, num_gpus: float = 0
+) -> Iterator[str]:
+    """What the tasks return, as they end, each done by one of a few processes that stay.
+
+    What a task holds on to in its process, the next one finds there. A lost actor is replaced,
+    and its task done again.
+
+    Args:
+      num_cpus, num_gpus: that each actor has.
+    Raises: DataError with the sentence of the first task that failed; those under way end.
+    """
+    if not tasks:
+        return
+    packed = ray.data.from_items(
+        [{"task": cloudpickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)
+    )
+    yield from _values(
+        packed.map_batches(
+            _Actor,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                size=min(actors, len(tasks)), max_tasks_in_flight_per_actor=_TASKS_IN_FLIGHT
+            ),
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            # Ray calls an actor's methods from threads, which `keep_freed_memory` does not reach.
+            runtime_env={"env_vars": KEEP_FREED_MEMORY},
+        )
+    )
+
+
+def _values(outcomes: ray.data.Dataset) -> Iterator[str]:
+    for row in outcomes.iter_rows():
         if row["fault"] is not None:
             raise DataError(row["fault"])
         yield row["value"]

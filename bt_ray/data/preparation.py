@@ -10,10 +10,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
-from bt_ray.data.claim import Claim
+from bt_ray.data.claim import REJECTED, Claim
 from bt_ray.data.job import Job, Treatment
-from bt_ray.data.location import locate
+from bt_ray.data.location import locate, public_name
 from bt_ray.data.manifest import SCHEMA_VERSION, Manifest, Shard
 from bt_ray.data.shard_file import fault_of, write_shard_file
 from bt_ray.data.sources import Source
@@ -24,9 +25,9 @@ from bt_ray.errors import DataError
 
 def prepare(job: Job, run_all: RunAll, on_progress: Progress) -> Manifest:
     """Writes what is not there yet of the job's shards, then their manifest."""
-    claim = Claim(job.root)
-    if (finished := claim.make(job)) is not None:
-        return finished
+    claim = Claim(job.root, "shards")
+    if (told := claim.make(job.facts)) is not None:
+        return _finished(told, job, claim)
     tasks = Tasks(job.root, claim.records(), run_all, on_progress)
     if needs_staging(job):
         job = stage(job, tasks)
@@ -41,7 +42,30 @@ def prepare(job: Job, run_all: RunAll, on_progress: Progress) -> Manifest:
     work = partial(_write, job.root, job.rows_per_row_group, job.treatment)
     written = tasks.run("written", work, parts)
     manifest = _manifest(job, written, rows, rejected)
-    claim.finish(manifest, rejected_lines(rejected))
+    claim.finish(manifest.to_json(), rejected_lines(rejected))
+    return manifest
+
+
+def _finished(told: dict[str, Any], job: Job, claim: Claim) -> Manifest:
+    """The manifest of shards that are there already, if they are the job's."""
+    try:
+        manifest = Manifest.from_tree(told)
+    except (KeyError, TypeError, ValueError) as error:
+        raise claim.foreign() from error
+    preparation = manifest.preparation
+    theirs = {
+        "identity": manifest.identity,
+        "rows_per_row_group": manifest.rows_per_row_group,
+        "max_side_px": preparation.max_side_px if preparation is not None else None,
+    }
+    claim.refuse_other(theirs, job.facts)
+    if manifest.num_rejected and job.treatment.on_bad_image == "stop":
+        raise DataError(
+            f"{public_name(job.root)!r} holds these shards already, without "
+            f"{manifest.num_rejected:,} images that cannot be decoded ({REJECTED}); give "
+            "--on-bad-image skip, or repair the images and give a new folder."
+        )
+    claim.clear()
     return manifest
 
 

@@ -20,19 +20,22 @@ RESAMPLING, JPEG_QUALITY = "lanczos", 95
 _KEPT_MODES = ("L", "RGB")
 
 
-class _Checksum(io.RawIOBase):
+class Checksum(io.RawIOBase):
     """Passes on what is written, and keeps its SHA-256."""
 
     def __init__(self, stream: pa.NativeFile) -> None:
         self._stream, self._place, self.digest = stream, 0, hashlib.sha256()
 
     def writable(self) -> bool:
+        """It is."""
         return True
 
     def tell(self) -> int:
+        """Bytes written."""
         return self._place
 
     def write(self, content: bytes) -> int:  # type: ignore[override]
+        """Passes on all of it."""
         self._stream.write(content)
         self.digest.update(content)
         self._place += len(content)
@@ -57,7 +60,7 @@ def write_shard_file(
     """
     num_rows = num_bytes = 0
     with filesystem.open_output_stream(path) as stream:
-        checked = _Checksum(stream)
+        checked = Checksum(stream)
         with pq.ParquetWriter(
             checked, COLUMNS, compression={"image": "none"}, write_page_checksum=True
         ) as writer:
@@ -104,11 +107,14 @@ def fault_of(encoded: bytes) -> str | None:
     """Why this cannot be decoded as an image; none if it can."""
     try:
         decode(encoded)
-    except UnidentifiedImageError:
-        return "no image"
     except OSError as error:
-        return first_line(error)
+        return reason(error)
     return None
+
+
+def reason(error: OSError) -> str:
+    """Why an image cannot be decoded, in a few words."""
+    return "no image" if isinstance(error, UnidentifiedImageError) else first_line(error)
 
 
 def fit(encoded: bytes, max_side_px: int | None) -> tuple[bytes, tuple[int, int]]:

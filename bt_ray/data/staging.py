@@ -28,7 +28,7 @@ def needs_staging(job: Job) -> bool:
 
 def stage(job: Job, tasks: Tasks) -> Job:
     """The job with a source of the same images in the same order, each to be read alone."""
-    parts = _blocks(job.source, job.rows_per_shard)
+    parts = blocks(job.source, job.rows_per_shard)
     named = {f"stage-{number:05d}": part for number, part in enumerate(parts)}
     records = tasks.run("copied", partial(_copy, job.root), named)
     sizes = [np.array(record["sizes"], np.int64) for record in records]
@@ -49,7 +49,7 @@ def stage(job: Job, tasks: Tasks) -> Job:
     return replace(job, source=source)
 
 
-def _blocks(source: Source, size: int) -> list[Source]:
+def blocks(source: Source, size: int) -> list[Source]:
     """The source in its stored order, cut between blocks into parts of `size` images or more."""
     order = source.stored_order
     rows = source.entries.select(order).append_column("at", pa.array(range(len(source))))

@@ -1,5 +1,6 @@
 """Exact nearest neighbours, and the weighted classification by them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -21,21 +22,23 @@ def nearest(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
       queries: (Q, F).
       bank: (M, F); all of it is returned if M < k.
     """
-    found = [_nearest_of_block(block, bank, min(k, len(bank)))
-             for block in functional.normalize(queries.float()).split(_QUERY_BLOCK)]  # fmt: skip
-    similarities, indices = zip(*found, strict=True)
-    return torch.cat(similarities), torch.cat(indices)
+    return nearest_in_blocks(queries, bank.split(_BANK_BLOCK), k)
 
 
-def _nearest_of_block(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_in_blocks(queries: Tensor, blocks: Iterable[Tensor], k: int) -> tuple[Tensor, Tensor]:
+    """The same of a bank that comes block by block, of which one is held at a time."""
+    queries = functional.normalize(queries.float())
     best = queries.new_empty((len(queries), 0))
     index = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
-    for first in range(0, len(bank), _BANK_BLOCK):
-        part = functional.normalize(bank[first : first + _BANK_BLOCK].float())
-        similarity, place = (queries @ part.T).topk(min(k, len(part)))
+    first = 0
+    for block in blocks:
+        unit = functional.normalize(block.float())
+        found = [(part @ unit.T).topk(min(k, len(unit))) for part in queries.split(_QUERY_BLOCK)]
+        similarity, place = (torch.cat(parts) for parts in zip(*found, strict=True))
         together = torch.cat([best, similarity], 1)
         best, chosen = together.topk(min(k, together.shape[1]))
         index = torch.cat([index, place + first], 1).gather(1, chosen)
+        first += len(block)
     return best, index
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from bt_ray.config import Settings, flatten
@@ -118,9 +118,64 @@ def _is_there(client: MlflowClient, run_id: str) -> bool:
     try:
         return bool(client.get_run(run_id).info.lifecycle_stage == "active")
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return False  # the latter of what is no id at all
         raise
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedFacts:
+    """What MLflow knows of a run."""
+
+    run_id: str
+    name: str
+    state: str
+    """RUNNING, FINISHED, KILLED or FAILED."""
+    commit: str | None
+    storage: str | None
+    """Folder of all runs, where the run's own may be."""
+    params: dict[str, str]
+    """Settings by their dotted keys."""
+
+
+def find_recorded(uri: str, reference: str) -> RecordedFacts | None:
+    """The run of this id, or the last one of this name; none if MLflow knows no such run.
+
+    Raises: TrackingError if the server does not answer.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return None  # a client would make the file
+    with answering(uri) as client:
+        if _is_there(client, reference):
+            return _facts(client.get_run(reference))
+        ids = [found.experiment_id for found in client.search_experiments()]
+        name = reference.replace("\\", "").replace("'", "")
+        runs = client.search_runs(
+            ids, f"attributes.run_name = '{name}'", max_results=1, order_by=["start_time DESC"]
+        )
+        return _facts(runs[0]) if runs else None
+
+
+def _facts(run: Run) -> RecordedFacts:
+    return RecordedFacts(
+        run_id=run.info.run_id,
+        name=str(run.info.run_name),
+        state=run.info.status,
+        commit=run.data.tags.get("mlflow.source.git.commit"),
+        storage=run.data.params.get("storage"),
+        params=dict(run.data.params),
+    )
+
+
+def recorded_history(uri: str, run_id: str) -> dict[str, dict[int, float]]:
+    """Metric name → step → value, ordered by step. Raises: TrackingError."""
+    with answering(uri) as client:
+        names = client.get_run(run_id).data.metrics
+        return {
+            name: {m.step: m.value for m in sorted(
+                client.get_metric_history(run_id, name), key=lambda m: (m.step, m.timestamp))}
+            for name in names
+        }  # fmt: skip
 
 
 def start_parent_run(name: str, settings: Settings) -> MlflowRun:

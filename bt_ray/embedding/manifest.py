@@ -1,0 +1,91 @@
+"""What a folder of vectors holds, as its manifest says it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from bt_ray.data.manifest import Shard
+from bt_ray.errors import DataError
+
+SCHEMA_VERSION = 1
+KIND = "embeddings"
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def columns(num_features: int) -> pa.Schema:
+    """Of the files: `source` is where in the source the image lay; `class_name` may be null."""
+    return pa.schema(
+        [
+            ("sample_id", pa.string()),
+            ("source", pa.string()),
+            ("class_name", pa.string()),
+            ("vector", pa.list_(pa.float32(), num_features)),
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderFacts:
+    """Which encoder made the vectors, and how."""
+
+    reference: str
+    """As it was named."""
+    run_id: str | None
+    """Of the MLflow run that trained it."""
+    digest: str
+    """SHA-256 over names and values of all its weights."""
+    architecture: str
+    image_px: int
+    """Side of the central view that it was given."""
+    num_features: int
+    precision: Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingManifest:
+    """What a folder of vectors holds."""
+
+    kind: str
+    schema_version: int
+    identity: str
+    """Of the images: changes when they do."""
+    source: str
+    """What the images came from, as it was named."""
+    encoder: EncoderFacts
+    rows_per_file: int
+    num_rows: int
+    num_rejected: int
+    """Images that could not be decoded: they have no vector."""
+    rejected_sha256: str | None
+    """Of the list of those, rejected.jsonl."""
+    files: tuple[Shard, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the manifest, and so over the checksums of all files."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The manifest as the text of its file."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> "EmbeddingManifest":
+        """The manifest whose file holds this JSON.
+
+        Raises: KeyError, TypeError or ValueError if it is no manifest of vectors; DataError if a
+          newer bt_ray wrote it.
+        """
+        if tree["kind"] != KIND:
+            raise ValueError(f"kind={tree['kind']}")
+        if tree["schema_version"] > SCHEMA_VERSION:
+            raise DataError(
+                f"The vectors have schema {tree['schema_version']}; this bt_ray reads up to "
+                f"{SCHEMA_VERSION}. Use a newer bt_ray."
+            )
+        files = tuple(Shard(**file) for file in tree["files"])
+        return cls(**tree | {"encoder": EncoderFacts(**tree["encoder"]), "files": files})

@@ -1,0 +1,112 @@
+"""How an encoder sees some images: a map of them, and what it takes to be alike."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from torch import Tensor
+
+from bt_ray.data.batches import normalize
+from bt_ray.data.shards import ShardSet
+from bt_ray.errors import DataError
+from bt_ray.evaluation.images import load_images
+from bt_ray.evaluation.knn import nearest
+from bt_ray.model.pretrained import Pretrained
+
+_BLOCK = 64
+_FEWEST_FOR_TSNE = 30
+_PERPLEXITY = 30
+_PCA_DIMENSIONS = 50
+
+
+@dataclass(frozen=True)
+class Look:
+    """Some images and their representations.
+
+    `pixels`: uint8 (n, px, px, 3); `features`: float32 (n, F); `labels`: int64 (n,), −1 where
+    there is none; `which`: what the images are, in words.
+    """
+
+    pixels: NDArray[np.uint8]
+    features: Tensor
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    which: str
+
+
+@torch.inference_mode()
+def look_at(pretrained: Pretrained, most_images: int) -> Look:
+    """Representations of the first of the run's held-out images, or else of its own.
+
+    Raises: DataError if they are no longer there.
+    """
+    settings = pretrained.settings
+    held_out = settings.data.test is not None
+    shards = ShardSet.open(settings.data.test or settings.data.train)
+    manifest = shards.manifest
+    groups = -(-min(manifest.num_rows, most_images) // manifest.rows_per_row_group)
+    images = load_images(shards.read(np.arange(groups)), settings.views.image_px)
+    pixels, labels = images.pixels[:most_images], images.labels[:most_images]
+    if not len(pixels):
+        raise DataError(f"No image in {shards.root!r} can be decoded.")
+    features = [pretrained.encoder(normalize(block)).float() for block in pixels.split(_BLOCK)]
+    return Look(
+        np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()),
+        torch.cat(features),
+        labels.numpy(),
+        manifest.classes,
+        f"{len(pixels):,} {'held-out' if held_out else 'training'} images",
+    )
+
+
+def place(features: Tensor) -> tuple[NDArray[np.float32], str]:
+    """Images in the plane (n, 2), near each other if their representations are; and by what.
+
+    t-SNE of the cosine distances, from the first two principal components on; these alone for
+    fewer than 30 images. The same every time.
+    """
+    unit = torch.nn.functional.normalize(features.double()).numpy()
+    count = min(_PCA_DIMENSIONS, *unit.shape)
+    components = PCA(count, random_state=0).fit_transform(unit) if count > 1 else unit
+    if len(unit) < _FEWEST_FOR_TSNE:
+        flat = np.zeros((len(unit), 2), np.float32)
+        flat[:, : min(2, components.shape[1])] = components[:, :2]
+        return flat, "PCA"
+    # On unit vectors Euclidean distance orders pairs as cosine similarity does.
+    found = TSNE(perplexity=min(_PERPLEXITY, len(unit) // 4), init="pca", random_state=0)
+    return found.fit_transform(components.astype(np.float32)).astype(np.float32), "t-SNE"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """An image, and those nearest to it, by their numbers; and the similarities."""
+
+    query: int
+    neighbors: tuple[int, ...]
+    similarities: tuple[float, ...]
+
+
+def alike(look: Look, num_queries: int, num_neighbors: int) -> list[Likeness]:
+    """Nearest neighbours of some images, of as many classes as there are, itself left out."""
+    queries = _queries(look.labels, num_queries)
+    similarities, rows = nearest(look.features[queries], look.features, num_neighbors + 1)
+    found = []
+    for query, row, cosines in zip(queries, rows.tolist(), similarities.tolist(), strict=True):
+        others = [(i, c) for i, c in zip(row, cosines, strict=True) if i != query]
+        near = others[:num_neighbors]
+        found.append(Likeness(query, tuple(i for i, _ in near), tuple(c for _, c in near)))
+    return found
+
+
+def _queries(labels: NDArray[np.int64], count: int) -> list[int]:
+    """The first image of each class, in the classes' order; then their second, and so on."""
+    seen: Counter[int] = Counter()
+    ranks = []
+    for row, label in enumerate(labels.tolist()):
+        ranks.append((seen[label], label, row))
+        seen[label] += 1
+    return [row for _, _, row in sorted(ranks)[:count]]

@@ -1,0 +1,122 @@
+"""One page of HTML about one run or several: it opens anywhere, and asks for nothing else."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
+
+from bt_ray.errors import BtRayError, SettingsError
+from bt_ray.figures.comparison import color_of
+from bt_ray.model.pretrained import load_folder
+from bt_ray.report.look import Look, look_at
+from bt_ray.report.pictures import (
+    Detail,
+    HeatMap,
+    LookPictures,
+    draw_charts,
+    draw_heat_maps,
+    draw_look,
+)
+from bt_ray.report.record import RunRecord
+from bt_ray.report.tables import main_rows, score_tables, setting_rows
+
+MOST_BYTES = 2 * 10**6
+_DETAILS = (Detail(256, 600, 6), Detail(128, 400, 4), Detail(64, 200, 2), Detail(48, 100, 1))
+_FACTS: tuple[tuple[str, Callable[[RunRecord], float | None], str], ...] = (
+    ("loss", lambda run: run.last("train/loss"), "{:,.4g}"),
+    ("kNN, untrained", lambda run: run.first("knn/top1"), "{:.1%}"),
+    ("kNN", lambda run: run.last("knn/top1"), "{:.1%}"),
+    ("RankMe, untrained", lambda run: run.first("probe/rankme"), "{:.1f}"),
+    ("RankMe", lambda run: run.last("probe/rankme"), "{:.1f}"),
+    ("alignment", lambda run: run.last("probe/alignment"), "{:.3f}"),
+    ("uniformity", lambda run: run.last("probe/uniformity"), "{:.2f}"),
+    ("images/s", lambda run: run.last("time/images_per_s"), "{:,.0f}"),
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of HTML; `missing`: what it does not show, in sentences, by the run's name."""
+
+    html: str
+    missing: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What the page shows of a run alone."""
+
+    record: RunRecord
+    color: str
+    heat_maps: list[HeatMap]
+    look: LookPictures | None
+    missing: list[str] = field(default_factory=list)
+
+
+def build_page(runs: Sequence[RunRecord]) -> Page:
+    """The page of these runs, at most 2 MB, with less in its pictures where they are many.
+
+    Raises: SettingsError if there are too many runs.
+    """
+    looks = [_look(run) for run in runs]
+    charts = draw_charts(runs)
+    for detail in _DETAILS:
+        page = _render(runs, looks, charts, detail)
+        if len(page.html.encode()) <= MOST_BYTES:
+            return page
+    raise SettingsError(f"A page of 2 MB cannot show {len(runs)} runs; name fewer.")
+
+
+def _look(run: RunRecord) -> Look | str:
+    """What the run's encoder makes of its images, or why that is not known."""
+    if run.checkpoint is None:
+        return ""
+    try:
+        return look_at(load_folder(run.checkpoint), _DETAILS[0].map_images)
+    except (BtRayError, OSError) as error:
+        return f"Map and neighbours: {error}"
+
+
+def _render(
+    runs: Sequence[RunRecord], looks: Sequence[Look | str], charts: Sequence[str], detail: Detail
+) -> Page:
+    views = []
+    for number, (run, look) in enumerate(zip(runs, looks, strict=True)):
+        fault = look if isinstance(look, str) else ""
+        views.append(
+            RunView(
+                record=run,
+                color=color_of(number),
+                heat_maps=draw_heat_maps(run, detail),
+                look=draw_look(look, number, detail) if isinstance(look, Look) else None,
+                missing=run.missing + ([fault] if fault else []),
+            )
+        )
+    rows = setting_rows(runs)
+    html = _template().render(
+        views=views,
+        facts=[
+            (words, [_shown(value(run), form) for run in runs]) for words, value, form in _FACTS
+        ],
+        charts=charts,
+        main_settings=main_rows(rows, len(runs)),
+        all_settings=rows,
+        score_tables=score_tables(runs),
+        heat_px=detail.heat_px,
+    )
+    return Page(html, {view.record.name: view.missing for view in views if view.missing})
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("bt_ray.report", "."),
+        autoescape=select_autoescape(["html", "jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")

@@ -1,0 +1,154 @@
+"""The pictures of a report, as text that the page carries within itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bt_ray.figures.comparison import draw_map, draw_measure, draw_spectra, heat_map
+from bt_ray.figures.inline import styled, to_jpeg, to_png, to_svg
+from bt_ray.report.look import Look, alike, place
+from bt_ray.report.record import RunRecord
+
+_THUMBNAIL_PX = 72
+_NEIGHBORS = 6
+
+
+@dataclass(frozen=True)
+class Detail:
+    """How much the pictures show, which decides how large the page is."""
+
+    heat_px: int
+    map_images: int
+    queries: int
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A cross-correlation matrix after so many steps."""
+
+    step: int
+    address: str
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small image; `similarity` and `is_same_class` to the query, none for itself."""
+
+    address: str
+    words: str
+    similarity: float | None = None
+    is_same_class: bool | None = None
+
+
+@dataclass(frozen=True)
+class LookPictures:
+    """How a run's encoder sees images; `agreement`: in words, none without labels."""
+
+    map: str
+    method: str
+    which: str
+    rows: tuple[tuple[Thumbnail, ...], ...]
+    agreement: str | None
+
+
+_MEASURES = (
+    ("train/loss", "Loss", False),
+    ("train/on_diagonal", "Invariance: on-diagonal term", False),
+    ("train/off_diagonal", "Redundancy: λ × off-diagonal term", False),
+    ("knn/top1", "kNN, top-1 on held-out images, %", True),
+    ("probe/rankme", "RankMe: effective rank", True),
+    ("probe/alignment", "Alignment of two views (0 is best)", True),
+    ("probe/uniformity", "Uniformity (lower is better)", True),
+)
+
+
+def draw_charts(runs: Sequence[RunRecord]) -> list[str]:
+    """The curves of all runs, one chart a measure that any of them has, and their spectra."""
+    charts = []
+    with styled():
+        for number, (metric, title, is_probe) in enumerate(_MEASURES):
+            curves = [dict(run.history.get(metric, {})) for run in runs]
+            if metric == "train/off_diagonal":
+                curves = [
+                    {step: run.redundancy_weight * value for step, value in points.items()}
+                    for run, points in zip(runs, curves, strict=True)
+                ]
+            if any(curves):
+                figure = draw_measure(
+                    curves,
+                    title=title,
+                    with_marks=is_probe,
+                    is_percentage=metric == "knn/top1",
+                )
+                charts.append(to_svg(figure, name=f"m{number}", words=f"{title}, over the steps"))
+        spectra = [
+            {step: arrays["eigenvalues"] for step, arrays in run.snapshots.items()} for run in runs
+        ]
+        if any(spectra):
+            words = "Eigenvalues of the representations' covariance, in order of size"
+            charts.append(to_svg(draw_spectra(spectra), name="spectra", words=words))
+    return charts
+
+
+def draw_heat_maps(run: RunRecord, detail: Detail) -> list[HeatMap]:
+    """The cross-correlation at the first and the last probe that left it."""
+    steps = list(run.snapshots)
+    return [
+        HeatMap(step, to_png(*heat_map(run.snapshots[step]["cross_correlation"], detail.heat_px)))
+        for step in dict.fromkeys([*steps[:1], *steps[-1:]])
+    ]
+
+
+def draw_look(look: Look, number: int, detail: Detail) -> LookPictures:
+    """Map and neighbours of the run of this number on the page."""
+    shown = slice(0, detail.map_images)
+    places, method = place(look.features[shown])
+    with styled():
+        figure = draw_map(
+            places, look.labels[shown], look.classes, title=f"{method} of {len(places):,} images"
+        )
+        svg = to_svg(figure, name=f"map{number}", words=f"{method} map of the representations")
+    likenesses = alike(look, detail.queries, _NEIGHBORS)
+    comparable = _has_others(look.labels)
+    rows, agreeing, total = [], 0, 0
+    for likeness in likenesses:
+        row = [Thumbnail(_thumbnail(look.pixels[likeness.query]), _words(look, likeness.query))]
+        for image, similarity in zip(likeness.neighbors, likeness.similarities, strict=True):
+            same = None
+            if comparable[likeness.query]:
+                same = bool(look.labels[image] == look.labels[likeness.query])
+                agreeing, total = agreeing + same, total + 1
+            row.append(
+                Thumbnail(
+                    _thumbnail(look.pixels[image]),
+                    _words(look, image),
+                    similarity,
+                    same,
+                )
+            )
+        rows.append(tuple(row))
+    agreement = f"{agreeing} of {total} are of the query's class" if total else None
+    return LookPictures(svg, method, look.which, tuple(rows), agreement)
+
+
+def _has_others(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each image has a class, and is not the only one of it."""
+    classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    found: NDArray[np.bool_] = ((classes >= 0) & (counts > 1))[index]
+    return found
+
+
+def _words(look: Look, image: int) -> str:
+    label = int(look.labels[image])
+    return look.classes[label] if 0 <= label < len(look.classes) else f"image {image}"
+
+
+def _thumbnail(pixels: NDArray[np.uint8]) -> str:
+    """Large images are made small; small ones the page enlarges, pixel by pixel."""
+    if len(pixels) <= _THUMBNAIL_PX:
+        return to_jpeg(pixels) if len(pixels) > 32 else to_png(pixels)
+    small = Image.fromarray(pixels).resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    return to_jpeg(np.asarray(small))

@@ -1,0 +1,217 @@
+"""Everything that is known of a run, wherever it is kept, and what is not."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bt_ray.config import SETTINGS_FILE, Settings, flatten, from_json
+from bt_ray.errors import SettingsError, TrackingError
+from bt_ray.tracking.mlflow import (
+    RecordedFacts,
+    find_recorded,
+    recorded_history,
+    recorded_run,
+    tracking_uri,
+)
+from bt_ray.tracking.snapshots import Arrays, read_snapshots
+from bt_ray.tracking.tracker import METRICS, read_history
+from bt_ray.training.state import last_checkpoint
+
+History = Mapping[str, Mapping[int, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What is known of a run.
+
+    `settings`: none if MLflow alone knows the run; `flat` are the same as text, by dotted key.
+    `snapshots`: a probe's arrays, by step. `evaluations`: as their files have them. `missing`:
+    what cannot be shown, and why, in sentences.
+    """
+
+    name: str
+    run_id: str | None
+    uri: str | None
+    folder: Path | None
+    settings: Settings | None
+    flat: Mapping[str, str]
+    history: History
+    snapshots: Mapping[int, Arrays]
+    summary: Mapping[str, Any]
+    state: str
+    commit: str | None
+    checkpoint: Path | None
+    evaluations: tuple[Mapping[str, Any], ...]
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def redundancy_weight(self) -> float:
+        """λ, which weighs the off-diagonal term as it enters the loss."""
+        return float(self.flat["objective.redundancy_weight"])
+
+    @property
+    def model_version(self) -> str | None:
+        """NAME/VERSION of its encoder in the model registry, if it is there."""
+        version = self.summary.get("model_version")
+        return None if version is None else str(version)
+
+    def last(self, metric: str) -> float | None:
+        """The newest value of a metric."""
+        points = list(self.history.get(metric, {}).values())
+        return points[-1] if points else None
+
+    def first(self, metric: str) -> float | None:
+        """The oldest value of a metric, before training if a probe made it."""
+        points = list(self.history.get(metric, {}).values())
+        return points[0] if points else None
+
+
+def find_run(reference: str, storage: Path) -> RunRecord:
+    """The run that `reference` means: its folder, or its name or id.
+
+    Args:
+      storage: folder of all runs; MLflow's records are there, unless MLFLOW_TRACKING_URI says
+        where.
+    Raises: SettingsError if there is no such run; TrackingError if only MLflow could know.
+    """
+    for folder in (Path(reference).expanduser(), storage / reference):
+        if (folder / SETTINGS_FILE).is_file():
+            return _of_folder(folder.resolve())
+    uri = tracking_uri(str(storage))
+    facts = find_recorded(uri, reference.removeprefix("runs:/"))
+    if facts is None:
+        raise SettingsError(
+            f"There is no run {reference!r}: no run's folder of that name, here or in {storage}, "
+            f"and no run of that name or id in MLflow at {uri}. Give a run's folder, or its "
+            "storage by --storage."
+        )
+    folder = Path(facts.storage or "", facts.name)
+    found = recorded_run(folder)
+    if found is not None and found.run_id == facts.run_id:
+        return _of_folder(folder)
+    return _of_mlflow(facts, uri)
+
+
+def _of_folder(folder: Path) -> RunRecord:
+    missing: list[str] = []
+    settings = from_json((folder / SETTINGS_FILE).read_text())
+    run, facts = recorded_run(folder), None
+    if run is None:
+        missing.append("Commit and state: the run's folder does not tell its MLflow run.")
+    else:
+        try:
+            facts = find_recorded(run.uri, run.run_id)
+            if facts is None:
+                missing.append(f"Commit and state: MLflow at {run.uri} has no run {run.run_id}.")
+        except TrackingError as error:
+            missing.append(f"Commit and state: {error}")
+    history = read_history(folder / METRICS)
+    snapshots = read_snapshots(folder)
+    summary = _read_json(folder / "summary.json")
+    checkpoint, _ = last_checkpoint(folder)
+    run_id = None if run is None else run.run_id
+    if not history:
+        missing.append(f"Curves: {METRICS} has no line yet; the first comes with the first probe.")
+    if not snapshots:
+        missing.append("Cross-correlation and spectrum: no probe has written its arrays yet.")
+    if "knn/top1" not in history and history:
+        missing.append("kNN: it needs labelled images in data.train and data.test.")
+    if checkpoint is None:
+        missing.append("Map, neighbours and snippet: there is no complete checkpoint yet.")
+    evaluations = _evaluations(folder.parent, run_id)
+    if not evaluations:
+        missing.append("Evaluations: none yet; see `python -m pipelines.evaluate --help`.")
+    return RunRecord(
+        name=settings.name,
+        run_id=run_id,
+        uri=None if run is None else run.uri,
+        folder=folder,
+        settings=settings,
+        flat={key: str(value) for key, value in flatten(settings).items()},
+        history=history,
+        snapshots=snapshots,
+        summary=summary,
+        state=_state(summary, history, facts),
+        commit=None if facts is None else facts.commit,
+        checkpoint=checkpoint,
+        evaluations=evaluations,
+        missing=missing,
+    )
+
+
+def _of_mlflow(facts: RecordedFacts, uri: str) -> RunRecord:
+    """A run whose folder is out of reach: settings, curves and scores are with MLflow."""
+    if "objective.redundancy_weight" not in facts.params:
+        raise SettingsError(
+            f"The MLflow run {facts.run_id} ({facts.name}) is not a pretraining run: it has no "
+            "settings. Name one of a sweep's trials, or another run."
+        )
+    history = recorded_history(uri, facts.run_id)
+    scores = {
+        name.removeprefix("eval/"): next(reversed(points.values()))
+        for name, points in history.items()
+        if name.startswith("eval/")
+    }
+    return RunRecord(
+        name=facts.name,
+        run_id=facts.run_id,
+        uri=uri,
+        folder=None,
+        settings=None,
+        flat=facts.params,
+        history=history,
+        snapshots={},
+        summary={},
+        state=_state({}, history, facts),
+        commit=facts.commit,
+        checkpoint=None,
+        evaluations=_by_evaluation(scores),
+        missing=[
+            "Cross-correlation, spectrum, map and neighbours: the run's folder, "
+            f"{Path(facts.storage or '', facts.name)}, is not within reach."
+        ],
+    )
+
+
+def _by_evaluation(scores: Mapping[str, float]) -> tuple[Mapping[str, Any], ...]:
+    """Scores as MLflow keeps them, such as `knn_top1`, by the evaluation that they begin with."""
+    names = sorted({name.partition("_")[0] for name in scores})
+    return tuple(
+        {
+            "evaluation": evaluation,
+            "scores": {n: v for n, v in scores.items() if n.partition("_")[0] == evaluation},
+        }
+        for evaluation in names
+    )
+
+
+def _evaluations(storage: Path, run_id: str | None) -> tuple[Mapping[str, Any], ...]:
+    """The results below the storage that are of this run, by the evaluation's name."""
+    if run_id is None:
+        return ()
+    found = [_read_json(file) for file in sorted((storage / "evaluations").glob("*.json"))]
+    mine = [record for record in found if record.get("run_id") == run_id and record.get("scores")]
+    return tuple(sorted(mine, key=lambda record: str(record.get("evaluation"))))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """What a file of JSON says; nothing if it is not there, or not whole."""
+    try:
+        tree = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _state(summary: Mapping[str, Any], history: History, facts: RecordedFacts | None) -> str:
+    """How far the run is, and how it ended, in words."""
+    done = max((step for points in history.values() for step in points), default=0)
+    if summary:
+        steps, total = summary["steps"], summary["total_steps"]
+        if steps >= total:
+            return f"finished after {steps:,} steps"
+        return f"stopped after {steps:,} of {total:,} steps"
+    told = "unfinished" if facts is None else facts.state.lower()
+    return f"{told}, {done:,} steps recorded"
