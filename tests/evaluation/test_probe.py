@@ -31,7 +31,7 @@ ALWAYS = {
 
 
 def seeded_twins(settings: Settings) -> Twins:
-    return build_state(settings, CPU).twins
+    return build_state(settings, CPU).module
 
 
 @pytest.fixture(scope="module")

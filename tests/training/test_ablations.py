@@ -94,16 +94,16 @@ def test_a_new_run_takes_the_predictor_if_it_is_built_alike(
     settings = override(small_settings, BOTH)
     trained, _ = run(settings, tmp_path)
     start = {"model.start_from": str(tmp_path / "6")}
-    same = loop.build_state(settings, CPU).twins
+    same = loop.build_state(settings, CPU).module
     load_start(same, override(settings, start))
     assert_equal(trained, same)
     narrower = override(settings, {**start, "model.predictor_widths": [16, 64]})
-    other, fresh = (loop.build_state(narrower, CPU).twins for _ in range(2))
+    other, fresh = (loop.build_state(narrower, CPU).module for _ in range(2))
     load_start(other, narrower)
     assert_equal_parts(other.projector, trained.projector)
     assert_equal_parts(other.predictor, fresh.predictor)
     bare = override(settings, {**start, "model.projector_batch_norm": False})
-    other, fresh = (loop.build_state(bare, CPU).twins for _ in range(2))
+    other, fresh = (loop.build_state(bare, CPU).module for _ in range(2))
     load_start(other, bare)
     assert_equal_parts(other.encoder, trained.encoder)
     assert_equal_parts(other.projector, fresh.projector)

@@ -57,7 +57,7 @@ def _train(
 def drift(settings: Settings, dtype: torch.dtype) -> dict[Way, float]:
     """The largest distance of a tensor of any run from the plainest run's, by way."""
     expected = run_workers(1, _train, settings, dtype, ["correlation"])[0]["correlation"]
-    start = build_state(settings, CPU).twins.state_dict()
+    start = build_state(settings, CPU).module.state_dict()
     moved = [distance(start[n], v) for n, v in expected.items() if n.endswith("weight")]
     assert max(moved) > 0.01
     distances: dict[Way, list[float]] = {way: [] for way in get_args(Way)}
