@@ -78,9 +78,10 @@ class StudySearch(OptunaSearch):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keeps a score of a trial that goes on."""
-        trial = self._ot_trials[trial_id]
-        epoch = round(result["epoch"])
-        if "score" in result and epoch not in trial._cached_frozen_trial.intermediate_values:
+        if "score" not in result:
+            return
+        trial, epoch = self._ot_trials[trial_id], round(result["epoch"])
+        if epoch not in trial._cached_frozen_trial.intermediate_values:
             trial.report(result["score"], epoch)
 
     def on_trial_complete(
