@@ -23,6 +23,15 @@ SETTINGS_FILE = "settings.json"
 
 Encoder = Literal["conv4", "conv6", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Transformation = Literal["crop", "flip", "jitter", "grayscale", "blur", "solarize"]
+WITHOUT: Mapping[Transformation, Mapping[str, Any]] = {
+    "crop": {"crop_area": (1.0, 1.0)},
+    "flip": {"flip_probability": 0.0},
+    "jitter": {"jitter_probability": 0.0},
+    "grayscale": {"grayscale_probability": 0.0},
+    "blur": {"blur_probability": (0.0, 0.0)},
+    "solarize": {"solarize_probability": (0.0, 0.0)},
+}
+"""What of the views' settings leaves a transformation out."""
 Variant = Literal[
     "barlow_twins",
     "invariance_only",
@@ -166,17 +175,9 @@ class ViewSettings:
         Without `crop` the whole image is resized, or its middle if it is longer than
         `crop_ratio` allows.
         """
-        removed: dict[Transformation, dict[str, Any]] = {
-            "crop": {"crop_area": (1.0, 1.0)},
-            "flip": {"flip_probability": 0.0},
-            "jitter": {"jitter_probability": 0.0},
-            "grayscale": {"grayscale_probability": 0.0},
-            "blur": {"blur_probability": (0.0, 0.0)},
-            "solarize": {"solarize_probability": (0.0, 0.0)},
-        }
         changes: dict[str, Any] = {}
         for transformation in transformations:
-            changes |= removed[transformation]
+            changes |= WITHOUT[transformation]
         return dataclasses.replace(self, **changes)
 
 

@@ -2,72 +2,83 @@
 
 import sys
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from rich.table import Table
 
 from bt_ray.config import Settings
-from bt_ray.presets import PRESETS, preset
-from pipelines.terminal import console, finish, guarded
+from bt_ray.presets import PRESETS, starting_point
+from pipelines.terminal import console, finish, guarded, quiet_libraries
 
+if TYPE_CHECKING:
+    from bt_ray.tuning.sweep import SweepSummary
 
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """A search over one space of `tune_spaces`, on top of a preset."""
-
-    trials: int = 8
-    """Number of settings to try."""
-    settings: Annotated[Settings, tyro.conf.arg(name="")]
+_USAGE = (
+    f"usage: python -m pipelines.sweep SPACE {{{','.join(PRESETS)}}} [--trials N] "
+    "[--section.field value …]\n"
+    "       SPACE: a file of tune_spaces, such as redundancy_weight, or a path to one of yours, "
+    "such as spaces/mine.py\n"
+    "       The preset may also be a run's settings file, FOLDER/settings.json.\n"
+    "       python -m pipelines.sweep SPACE PRESET --help"
+)
 
 
 def main() -> None:
-    """Parses the command line, sweeps, prints the trials."""
-    order = guarded(lambda: parse(sys.argv[1:]))
-    from bt_ray.tuning.space import load_space
-    from bt_ray.tuning.sweep import SweepSummary, sweep
-
-    space = guarded(lambda: load_space(sys.argv[1]))
-    console.print(f"{order.trials} trials of {space.name} on [bold]{order.settings.name}[/]")
-    summary: SweepSummary = guarded(lambda: sweep(space, order.settings, trials=order.trials))
-    table = Table(title=f"{space.name}: {summary.metric}")
-    for column in ("trial", *space.parameters, "score", "minutes"):
-        table.add_column(column, justify="right")
-    for trial in sorted(summary.trials, key=lambda t: t.score or 0.0, reverse=True):
-        shown = [f"{value:.4g}" if isinstance(value, float) else str(value)
-                 for value in trial.changes.values()]  # fmt: skip
-        score = "failed" if trial.score is None else f"{trial.score:.4f}"
-        table.add_row(trial.name, *shown, score, f"{trial.seconds / 60:.1f}")
-    console.print(table)
-    winner = summary.winner
-    console.print(
-        f"Best: [bold]{summary.best.name}[/], registered as models:/{winner.model_version}"
-    )
-    finish(
-        asdict(winner)
-        | {
-            "run_id": summary.run_id,
-            "best": asdict(summary.best),
-            "trials": [asdict(trial) for trial in summary.trials],
-        }
-    )
-
-
-def parse(arguments: list[str]) -> Sweep:
-    """The order given by a space, a preset and flags."""
+    """Parses the command line, says what it will take, sweeps, prints the trials."""
+    arguments = sys.argv[1:]
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
-        console.print(
-            f"usage: python -m pipelines.sweep SPACE {{{','.join(PRESETS)}}} [--trials N] "
-            "[--section.field value …]\n       SPACE: a file of tune_spaces, "
-            "such as redundancy_weight"
-        )
+        console.print(_USAGE, markup=False)
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
-    return tyro.cli(
-        Sweep,
-        prog=f"python -m pipelines.sweep {arguments[0]} {arguments[1]}",
-        args=arguments[2:],
-        default=Sweep(settings=preset(arguments[1])),
+    quiet_libraries()
+    from bt_ray.tuning.budget import check_budget, forecast_sweep
+    from bt_ray.tuning.order import SweepOrder
+    from bt_ray.tuning.space import load_space
+    from bt_ray.tuning.sweep import sweep
+    from pipelines.sweep_table import TrialTable, print_budget, print_summary
+
+    @dataclass(frozen=True, kw_only=True)
+    class Sweep(SweepOrder):
+        """A search over one space, on top of a preset."""
+
+        settings: Annotated[Settings, tyro.conf.arg(name="")]
+
+    order = guarded(
+        lambda: tyro.cli(
+            Sweep,
+            prog=f"python -m pipelines.sweep {arguments[0]} {arguments[1]}",
+            description=__doc__,
+            args=arguments[2:],
+            default=Sweep(settings=starting_point(arguments[1])),
+        )
     )
+    space = guarded(lambda: load_space(arguments[0]))
+    budget = guarded(lambda: forecast_sweep(space, order.settings, order))
+    print_budget(budget, space, order)
+    guarded(lambda: check_budget(budget, order))
+    with TrialTable(f"{space.name} on {order.settings.name}") as table:
+        summary: SweepSummary = guarded(
+            lambda: sweep(space, order.settings, order, on_progress=table.show)
+        )
+    print_summary(summary)
+    finish(record(summary))
+
+
+def record(summary: "SweepSummary") -> dict[str, Any]:
+    """The sweep for programs."""
+    verdict = summary.verdict
+    return {
+        "run_id": summary.run_id,
+        "steps": sum(trial.steps for trial in summary.trials),
+        "images_per_s": None,
+        "scores": {} if verdict is None else verdict.scores,
+        "model_version": None if verdict is None else verdict.model_version,
+        "paths": summary.paths,
+        "name": summary.name,
+        "score": summary.score,
+        "best": None if summary.best is None else asdict(summary.best),
+        "verdict": None if verdict is None else asdict(verdict),
+        "trials": [asdict(trial) for trial in summary.trials],
+    }
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from bt_ray.evaluation.correlation import cross_correlation
 from bt_ray.evaluation.hypersphere import alignment, uniformity
 from bt_ray.evaluation.images import LabelledImages, ViewPairs, load_images, load_view_pairs
 from bt_ray.evaluation.knn import knn_top1
+from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.spectrum import eigenvalues, mean_correlation, mean_deviation, rank_me
 from bt_ray.model.twins import Twins
 from bt_ray.precision import autocast, memory_format
@@ -60,6 +61,8 @@ class Probe:
     queries: LabelledImages | None
     pairs: ViewPairs
     device: torch.device
+    query_pairs: ViewPairs | None = None
+    """Of held-out images that have no labels."""
 
     @torch.no_grad()
     def __call__(self, twins: Twins) -> Probing:
@@ -88,9 +91,12 @@ class Probe:
             "probe/uniformity": uniformity(sample),
         }
         top1 = self._knn(twins, bank)
+        if top1 is not None:
+            measures["knn/top1"] = top1
+        measures |= self._held_out(twins)
         twins.train(was_training)
         return Probing(
-            measures=measures if top1 is None else measures | {"knn/top1": top1},
+            measures=measures,
             cross_correlation=cross_correlation(z_a, z_b).float().cpu().numpy(),
             eigenvalues=eigenvalues(sample).float().cpu().numpy(),
         )
@@ -111,6 +117,20 @@ class Probe:
             neighbors=self.settings.probe.neighbors,
             temperature=self.settings.probe.temperature,
         )
+
+    def _held_out(self, twins: Twins) -> dict[str, float]:
+        """Rank and alignment of held-out images without labels, for which there is no kNN."""
+        if self.queries is None or self.query_pairs is None:
+            return {}
+        sample = self._gather(self._represent(twins, self.queries.pixels), self.queries.rows)
+        view_a, view_b = (
+            self._gather(self._represent(twins, view), self.query_pairs.rows)
+            for view in (self.query_pairs.view_a, self.query_pairs.view_b)
+        )
+        return {
+            "held_out/rankme": rank_me(sample[:_SPECTRUM_ROWS]),
+            "held_out/alignment": alignment(view_a, view_b),
+        }
 
     def _represent(self, twins: Twins, pixels: Tensor) -> Tensor:
         """float32 (n, F) representations of this worker's images."""
@@ -142,17 +162,21 @@ def build_probe(
     bank = ShardSet.open(settings.data.train).read_share(
         rank, world_size, settings.probe.bank_images
     )
-    queries = None
+    queries, query_pairs = None, None
     if test is not None:
-        share = ShardSet.open(test).read_share(rank, world_size, settings.probe.query_images)
+        held_out = ShardSet.open(test)
+        share = held_out.read_share(rank, world_size, settings.probe.query_images)
         queries = load_images(share, image_px)
+        if (read_labels(held_out) < 0).any():
+            query_pairs = _pairs(share, queries, settings, device)
     images = load_images(bank, image_px)
+    pairs = _pairs(bank, images, settings, device)
+    return Probe(settings, images, queries, pairs, device, query_pairs)
+
+
+def _pairs(
+    table: pa.Table, images: LabelledImages, settings: Settings, device: torch.device
+) -> ViewPairs:
+    """Views of the first of some images, as many of this worker's as there are."""
     rows = images.rows[images.rows < _MOST_PAIRS].numpy()
-    pairs = bank.filter(pc.is_in(bank["row"], pa.array(rows)))
-    return Probe(
-        settings,
-        images,
-        queries,
-        load_view_pairs(pairs, settings, device),
-        device,
-    )
+    return load_view_pairs(table.filter(pc.is_in(table["row"], pa.array(rows))), settings, device)

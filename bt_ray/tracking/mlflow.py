@@ -16,7 +16,7 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from bt_ray.config import Settings, flatten
-from bt_ray.errors import TrackingError
+from bt_ray.errors import RunStoppedError, TrackingError
 from bt_ray.tracking.tracker import Measures
 
 EndState = Literal["FINISHED", "FAILED", "KILLED"]
@@ -209,7 +209,7 @@ def ending(run: MlflowRun) -> Iterator[Ending]:
     try:
         yield end
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | RunStoppedError)
         end.state = "KILLED" if stopped else "FAILED"
         raise
     finally:

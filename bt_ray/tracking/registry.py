@@ -1,8 +1,9 @@
 """The model registry: a run's encoder as a version that anyone loads by name."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,7 @@ import mlflow
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
@@ -21,6 +23,8 @@ from bt_ray.model.encoder import build_encoder
 from bt_ray.model.weights import ENCODER
 from bt_ray.tracking.mlflow import MlflowRun, answering
 
+CHAMPION = "champion"
+"""Alias of the version that is to be used, and beaten."""
 _REQUIREMENTS = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "pyarrow")
 
 
@@ -60,6 +64,45 @@ def _register(client: MlflowClient, run: MlflowRun, checkpoint: Path, settings: 
             registered_model_name=name,
         )
     return str(logged.registered_model_version)
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that an alias of a model stands for, and what is written on it."""
+
+    version: str
+    tags: Mapping[str, str]
+
+
+def find_champion(uri: str, name: str, alias: str = CHAMPION) -> Champion | None:
+    """The version of model `name` that `alias` stands for; none if there is none.
+
+    Raises: TrackingError if the server does not answer.
+    """
+    with answering(uri) as client:
+        try:
+            found = client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None  # the latter of a model without this alias
+            raise
+        return Champion(str(found.version), dict(found.tags))
+
+
+def describe_version(
+    uri: str, name: str, version: str, description: str, tags: Mapping[str, str]
+) -> None:
+    """Writes a description and tags on a version. Raises: TrackingError."""
+    with answering(uri) as client:
+        client.update_model_version(name, version, description)
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version, key, value)
+
+
+def give_alias(uri: str, name: str, version: str, alias: str = CHAMPION) -> None:
+    """Has `alias` stand for this version, and for no other. Raises: TrackingError."""
+    with answering(uri) as client:
+        client.set_registered_model_alias(name, alias, version)
 
 
 def fetch_encoder(reference: str, uri: str, destination: Path) -> tuple[Path, str]:

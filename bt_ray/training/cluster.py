@@ -12,18 +12,19 @@ from bt_ray.errors import LaunchError
 _DATA_CPUS = 1.0
 
 
-def connect(settings: Settings, *, extra_cpus: float = 0.0) -> None:
+def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) -> None:
     """Joins the Ray cluster, or starts one here, and sees that the run fits in.
 
     Args:
       extra_cpus: logical CPUs that are taken beside the run's own.
+      at_once: such runs that a cluster that is started here has logical CPUs for.
     Raises: LaunchError if a worker would get no GPU, or if nothing would be left for Ray Data
       beside the workers: Ray would wait for it in silence.
     """
     needed = cpus_needed(settings) + extra_cpus
     if not ray.is_initialized():
         is_local = starts_here()
-        num_cpus = max(os.cpu_count() or 1, math.ceil(needed)) if is_local else None
+        num_cpus = max(os.cpu_count() or 1, math.ceil(at_once * needed)) if is_local else None
         ray.init(
             num_cpus=num_cpus,
             log_to_driver=False,

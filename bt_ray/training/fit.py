@@ -59,7 +59,7 @@ def fit(
     failure.unlink(missing_ok=True)
     for attempts_left in range(settings.scaling.max_failures, -1, -1):
         try:
-            _beside(_trainer(work, order, settings, run_folder, total_steps, callbacks).fit)
+            beside(_trainer(work, order, settings, run_folder, total_steps, callbacks).fit)
             break
         except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
             if not attempts_left:
@@ -84,10 +84,10 @@ def _why(error: TrainingFailedError) -> str:
     )
 
 
-def _beside(job: Callable[[], T]) -> T:
+def beside(job: Callable[[], T]) -> T:
     """What `job` returns, called in another thread.
 
-    In the main one, Ray Train would take over SIGINT, and abort without a checkpoint.
+    In the main one, Ray would take over SIGINT, and abort without a checkpoint.
     """
     outcome: Future[T] = Future()
 

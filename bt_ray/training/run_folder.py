@@ -67,8 +67,11 @@ def open_storage(settings: Settings) -> None:
 
 
 @contextmanager
-def sole_owner(run_folder: Path) -> Iterator[None]:
+def sole_owner(run_folder: Path, what: str = "run") -> Iterator[None]:
     """Holds the run's folder; the lock goes with the process, however that ends.
+
+    Args:
+      what: people call it.
 
     Raises: LaunchError if another process holds it.
     """
@@ -78,7 +81,7 @@ def sole_owner(run_folder: Path) -> Iterator[None]:
             yield
     except filelock.Timeout as busy:
         raise LaunchError(
-            f"The run {run_folder.name!r} in {run_folder.parent} is going already; wait for it, "
+            f"The {what} {run_folder.name!r} in {run_folder.parent} is going already; wait for it, "
             "stop it, or give this one another --name."
         ) from busy
 

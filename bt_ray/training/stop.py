@@ -29,6 +29,10 @@ class StopRequest:
         """Whether the run shall stop."""
         return self._file.exists()
 
+    def make(self) -> None:
+        """Asks the run to stop."""
+        self._file.touch()
+
     @contextmanager
     def listening(self, max_hours: float | None) -> Iterator[None]:
         """Makes the request at SIGINT or SIGTERM, and after `max_hours`.

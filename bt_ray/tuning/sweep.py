@@ -1,157 +1,204 @@
-"""A sweep: Ray Tune and Optuna propose settings, each trial is a Ray Train run of its own."""
+"""A sweep: Ray Tune and Optuna propose settings, each trial is a training run of its own."""
 
+import json
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import ray
-from ray import tune
-from ray.train import Checkpoint
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.tune.search.optuna import OptunaSearch
-
-from bt_ray.config import Settings, from_json, override, to_json
-from bt_ray.data.prepare import prepare_data
+from bt_ray.config import Settings, check_pretraining, differences, from_json, to_json
 from bt_ray.data.shards import ShardSet
-from bt_ray.errors import RunFailedError, SettingsError
-from bt_ray.tracking.mlflow import MlflowRun, ending, start_parent_run
-from bt_ray.training.cluster import connect, cpus_needed, uses_gpu
-from bt_ray.training.launch import pretrain
-from bt_ray.training.run_folder import locate_storage
-from bt_ray.training.summary import Summary
+from bt_ray.errors import RunFailedError, RunStoppedError, SettingsError
+from bt_ray.evaluation.labelled import read_labels
+from bt_ray.tracking.mlflow import MlflowRun, ending, record_run, recorded_run, start_run
+from bt_ray.training.run_folder import locate_storage, open_storage, sole_owner
+from bt_ray.tuning.champion import Verdict, contend
+from bt_ray.tuning.order import SweepOrder
+from bt_ray.tuning.pictures import draw_sweep
+from bt_ray.tuning.progress import Progress
+from bt_ray.tuning.records import TrialRecord
+from bt_ray.tuning.room import join_cluster, share_threads
+from bt_ray.tuning.score import Score
 from bt_ray.tuning.space import SearchSpace
+from bt_ray.tuning.split import hold_out
+from bt_ray.tuning.start import Start
+from bt_ray.tuning.study import study_url
+from bt_ray.tuning.trial import TrialOrder
 
-_TRIAL_CPUS = 0.01  # Tune refuses 0; the trial's own workers do the work
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One set of settings and what it scored; `score` is None where the trial failed."""
-
-    name: str
-    changes: dict[str, Any]
-    score: float | None
-    seconds: float
+_CLAIM = "sweep.json"
+_DRAWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSummary:
-    """What a sweep found; `winner` is the best trial's run, registered."""
+    """What a sweep found. `best`: none if no trial finished; `verdict`: on its encoder."""
 
     run_id: str
-    metric: str
-    trials: tuple[Trial, ...]
-    best: Trial
-    winner: Summary
+    name: str
+    score: Score
+    trials: tuple[TrialRecord, ...]
+    best: TrialRecord | None
+    verdict: Verdict | None
+    paths: dict[str, str]
 
 
-def sweep(space: SearchSpace, settings: Settings, *, trials: int) -> SweepSummary:
-    """Tries settings of `space` on top of `settings` and registers the best trial's encoder.
+def sweep(
+    space: SearchSpace,
+    settings: Settings,
+    order: SweepOrder | None = None,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> SweepSummary:
+    """Tries settings of `space` on top of `settings`, and has the best encoder contend.
 
-    The score is kNN top-1 where both sets of images are labelled, RankMe where not.
+    Trials are compared on a held-out part of the training images; test images are looked at for
+    the best one alone. A sweep of this name that was ended early, however, is gone on with.
 
-    Raises: SettingsError for no trials or a key that is no setting; RunFailedError if every
-      trial failed.
+    Args:
+      on_progress: told how the sweep stands, several times a second.
+    Raises: SettingsError for a key that is no setting, or another sweep's name; LaunchError if
+      the sweep is going already, its study cannot be used, or a trial does not fit the cluster;
+      RunStoppedError after SIGINT or SIGTERM; RunFailedError if every trial failed.
     """
-    if trials < 1:
-        raise SettingsError(f"trials={trials} must be at least 1.")
+    order = order or SweepOrder()
+    check_pretraining(settings)
     space.check(settings)
-    settings = prepare_data(locate_storage(settings))
-    connect(settings, extra_cpus=_TRIAL_CPUS)
-    metric = "knn/top1" if _is_labelled(settings) else "probe/rankme"
-    parent = start_parent_run(f"{space.name} on {settings.name}", settings)
-    with ending(parent):
-        results = _tuner(space, settings, trials, metric, parent).fit()
-        tried = tuple(_trial(results[i], metric, settings.name) for i in range(len(results)))
-        scored = [trial for trial in tried if trial.score is not None]
-        if not scored:
-            raise RunFailedError(
-                f"All {trials} trials failed; the first one with: {results[0].error}"
+    points = order_points(space, order)
+    settings = locate_storage(settings)
+    open_storage(settings)
+    folder = sweep_folder(space, settings)
+    with sole_owner(folder, "sweep"):
+        _claim(folder, space, settings, order)
+        split = hold_out(settings, share=order.held_out)
+        score = _choose_score(split, space)
+        at_once = join_cluster(split, order.at_once)
+        split = share_threads(split, at_once)
+        run = _parent_run(folder, settings)
+        with ending(run) as end:
+            trial_order = TrialOrder(
+                name=folder.name,
+                settings=to_json(split),
+                folder=str(folder),
+                score=score,
+                study=order.study or study_url(folder),
+                parent=run,
             )
-        best = max(scored, key=lambda trial: trial.score or 0.0)
-        winner = pretrain(_trial_settings(settings, best.name, best.changes), parent=parent)
-        parent.log(0, {f"best/{metric}": best.score or 0.0})
-    return SweepSummary(run_id=parent.run_id, metric=metric, trials=tried, best=best, winner=winner)
+            stopped_by = Start(space, order, trial_order, split, at_once).run(points, on_progress)
+            if stopped_by is not None:
+                end.state = "KILLED"
+            else:
+                summary = _conclude(space, settings, order, trial_order)
+    if stopped_by is not None:
+        raise _stopped(stopped_by, trial_order)
+    return summary
 
 
-def _is_labelled(settings: Settings) -> bool:
-    roots = (settings.data.train, settings.data.test)
-    return all(root is not None and ShardSet.open(root).manifest.classes for root in roots)
+def order_points(space: SearchSpace, order: SweepOrder) -> tuple[dict[str, object], ...]:
+    """What is tried first: the space's points, or its grid.
+
+    Raises: SettingsError if a grid is wanted, and the space has none.
+    """
+    if order.search != "grid":
+        return space.points
+    if not space.grid:
+        raise SettingsError(
+            f"The search space {space.name!r} has no grid; give it one, or use --search tpe."
+        )
+    return space.grid
 
 
-def _trials_at_once(settings: Settings) -> int:
-    """Trials that the cluster has room for, at least one."""
-    cluster = ray.cluster_resources()
-    room = cluster.get("CPU", 1) / (cpus_needed(settings) + _TRIAL_CPUS)
-    if uses_gpu(settings):
-        room = min(room, cluster.get("GPU", 0) / settings.scaling.workers)
-    return max(1, int(room))
+def sweep_folder(space: SearchSpace, settings: Settings) -> Path:
+    """Where a sweep is kept, below the located storage."""
+    return Path(settings.storage) / "sweeps" / f"{space.name}-{settings.name}"
 
 
-def _tuner(
-    space: SearchSpace, settings: Settings, trials: int, metric: str, parent: MlflowRun
-) -> tune.Tuner:
-    trainable = partial(_run_trial, settings=to_json(settings), metric=metric, parent=parent)
-    return tune.Tuner(
-        tune.with_resources(trainable, {"CPU": _TRIAL_CPUS}),
-        param_space=space.parameters,
-        tune_config=tune.TuneConfig(
-            metric=metric,
-            mode="max",
-            search_alg=OptunaSearch(
-                points_to_evaluate=list(space.points), seed=settings.training.seed
-            ),
-            num_samples=trials,
-            max_concurrent_trials=_trials_at_once(settings),
-            trial_dirname_creator=lambda trial: str(trial.trial_id),
-        ),
-        run_config=tune.RunConfig(
-            name=parent.run_id, storage_path=str(Path(settings.storage) / "sweeps"), verbose=0
-        ),
+def _claim(folder: Path, space: SearchSpace, settings: Settings, order: SweepOrder) -> None:
+    """Raises SettingsError if the folder holds a sweep of other settings."""
+    file = folder / _CLAIM
+    if file.is_file():
+        theirs = json.loads(file.read_text())
+        changed = differences(settings, from_json(json.dumps(theirs["settings"])))
+        if theirs["held_out"] != order.held_out:
+            changed.append("held_out")
+        if changed:
+            raise SettingsError(
+                f"There is a sweep {folder.name!r} in {folder.parent} with other settings "
+                f"({', '.join(changed)}); give this one another --name, or repeat those settings "
+                "to continue it."
+            )
+    claim = {"space": space.name, "held_out": order.held_out,
+             "settings": json.loads(to_json(settings))}  # fmt: skip
+    file.write_text(json.dumps(claim, indent=2))
+
+
+def _parent_run(folder: Path, settings: Settings) -> MlflowRun:
+    known = recorded_run(folder)
+    run = start_run(
+        replace(settings, name=folder.name), known_run_id=None if known is None else known.run_id
     )
+    record_run(folder, run)
+    return run
 
 
-def _run_trial(changes: dict[str, Any], *, settings: str, metric: str, parent: MlflowRun) -> None:
-    """One trial, in a process of its own that waits for its Ray Train run."""
-    base = from_json(settings)
-    name = f"{base.name}-{tune.get_context().get_trial_id()}"
-    pretrain(
-        _trial_settings(base, name, changes),
-        register=False,
-        callbacks=[ReportProbes(metric)],
-        parent=parent,
+def _choose_score(split: Settings, space: SearchSpace) -> Score:
+    """That of kNN if every image, learnt from or held out, has a label.
+
+    Raises: SettingsError for views that vary where there are no labels.
+    """
+    parts = (split.data.train, str(split.data.test))
+    if all(bool((read_labels(ShardSet.open(root)) >= 0).all()) for root in parts):
+        return "knn_top1"
+    if any(key.startswith("views.") for changes in space.draw(_DRAWS) for key in changes):
+        raise SettingsError(
+            f"The search space {space.name!r} changes the views, and not all images have labels: "
+            "trials would be compared by how alike two views are, each by its own. Give labelled "
+            "images, or another space."
+        )
+    return "rankme_cosine"
+
+
+def _stopped(signal_number: int, order: TrialOrder) -> RunStoppedError:
+    error = RunStoppedError(
+        f"{signal.Signals(signal_number).name} stopped the sweep after "
+        f"{len(list(order.records))} trials; those under way have a checkpoint. The same command "
+        "continues it."
     )
+    error.signal_number = signal_number
+    return error
 
 
-def _trial_settings(base: Settings, name: str, changes: dict[str, Any]) -> Settings:
-    """The trial's own settings; its encoder, should it win, goes by the preset's name."""
-    changed = override(base, {**changes, "name": name})
-    return replace(
-        changed, tracking=replace(changed.tracking, registered_model=base.registered_model)
-    )
+def _conclude(
+    space: SearchSpace, settings: Settings, order: SweepOrder, trial_order: TrialOrder
+) -> SweepSummary:
+    """The summary, once the best encoder has contended; its figures are drawn before.
 
-
-class ReportProbes(TuneReportCallback):
-    """Tells Tune of the reports that hold the score: the probes, and not the checkpoints."""
-
-    def __init__(self, metric: str) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._metric = metric
-
-    def after_report(
-        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
-    ) -> None:
-        """Called by Ray Train after all workers have reported."""
-        if self._metric in metrics[0]:
-            super().after_report(run_context, metrics, None)
-
-
-def _trial(result: tune.Result, metric: str, base_name: str) -> Trial:
-    reported = result.metrics or {}
-    return Trial(
-        name=f"{base_name}-{reported.get('trial_id', 'unknown')}",
-        changes=dict(result.config or {}),
-        score=None if result.error else reported.get(metric),
-        seconds=float(reported.get("time_total_s", 0.0)),
+    Raises: RunFailedError if every trial failed.
+    """
+    records = tuple(trial_order.records)
+    folder = Path(trial_order.folder)
+    finished = [record for record in records if record.state == "finished"]
+    if not finished and not any(record.state == "diverged" for record in records):
+        reason = records[0].reason if records else "there were none"
+        raise RunFailedError(
+            f"All {len(records)} trials failed; the first one: {reason} `--retry-failed` runs them "
+            "again."
+        )
+    best = max(finished, key=lambda record: record.score or 0.0, default=None)
+    draw_sweep(trial_order, folder / "figures")
+    verdict = None
+    if best is not None:
+        verdict = contend(best, settings, order, trial_order)
+    return SweepSummary(
+        run_id=trial_order.parent.run_id,
+        name=trial_order.name,
+        score=trial_order.score,
+        trials=records,
+        best=best,
+        verdict=verdict,
+        paths={
+            "sweep": str(folder),
+            "study": trial_order.study,
+            "figures": str(folder / "figures"),
+            "mlflow": trial_order.parent.uri,
+        },
     )

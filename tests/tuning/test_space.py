@@ -1,13 +1,13 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ray import tune
+from optuna import Trial
 
-from bt_ray.config import flatten
+from bt_ray.config import flatten, override
 from bt_ray.errors import SettingsError
-from bt_ray.presets import preset
-from bt_ray.tuning.space import SearchSpace, load_space
-from bt_ray.tuning.sweep import sweep
+from bt_ray.presets import PRESETS, preset
+from bt_ray.tuning.space import Changes, SearchSpace, load_space
 
 SPACES = [
     file.stem
@@ -16,37 +16,101 @@ SPACES = [
 ]
 
 
+def space(changes: Changes, **more: Any) -> SearchSpace:
+    """One that draws `rate` and always changes the same."""
+
+    def propose(trial: Trial) -> Changes:
+        trial.suggest_float("rate", 0.1, 1.0)
+        return changes
+
+    return SearchSpace(name="s", propose=propose, **more)
+
+
 @pytest.mark.parametrize("name", SPACES)
-def test_every_key_and_point_of_a_space_is_a_setting(name: str) -> None:
-    space = load_space(name)
-    space.check(preset("digits"))
-    assert space.name == name
-    assert space.parameters.keys() <= flatten(preset("digits")).keys()
+@pytest.mark.parametrize("on", PRESETS)
+def test_every_key_point_and_grid_of_a_space_fits_every_preset(name: str, on: str) -> None:
+    found = load_space(name)
+    found.check(preset(on))
+    assert found.name == name
+    for changes in found.draw(20):
+        assert changes.keys() <= flatten(preset(on)).keys()
 
 
-def test_paper_value_is_tried_first() -> None:
-    assert load_space("redundancy_weight").points == ({"objective.redundancy_weight": 5e-3},)
+def test_the_papers_values_are_tried_first() -> None:
+    assert load_space("redundancy_weight").draw(1) == [{"objective.redundancy_weight": 5e-3}]
+    for changes in load_space("learning_rates").draw(4):
+        assert changes["optimizer.weight_rate"] == 0.2
+        assert changes["optimizer.bias_rate"] == 0.0048
+    assert load_space("augmentations").draw(1) == [{}]  # all of them, as the preset has them
+
+
+def test_a_projector_has_the_depth_that_was_drawn() -> None:
+    """Its hidden width is drawn only if there are hidden layers."""
+    projector = load_space("projector")
+    drawn = list(projector._draws(200))
+    assert {params["depth"] for params, _ in drawn} == {1, 2, 3, 4, 5}
+    for params, changes in drawn:
+        assert len(changes["model.projector_widths"]) == params["depth"]
+        assert ("hidden_width" in params) == (params["depth"] > 1)
+
+
+def test_each_batch_size_has_rates_of_its_own() -> None:
+    for params, changes in load_space("learning_rates")._draws(30):
+        batch = changes["data.global_batch"]
+        assert set(params) == {"batch", f"weight_rate_{batch}", f"bias_rate_{batch}"}
+
+
+def test_views_lose_what_is_switched_off() -> None:
+    augmentations = load_space("augmentations")
+    views = [override(preset("cifar10"), c).views for _, c in augmentations._fixed()][1:]
+    assert views[0] == preset("cifar10").views
+    assert views[-1] == preset("cifar10").views.without(
+        "flip", "jitter", "grayscale", "blur", "solarize"
+    )
 
 
 @pytest.mark.parametrize(
-    ("space", "trials", "sentence"),
+    ("broken", "sentence"),
     [
-        (SearchSpace(name="s", parameters={}), 1, "is empty"),
+        (space({}), "is empty"),
+        (space({"objective.lambda": 1.0}), "no setting 'objective.lambda'"),
+        (space({"optimizer.weight_rate": "fast"}), "must be of type float"),
+        (space({"optimizer.weight_rate": -1.0}), "must be a finite number above 0"),
         (
-            SearchSpace(name="s", parameters={"lambda": tune.uniform(0, 1)}),
-            1,
-            "no setting 'lambda'",
+            SearchSpace(name="s", propose=lambda trial: {"optimizer.weight_rate": 0.2}),
+            "draws nothing",
         ),
-        (load_space("redundancy_weight"), 0, "trials=0"),
+        (
+            space({"optimizer.weight_rate": 0.2}, points=({"rat": 0.5},)),
+            "cannot draw its point",
+        ),
+        (
+            space({"optimizer.weight_rate": 0.2}, points=({"rate": 0.5, "more": 1},)),
+            "names more, which it does not draw",
+        ),
+        (
+            space({"optimizer.weight_rate": 0.2}, points=({"rate": 7.0},)),
+            "cannot draw its point",
+        ),
     ],
 )
-def test_a_sweep_that_cannot_work_is_refused_at_once(
-    space: SearchSpace, trials: int, sentence: str
-) -> None:
+def test_a_space_that_cannot_work_is_refused(broken: SearchSpace, sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
-        sweep(space, preset("digits"), trials=trials)
+        broken.check(preset("digits"))
 
 
 def test_an_unknown_space_says_where_to_put_it() -> None:
     with pytest.raises(SettingsError, match=r"tune_spaces/nothing\.py"):
         load_space("nothing")
+
+
+def test_a_space_may_lie_anywhere(tmp_path: Path) -> None:
+    source = Path(__file__).parents[2] / "tune_spaces" / "redundancy_weight.py"
+    mine = tmp_path / "mine.py"
+    mine.write_text(source.read_text())
+    assert load_space(str(mine)).points == ({"redundancy_weight": 5e-3},)
+    mine.write_text("")
+    with pytest.raises(SettingsError, match="defines no SPACE"):
+        load_space(str(mine))
+    with pytest.raises(SettingsError, match="give a file that exists"):
+        load_space(str(tmp_path / "absent.py"))

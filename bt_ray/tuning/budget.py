@@ -1,0 +1,104 @@
+"""What a sweep will take, said before it starts: trials, epochs, hours from measured steps."""
+
+from dataclasses import dataclass, replace
+from statistics import mean
+
+from bt_ray.config import Settings, override
+from bt_ray.errors import SettingsError
+from bt_ray.training.cluster import starts_here
+from bt_ray.training.forecast import Forecast, forecast
+from bt_ray.training.run_folder import locate_storage
+from bt_ray.tuning.order import SweepOrder
+from bt_ray.tuning.records import Records
+from bt_ray.tuning.space import SearchSpace
+from bt_ray.tuning.sweep import order_points, sweep_folder
+
+_MOST_MEASURED = 3
+_DRAWS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a sweep will take at most; pruning makes it less.
+
+    `trials`: that are left; `seeds`: further runs of the winner's settings; `epochs`: of each;
+    `run_hours`: of one of them that has the machine for itself, the mean of those measured;
+    `hours`: of all that is left; none where the hardware is not this machine's.
+    """
+
+    trials: int
+    ended: int
+    seeds: int
+    epochs: int
+    steps: int | None
+    run_hours: float | None
+    hours: float | None
+    measured: int
+
+
+def forecast_sweep(space: SearchSpace, settings: Settings, order: SweepOrder) -> Budget:
+    """The budget of what is left of a sweep; steps of up to three sizes of model are timed.
+
+    Raises: SettingsError if the space does not fit the settings; the first error that a run of
+      the settings would end with.
+    """
+    space.check(settings)
+    points = order_points(space, order)
+    settings = locate_storage(settings)
+    folder = sweep_folder(space, settings)
+    records = list(Records(folder / "trials"))
+    total = min(order.trials, len(points)) if order.search == "grid" else order.trials
+    trials = max(0, total - len(records))
+    if order.retry_failed:
+        trials = sum(record.state == "failed" for record in records)
+    forecasts = [_forecast(changed, folder.name) for changed in _sizes(space, settings)]
+    for ahead in forecasts:
+        if ahead.problems:
+            raise ahead.problems[0]
+    known = [ahead.hours for ahead in forecasts if ahead.hours is not None]
+    run_hours = mean(known) if len(known) == len(forecasts) else None
+    runs = trials + order.seeds - 1
+    # On this machine trials share the cores that one alone was timed on.
+    beside = 1 if starts_here() else order.at_once or 1
+    return Budget(
+        trials=trials,
+        ended=len(records),
+        seeds=order.seeds - 1,
+        epochs=settings.schedule.epochs,
+        steps=forecasts[0].total_steps,
+        run_hours=run_hours,
+        hours=None if run_hours is None else runs * run_hours / beside,
+        measured=len(forecasts),
+    )
+
+
+def _sizes(space: SearchSpace, settings: Settings) -> list[Settings]:
+    """Settings that the space leads to, of different sizes: the points first."""
+    found: dict[object, Settings] = {}
+    for changes in space.draw(_DRAWS):
+        changed = override(settings, changes)
+        found.setdefault(
+            (changed.model, changed.data.global_batch, changed.views.image_px), changed
+        )
+    return list(found.values())[:_MOST_MEASURED]
+
+
+def _forecast(settings: Settings, name: str) -> Forecast:
+    """Of a run that has a folder of its own."""
+    return forecast(replace(settings, name=f"{name}-forecast"))
+
+
+def check_budget(budget: Budget, order: SweepOrder) -> None:
+    """Raises SettingsError if the sweep would take longer than it may."""
+    if order.max_hours is None:
+        return
+    if budget.hours is None:
+        raise SettingsError(
+            f"max_hours={order.max_hours:g} cannot be checked: a step cannot be timed on this "
+            "machine. Leave --max-hours out, or start where the trials will run."
+        )
+    if budget.hours > order.max_hours:
+        raise SettingsError(
+            f"The sweep would take about {budget.hours:.2f} hours, max_hours={order.max_hours:g} "
+            "allows less. Lower --trials or --schedule.epochs, or allow more."
+        )

@@ -1,0 +1,58 @@
+"""What a sweep is told beside its space and its settings."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from bt_ray.errors import SettingsError
+from bt_ray.tuning.study import Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOrder:
+    """How to search, for how long, and what the winner has to show."""
+
+    trials: int = 8
+    """Trials in all, those of earlier starts included; of a grid at most its points."""
+    search: Search = "tpe"
+    """How values are proposed after the space's points: tpe (Optuna), random, or grid: the
+    space's grid and nothing else."""
+    pruning: Literal["asha", "none"] = "asha"
+    """Whether trials that lag behind are ended early, by ASHA on the scores of their probes."""
+    grace_epochs: float | None = None
+    """Epochs that every trial is given; none: a ninth of all."""
+    reduction: float = 3
+    """ASHA: one of so many trials goes on at each rung."""
+    held_out: float = 0.1
+    """Share of the training images that trials are compared on, and do not learn from."""
+    at_once: int | None = None
+    """Trials that run side by side; none: as many as there is room for."""
+    restarts: int = 2
+    """Times that a trial whose process died, or ran out of memory, is started again."""
+    seeds: int = 3
+    """Runs of the winner's settings, with seeds of their own, whose scores' standard deviation is
+    the margin by which a new champion must win; 1: no margin is known, and none wins."""
+    most_shared: int = 0
+    """Test images that may be among the training images, byte for byte."""
+    study: str | None = None
+    """URL of the database of Optuna's study, such as postgresql://…; none: an SQLite file in the
+    sweep's folder."""
+    max_hours: float | None = None
+    """Hours that the whole sweep may take by its forecast; beyond it is refused. None: no limit."""
+    retry_failed: bool = False
+    """Only run the failed trials again."""
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "seeds"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("at_once", "max_hours", "grace_epochs"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise SettingsError(f"{name}={value} must be a finite number above 0.")
+        if self.restarts < 0 or self.most_shared < 0:
+            raise SettingsError("restarts and most_shared must be 0 or above.")
+        if self.reduction <= 1:
+            raise SettingsError(f"reduction={self.reduction:g} must be above 1.")
+        if not 0 < self.held_out < 1:
+            raise SettingsError(f"held_out={self.held_out:g} must lie between 0 and 1.")

@@ -1,0 +1,73 @@
+"""What came of each trial, one JSON file a trial, written whole at its end."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["finished", "pruned", "diverged", "failed"]
+"""How a trial ended: at its last step, earlier by the search's choice, by a loss or score that was
+not finite, or of an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """One trial that has ended.
+
+    `params`: what the search drew; `changes`: the settings that follow from it; `score`: the last
+    one, none if there is none; `scores`: epoch → score on the way; `seconds`: of its last start.
+    """
+
+    number: int
+    name: str
+    params: dict[str, Any]
+    changes: dict[str, Any]
+    state: State
+    score: float | None = None
+    scores: dict[float, float] = field(default_factory=dict)
+    steps: int = 0
+    epochs: float = 0.0
+    seconds: float = 0.0
+    reason: str | None = None
+    """Why it failed or diverged, in a sentence."""
+    run_id: str | None = None
+    """Of its MLflow run."""
+
+
+class Records:
+    """The records of a sweep, in a folder of theirs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, record: TrialRecord) -> None:
+        """Writes the record; a kill leaves it whole or not at all."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        fresh = self._file(record.number).with_suffix(".new")
+        fresh.write_text(json.dumps(asdict(record), indent=2))
+        fresh.replace(self._file(record.number))
+
+    def read(self, number: int) -> TrialRecord | None:
+        """The record of a trial; none if it has not ended."""
+        file = self._file(number)
+        return _from_tree(json.loads(file.read_text())) if file.is_file() else None
+
+    def __iter__(self) -> Iterator[TrialRecord]:
+        """All records, by number."""
+        for file in sorted(self._folder.glob("*.json")):
+            yield _from_tree(json.loads(file.read_text()))
+
+    def set_aside(self, number: int) -> None:
+        """Keeps the record of a trial that is run again under another name."""
+        old = self._file(number)
+        if old.is_file():
+            old.rename(old.with_suffix(".failed"))
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"{number:03d}.json"
+
+
+def _from_tree(tree: Mapping[str, Any]) -> TrialRecord:
+    scores = {float(epoch): score for epoch, score in tree["scores"].items()}
+    return TrialRecord(**{**tree, "scores": scores})

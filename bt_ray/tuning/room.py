@@ -1,0 +1,61 @@
+"""How many trials run side by side, and what each of them reserves."""
+
+import os
+from dataclasses import replace
+
+import ray
+
+from bt_ray.config import Settings
+from bt_ray.training import cluster
+
+_DRIVER_CPUS = 0.01  # Tune refuses 0; the trial's own workers do the work
+
+
+def trial_resources(settings: Settings) -> dict[str, float]:
+    """What a trial's own process reserves: next to nothing if it has workers to train."""
+    if settings.scaling.workers > 0:
+        return {"CPU": _DRIVER_CPUS}
+    cpus = {"CPU": settings.scaling.cpus_per_worker}
+    return cpus | ({"GPU": 1.0} if cluster.uses_gpu(settings) else {})
+
+
+def join_cluster(settings: Settings, at_once: int | None) -> int:
+    """Joins or starts the cluster; how many trials it has room for, at least one.
+
+    A cluster that is started here gets as many logical CPUs as the trials reserve, of which there
+    are as many as workers fit on the machine's cores: what decodes shares those.
+
+    Raises: LaunchError if not even one fits.
+    """
+    starts_here = not ray.is_initialized() and cluster.starts_here()
+    if starts_here and at_once is None:
+        at_once = max(1, int((os.cpu_count() or 1) / _cores(settings)))
+    cluster.connect(settings, extra_cpus=_DRIVER_CPUS, at_once=at_once or 1)
+    return at_once or _room(settings)
+
+
+def _cores(settings: Settings) -> float:
+    """Cores that a trial computes on."""
+    return max(1, settings.scaling.workers) * settings.scaling.cpus_per_worker
+
+
+def _room(settings: Settings) -> int:
+    resources = ray.cluster_resources()
+    workers = settings.scaling.workers
+    needed = cluster.cpus_needed(settings) + _DRIVER_CPUS if workers else _cores(settings)
+    room = resources.get("CPU", 1) / needed
+    if cluster.uses_gpu(settings):
+        room = min(room, resources.get("GPU", 0) / max(1, workers))
+    return max(1, int(room))
+
+
+def share_threads(settings: Settings, at_once: int) -> Settings:
+    """The settings with the machine's cores shared by trials that compute on it side by side.
+
+    On a cluster of several machines, and where the settings name the threads, they stay.
+    """
+    scaling = settings.scaling
+    if scaling.threads_per_worker is not None or len(ray.nodes()) > 1:
+        return settings
+    each = max(1, (os.cpu_count() or 1) // (at_once * max(1, scaling.workers)))
+    return replace(settings, scaling=replace(scaling, threads_per_worker=each))
