@@ -84,7 +84,7 @@ def cifar10_small() -> Settings:
 
     Without Ray, so that each of two cores can have a run of its own.
 
-    Command: python -m pipelines.ablate figure5 cifar10_small --images 10000
+    Command: python -m pipelines.pretrain cifar10_small
       [--data.train DIR/train --data.test DIR/test]
     Hardware: one CPU core with bf16 instructions a run
     Time: 2 minutes for 20 epochs of 10,000 images

@@ -223,7 +223,9 @@ def test_a_sweep_that_is_going_or_of_other_settings_is_refused(in_process: Setti
     folder = Path(in_process.storage) / "sweeps" / "redundancy_weight-small"
     with (
         sole_owner(folder, "sweep"),
-        pytest.raises(LaunchError, match="The sweep 'redundancy_weight-small' .* is going already"),
+        pytest.raises(
+            LaunchError, match=r"The sweep 'redundancy_weight-small' .* is going already"
+        ),
     ):
         sweep(space, in_process, SweepOrder(trials=1))
     (folder / "study.db").write_bytes(b"no database" * 100)
