@@ -503,18 +503,22 @@ def flatten(settings: Settings) -> dict[str, Any]:
 
 
 def differences(one: Settings, other: Settings) -> list[str]:
-    """Dotted keys of what shapes a run's result and is not the same in both.
+    """Dotted keys of what shapes a run's result and is not the same in both."""
+    theirs = shaping(other)
+    return [key for key, value in shaping(one).items() if value != theirs[key]]
+
+
+def shaping(settings: Settings) -> dict[str, Any]:
+    """What shapes a run's result, by dotted key.
 
     Names, places, workers, tracking and what is tolerated shape none.
     """
-    theirs = flatten(other)
-    return [
-        key
-        for key, value in flatten(one).items()
-        if value != theirs[key]
-        and key.split(".")[0] not in ("name", "storage", "scaling", "tracking")
+    return {
+        key: value
+        for key, value in flatten(settings).items()
+        if key.split(".")[0] not in ("name", "storage", "scaling", "tracking")
         and key != "data.max_bad_rate"
-    ]
+    }
 
 
 def _unknown(key: str, known: list[str]) -> str:

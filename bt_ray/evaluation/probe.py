@@ -13,6 +13,7 @@ from bt_ray.collectives import gather_rows
 from bt_ray.config import Settings
 from bt_ray.data.batches import normalize
 from bt_ray.data.shards import ShardSet
+from bt_ray.errors import NonFiniteLossError
 from bt_ray.evaluation.correlation import cross_correlation
 from bt_ray.evaluation.hypersphere import alignment, uniformity
 from bt_ray.evaluation.images import LabelledImages, ViewPairs, load_images, load_view_pairs
@@ -65,10 +66,19 @@ class Probe:
 
     @torch.no_grad()
     def __call__(self, twins: Twins) -> Probing:
-        """What was found; the same on every worker, and `twins` as they were."""
+        """What was found; the same on every worker, and `twins` as they were.
+
+        Raises: NonFiniteLossError if the weights make representations that are not finite.
+        """
         was_training = twins.training
         twins.eval()
         bank = self._gather(self._represent(twins, self.bank.pixels), self.bank.rows)
+        if not bank.isfinite().all():
+            raise NonFiniteLossError(
+                "The loss was finite until now, and the step after it made weights whose "
+                "representations are not. The last checkpoint is kept. Start a run of another name "
+                "with a lower optimizer.weight_rate, or with training.precision=bf16 or fp32."
+            )
         sample = bank[:_SPECTRUM_ROWS]
         views = [self._represent(twins, v) for v in (self.pairs.view_a, self.pairs.view_b)]
         z_a, z_b = (self._gather(self._embed(twins, v), self.pairs.rows) for v in views)

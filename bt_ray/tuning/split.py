@@ -32,7 +32,7 @@ def hold_out(settings: Settings, *, share: float = 0.1, seed: int = 0) -> Settin
     open_storage(settings)
     alone = replace(settings, data=replace(settings.data, test=None))
     shards = ShardSet.open(prepare_data(alone).data.train)
-    held = _draw(shards, share, seed)
+    held = draw_rows(shards, share=share, seed=seed)
     _check(settings, shards, held, share)
     kept = np.setdiff1d(np.arange(shards.manifest.num_rows), held)
     train, test = (
@@ -46,8 +46,8 @@ def hold_out(settings: Settings, *, share: float = 0.1, seed: int = 0) -> Settin
     return replace(settings, data=replace(settings.data, train=train, test=test))
 
 
-def _draw(shards: ShardSet, share: float, seed: int) -> NDArray[np.int64]:
-    """Ascending rows of the held-out images."""
+def draw_rows(shards: ShardSet, *, share: float, seed: int) -> NDArray[np.int64]:
+    """Ascending rows of a share of the images: equally many of each class, if all have one."""
     labels = read_labels(shards).numpy()
     if (labels >= 0).all():
         return draw_balanced(labels, len(shards.manifest.classes), share=share, seed=seed)

@@ -12,6 +12,7 @@ from bt_ray.data.batches import local_batches
 from bt_ray.data.plan import build_plan
 from bt_ray.data.shards import ShardSet, write_shards
 from bt_ray.data.sources import open_source
+from bt_ray.errors import NonFiniteLossError
 from bt_ray.evaluation import probe as probe_module
 from bt_ray.evaluation.probe import Probe, Probing, build_probe
 from bt_ray.model.twins import Twins, build_twins
@@ -59,6 +60,14 @@ def test_probe_measures_and_leaves_the_twins_as_they_were(small_settings: Settin
     assert all(parameter.grad is None for parameter in twins.parameters())
     for name, value in twins.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_weights_that_are_no_longer_finite_end_the_run(small_settings: Settings) -> None:
+    """By a sentence, not by the first measure that cannot be computed."""
+    twins = build_twins(small_settings.model)
+    next(twins.parameters()).data.fill_(torch.nan)
+    with pytest.raises(NonFiniteLossError, match=r"lower optimizer\.weight_rate"):
+        build_probe(small_settings, CPU)(twins)
 
 
 def test_of_many_dimensions_the_first_256_are_kept(small_settings: Settings) -> None:

@@ -80,7 +80,7 @@ class Killer:
             if self._metrics.is_file() and self._metrics.stat().st_size > size:
                 for process in psutil.Process().children(recursive=True):
                     with contextlib.suppress(psutil.NoSuchProcess, IndexError):
-                        if process.cmdline()[0].startswith("ray::run_trial"):
+                        if process.cmdline()[0].startswith("ray::ImplicitFunc"):
                             process.kill()
                             process.wait(10)
                             self.kills += 1
@@ -175,9 +175,9 @@ def test_failures_are_recorded_and_end_no_sweep(in_process: Settings) -> None:
 
 
 def propose_rate(trial: Trial) -> Changes:
-    """Trials that learn, and some whose weights hardly move."""
+    """Trials that learn, and some that unlearn what random weights know."""
     learns = trial.suggest_categorical("learns", [True, False])
-    return {"optimizer.weight_rate": 0.2 if learns else 1e-9, "optimizer.bias_rate": 1e-9}
+    return {"optimizer.weight_rate": 0.2 if learns else 50.0}
 
 
 def test_a_trial_that_lags_is_pruned_at_a_step(in_process: Settings) -> None:
@@ -185,10 +185,10 @@ def test_a_trial_that_lags_is_pruned_at_a_step(in_process: Settings) -> None:
         name="rates", propose=propose_rate, points=({"learns": True}, {"learns": False})
     )
     settings = override(in_process, {"schedule.epochs": 8})
-    summary = sweep(space, settings, SweepOrder(trials=2, seeds=1, at_once=1, grace_epochs=2))
+    summary = sweep(space, settings, SweepOrder(trials=2, seeds=1, at_once=1, grace_epochs=4))
     learns, lags = summary.trials
     assert (learns.state, lags.state) == ("finished", "pruned")
-    assert 2 <= lags.epochs < 8
+    assert 4 <= lags.epochs < 8
     trial = load_study(summary.paths, summary.name).trials[1]
     assert trial.state == TrialState.PRUNED
     assert trial.intermediate_values == {round(e): s for e, s in lags.scores.items()}

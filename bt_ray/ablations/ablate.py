@@ -1,0 +1,175 @@
+"""An ablation from beginning to end: searches, runs over seeds, what they came to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bt_ray.ablations.progress import Progress, Watch
+from bt_ray.ablations.result import Result
+from bt_ray.ablations.score import LinearProtocol, is_labelled
+from bt_ray.ablations.study import Case, Changes, Study
+from bt_ray.ablations.train import RESULTS, Order, train_all
+from bt_ray.config import Settings, override
+from bt_ray.data.prepare import prepare_data, write_source
+from bt_ray.data.shards import ShardSet
+from bt_ray.data.subset import subset
+from bt_ray.errors import SettingsError
+from bt_ray.tracking.mlflow import ending, start_parent_run
+from bt_ray.training.cluster import connect
+from bt_ray.training.run_folder import locate_storage, open_storage
+from bt_ray.tuning.split import draw_rows, hold_out
+
+Labelled = tuple[str, Order]
+"""A run, and the label of its case."""
+
+_KNN, _RANK = "knn_top1", "rankme"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How an ablation is made."""
+
+    seeds: int = 2
+    """Runs of each case, from the settings' seed upwards."""
+    images: int | None = None
+    """Training images that are used, drawn class by class; none: all."""
+    linear: LinearProtocol = "fast"
+    """How the linear classifier is fitted."""
+    at_once: int = 1
+    """Runs at a time, if they are made without Ray."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "images", "at_once"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"--{name.replace('_', '-')} {value} must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A case and its results."""
+
+    case: Case
+    chosen: Changes
+    """Of the case's candidates, the best on held-out images; empty where none were searched."""
+    searched: tuple[Result, ...]
+    """One of each candidate, scored on held-out images."""
+    results: tuple[Result, ...]
+    """One of each seed."""
+
+    def scores(self, name: str) -> list[float]:
+        """This score of every seed that has it."""
+        return [result.scores[name] for result in self.results if name in result.scores]
+
+
+def ablate(
+    study: Study,
+    settings: Settings,
+    plan: Plan,
+    folder: Path,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    prepare_process: Callable[[], None] | None = None,
+) -> tuple[Row, ...]:
+    """Every case's results; those whose files are in `folder` are not made again.
+
+    Args:
+      prepare_process: called first in each process that runs are made in.
+    Raises: SettingsError; DataError; RunFailedError and whatever else `pretrain` raises. What
+      was finished is kept, and the same call continues.
+    """
+    study.check(settings)
+    settings = locate_storage(settings)
+    open_storage(settings)
+    settings = take_images(prepare_data(settings), plan.images)
+    if settings.scaling.workers > 0:
+        connect(settings)
+    searches = _searches(study, settings)
+    watch = Watch(len(searches) + len(study.cases) * plan.seeds, on_progress)
+    parent = start_parent_run(f"{study.name} on {settings.name}", settings)
+    with ending(parent):
+
+        def train(runs: Sequence[Labelled]) -> dict[str, list[Result]]:
+            results = train_all(
+                [order for _, order in runs], folder / RESULTS, at_once=plan.at_once,
+                parent=parent, prepare_process=prepare_process,
+            )  # fmt: skip
+            found = watch.collect({order.key: label for label, order in runs}, results)
+            by_label: dict[str, list[Result]] = {case.label: [] for case in study.cases}
+            for label, order in runs:
+                by_label[label].append(found[order.key])
+            return by_label
+
+        searched = train(searches)
+        chosen = {case.label: _best(case, searched[case.label]) for case in study.cases}
+        trained = train(_orders(study, settings, plan, chosen))
+    return tuple(
+        Row(
+            case=case,
+            chosen=chosen[case.label],
+            searched=tuple(searched[case.label]),
+            results=tuple(trained[case.label]),
+        )
+        for case in study.cases
+    )
+
+
+def take_images(settings: Settings, images: int | None) -> Settings:
+    """The settings with so many of their training images, equally many of each class.
+
+    Raises: SettingsError if there are fewer.
+    """
+    shards = ShardSet.open(settings.data.train)
+    num_rows = shards.manifest.num_rows
+    if images is None or images == num_rows:
+        return settings
+    if images > num_rows:
+        raise SettingsError(f"--images {images}: there are {num_rows} training images.")
+    rows = draw_rows(shards, share=images / num_rows, seed=0)
+    train = write_source(
+        subset(shards, rows, f"{images} training images"),
+        settings.storage,
+        rows_per_row_group=settings.data.rows_per_row_group,
+    )
+    return replace(settings, data=replace(settings.data, train=train))
+
+
+def _searches(study: Study, settings: Settings) -> list[Labelled]:
+    """A run of each candidate of each case, on part of the training images, and its case."""
+    if not any(case.candidates for case in study.cases):
+        return []
+    return [
+        (case.label, Order(settings=override(split, {**case.changes, **candidate}), linear=None))
+        for split in [hold_out(settings)]
+        for case in study.cases
+        for candidate in case.candidates
+    ]
+
+
+def _best(case: Case, results: Sequence[Result]) -> Changes:
+    """The candidate of the best score on held-out images: kNN, or RankMe without labels."""
+    if not results:
+        return {}
+    scores = [result.scores.get(_KNN, result.scores.get(_RANK, 0.0)) for result in results]
+    return case.candidates[scores.index(max(scores))]
+
+
+def _orders(
+    study: Study, settings: Settings, plan: Plan, chosen: dict[str, Changes]
+) -> list[Labelled]:
+    """Every case's runs, seed by seed, so that a first picture of all is there early."""
+    first = settings.training.seed
+    linear = plan.linear if is_labelled(settings) else None
+    return [
+        (
+            case.label,
+            Order(
+                settings=override(
+                    settings, {**case.changes, **chosen[case.label], "training.seed": seed}
+                ),
+                linear=linear,
+            ),
+        )
+        for seed in range(first, first + plan.seeds)
+        for case in study.cases
+    ]

@@ -1,0 +1,90 @@
+"""Every table and figure is one of changes to the settings, and shows what the paper has."""
+
+from dataclasses import replace
+
+import pytest
+
+from bt_ray.ablations.paper import STUDIES, Axes, build_study
+from bt_ray.ablations.study import Case, Study
+from bt_ray.config import override
+from bt_ray.errors import SettingsError
+from bt_ray.presets import PRESETS, preset
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_case_is_one_of_every_preset(study: str, name: str) -> None:
+    """Each is a settings tree of its own; one case at most is the preset as it is."""
+    settings = preset(name)
+    cases = build_study(study, settings, Axes()).cases
+    trees = [override(settings, case.changes) for case in cases]
+    assert len(set(trees)) == len(cases) >= 4
+    assert trees.count(settings) <= 1
+
+
+def test_the_papers_own_scale_gives_the_papers_cases() -> None:
+    """Batch sizes with the authors' scores, widths up to twice the paper's, a wide predictor."""
+    settings = preset("imagenet_300")
+    batches = {case.x: case.published for case in build_study("figure2", settings, Axes()).cases}
+    assert batches[256] == {"top1": pytest.approx(0.707)}
+    assert list(batches) == [128, 256, 512, 1024, 2048, 4096]
+    widths = {case.x for case in build_study("figure4", settings, Axes()).cases}
+    assert {128, 8192, 16384} <= widths
+    case_b = build_study("table6", settings, Axes()).cases[2]
+    assert case_b.changes == {"model.predictor_widths": (8192, 8192)}
+
+
+def test_published_scores_are_the_papers() -> None:
+    """Tables 5 and 6, row by row; figures without published numbers have none."""
+    settings = preset("digits")
+
+    def published(name: str) -> list[tuple[float | None, float | None]]:
+        cases = build_study(name, settings, Axes()).cases
+        return [(case.published.get("top1"), case.published.get("top5")) for case in cases]
+
+    percent = [(71.4, 90.2), (57.3, 80.5), (0.1, 0.5), (69.8, 88.8), (71.2, 89.7), (53.4, 76.7),
+               (63.3, 85.7)]  # fmt: skip
+    assert published("table5")[:-1] == [pytest.approx((a / 100, b / 100)) for a, b in percent]
+    assert published("table5")[-1] == (None, None)
+    percent = [(71.4, 90.2), (70.5, 89.0), (70.2, 89.0), (61.3, 83.5)]
+    assert published("table6") == [pytest.approx((a / 100, b / 100)) for a, b in percent]
+    for name in ("figure2", "figure3", "figure4", "figure5"):
+        assert set(published(name)) == {(None, None)}
+
+
+def test_the_last_layer_alone_varies_in_figure_4() -> None:
+    """Its width is that of the caption; hidden layers keep the preset's."""
+    study = build_study("figure4", preset("digits"), Axes(values=(8, 64), depths=(1, 3)))
+    assert [case.changes["model.projector_widths"] for case in study.cases] == [
+        (8,), (64,), (512, 512, 8), (512, 512, 64)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "sentence"),
+    [
+        ("figure9", Axes(), "no ablation 'figure9'"),
+        ("table5", Axes(values=(1.0,)), "table5 has no values"),
+        ("figure5", Axes(depths=(1,)), "figure5 has no depths"),
+        ("figure5", Axes(values=(0.0,)), "must all be above 0"),
+        ("figure5", Axes(values=(0.1, 0.1)), "figure5 has '0.1' twice"),
+        ("figure2", Axes(rates=(-1.0,)), "must all be above 0"),
+        ("figure2", Axes(values=(1,)), "data.global_batch=1 must be at least 2"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(
+    name: str, axes: Axes, sentence: str
+) -> None:
+    """A sentence says what, and the way out."""
+    with pytest.raises(SettingsError, match=sentence):
+        build_study(name, preset("digits"), axes)
+
+
+def test_a_candidate_that_is_no_setting_is_refused() -> None:
+    """Candidates are checked as the cases are."""
+    case = Case(label="a", candidates=({"optimizer.weight_rat": 1.0},))
+    study = Study(name="mine", title="Mine", cases=(case,))
+    with pytest.raises(SettingsError, match=r"nearest is 'optimizer.weight_rate'"):
+        study.check(preset("digits"))
+    with pytest.raises(SettingsError, match="is empty"):
+        replace(study, cases=()).check(preset("digits"))
