@@ -47,8 +47,7 @@ def forecast_sweep(space: SearchSpace, settings: Settings, order: SweepOrder) ->
     settings = locate_storage(settings)
     folder = sweep_folder(space, settings)
     records = list(Records(folder / "trials"))
-    total = min(order.trials, len(points)) if order.search == "grid" else order.trials
-    trials = max(0, total - len(records))
+    trials = max(0, order.total(len(points)) - len(records))
     if order.retry_failed:
         trials = sum(record.state == "failed" for record in records)
     forecasts = [_forecast(changed, folder.name) for changed in _sizes(space, settings)]

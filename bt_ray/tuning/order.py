@@ -7,13 +7,15 @@ from typing import Literal
 from bt_ray.errors import SettingsError
 from bt_ray.tuning.study import Search
 
+_TRIALS = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOrder:
     """How to search, for how long, and what the winner has to show."""
 
-    trials: int = 8
-    """Trials in all, those of earlier starts included; of a grid at most its points."""
+    trials: int | None = None
+    """Trials in all, those of earlier starts included; none: 8, or all of a grid."""
     search: Search = "tpe"
     """How values are proposed after the space's points: tpe (Optuna), random, or grid: the
     space's grid and nothing else."""
@@ -44,8 +46,9 @@ class SweepOrder:
 
     def __post_init__(self) -> None:
         for name in ("trials", "seeds"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name}={getattr(self, name)} must be at least 1.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name}={value} must be at least 1.")
         for name in ("at_once", "max_hours", "grace_epochs"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -56,3 +59,9 @@ class SweepOrder:
             raise SettingsError(f"reduction={self.reduction:g} must be above 1.")
         if not 0 < self.held_out < 1:
             raise SettingsError(f"held_out={self.held_out:g} must lie between 0 and 1.")
+
+    def total(self, num_points: int) -> int:
+        """Trials in all, of a space whose points (or grid) are so many."""
+        if self.search == "grid":
+            return min(self.trials or num_points, num_points)
+        return self.trials or _TRIALS

@@ -67,21 +67,23 @@ class Start:
     ) -> int | None:
         """Runs the trials that are left; the signal that ended this early, if one did."""
         url, records = self._trial_order.study, self._trial_order.records
+        total = self._order.total(len(points))
         with answering_study(url):
-            search = self._open_search()
+            search = self._open_search(total)
             search.begun = reconcile(search.study, self._space, records)
             if self._order.retry_failed:
                 search.begun = begin_again(search.study, self._space, records)
                 left = len(search.begun)
             else:
                 enqueue(search.study, points)
-                left = len(search.begun) + max(0, self._total(points) - _count_begun(search.study))
+                left = len(search.begun) + max(0, total - _count_begun(search.study))
             scheduler = self._scheduler(search.study)
         if left == 0:
             return None
         ended = list(records)
-        total = max(self._total(points), len(ended) + left)
-        board = Board(ended, total=total, epochs=self._epochs, at_once=self._at_once)
+        board = Board(
+            ended, total=max(total, len(ended) + left), epochs=self._epochs, at_once=self._at_once
+        )
         watch = Watch(self._trial_order, search, board, on_progress)
         place = Path(self._trial_order.folder) / "tune"  # Ray's own notes; ours are elsewhere
         try:
@@ -91,12 +93,7 @@ class Start:
             shutil.rmtree(place, ignore_errors=True)
         return self._signal
 
-    def _total(self, points: tuple[Params, ...]) -> int:
-        """Trials of the whole sweep."""
-        is_grid = self._order.search == "grid"
-        return min(self._order.trials, len(points)) if is_grid else self._order.trials
-
-    def _open_search(self) -> StudySearch:
+    def _open_search(self, trials: int) -> StudySearch:
         storage = open_study_storage(self._trial_order.study)
         name = self._trial_order.name
         known = optuna.get_all_study_names(storage)
@@ -107,7 +104,7 @@ class Start:
             self._order.search,
             seed=self._split.training.seed,
             begun=begun,
-            trials=self._order.trials,
+            trials=trials,
         )
         return StudySearch(self._space, name, storage, sampler, self._trial_order)
 
