@@ -121,7 +121,8 @@ def _placeholder(
 def begin_again(study: optuna.Study, space: SearchSpace, records: Records) -> list[int]:
     """Sets the records of failed trials aside, and begins each again in the study.
 
-    Returns: ids of the study's trials.
+    Returns: ids of the study's trials, those included that an earlier start began again and did
+      not end.
     """
     failed = [record for record in records if record.state == "failed"]
     for record in failed:
@@ -130,7 +131,7 @@ def begin_again(study: optuna.Study, space: SearchSpace, records: Records) -> li
     return [
         trial._trial_id
         for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        if number_of(trial) in {record.number for record in failed}
+        if RETRY_OF in trial.user_attrs
     ]
 
 

@@ -104,7 +104,8 @@ def test_failed_trials_alone_are_begun_again(tmp_path: Path) -> None:
     assert records.read(1) is None
     records.keep(record(begin(study), "finished"))  # another one, of a number of its own
     assert study_module.number_of(study.trials[3]) == 1
-    # Killed meanwhile: the next start goes on with it.
+    # Killed meanwhile: the next start goes on with it, whichever way it is asked to.
+    assert begin_again(study, SPACE, records) == [again]
     assert again in reconcile(study, SPACE, records)
 
 
