@@ -31,7 +31,9 @@ from bt_ray.data.spares import find_spares
 _MOST_READ_TASKS = 2000
 _WINDOWS_READ_AT_ONCE = 2
 _PREFETCHED_BATCHES = 2
-_CPUS_OF_A_DECODER = 2 / 3  # three decode on two cores: none waits for Ray to bring the next task
+_CPUS_OF_A_DECODER = 0.66
+"""Three decode on two cores: no core waits for Ray to bring the next task. Ray Data rounds 2/3 to
+0.66667, of which only two fit."""
 _IDLE_STEP_S, _PAUSE_S, _LONGEST_WAIT_S = 0.01, 0.03, 0.02
 
 

@@ -9,6 +9,7 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 from ray.data._internal.execution import streaming_executor_state
+from ray.data._internal.execution.interfaces import ExecutionResources
 
 from bt_ray.config import Settings, override
 from bt_ray.data import ingest
@@ -79,3 +80,9 @@ def test_ray_still_has_the_wait_that_is_shortened(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(streaming_executor_state, name, waited)
     ingest.AttentiveScheduling().before_execution_starts(None)
     assert getattr(streaming_executor_state, name) < 0.1
+
+
+def test_three_decoders_fit_on_two_cpus_as_ray_data_counts_them() -> None:
+    one = ExecutionResources(cpu=ingest._CPUS_OF_A_DECODER)
+    left = ExecutionResources(cpu=2).subtract(one).subtract(one)
+    assert one.satisfies_limit(left)
