@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def train_worker(order: dict[str, str]) -> None:
         train(
             settings,
             steps_per_epoch=plan.steps_per_epoch,
-            batches=worker_batches(settings, context, plan, start),
+            batches=begin(worker_batches(settings, context, plan, start)),
             context=context,
             probe=build_probe(
                 settings, context.device, rank=context.rank, world_size=context.world_size
@@ -118,6 +119,24 @@ def worker_batches(
         steps_per_epoch=plan.steps_per_epoch,
         device=context.device,
     )
+
+
+def begin(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, of which the first is fetched at once, in another thread.
+
+    So Ray Data starts to read and decode while the model is built and probed for the first time.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="first-batch")
+    first = pool.submit(next, batches, None)
+    pool.shutdown(wait=False)
+
+    def rest() -> Iterator[Batch]:
+        batch = first.result()
+        if batch is not None:
+            yield batch
+            yield from batches
+
+    return rest()
 
 
 @contextmanager

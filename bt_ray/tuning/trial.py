@@ -1,6 +1,7 @@
 """One trial: a training run in a process of the sweep's, recorded at its end."""
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ PRUNED = "pruned"
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError, OutOfMemoryError)
 """Errors after which another try may do better: memory is shared with other trials."""
 _LOCK_WAIT_S = 60
+_LOOK_EVERY_S = "0.5"  # at the workers, not Ray Train's 2 s: a trial waits for it when it ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,7 @@ def run_trial(config: dict[str, Any], *, order: TrialOrder) -> None:
     number, params, changes = config["number"], config["params"], config["changes"]
     if order.records.read(number) is not None:
         return
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _LOOK_EVERY_S)
     began = time.monotonic()
 
     def keep(state: State, reason: str | None = None) -> None:
