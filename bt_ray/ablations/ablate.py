@@ -14,7 +14,7 @@ from bt_ray.data.prepare import prepare_data, write_source
 from bt_ray.data.shards import ShardSet
 from bt_ray.data.subset import subset
 from bt_ray.errors import SettingsError
-from bt_ray.tracking.mlflow import ending, start_parent_run
+from bt_ray.tracking.mlflow import ending, run_of_folder
 from bt_ray.training.cluster import connect
 from bt_ray.training.run_folder import locate_storage, open_storage
 from bt_ray.tuning.split import draw_rows, hold_out
@@ -86,7 +86,10 @@ def ablate(
         connect(settings)
     searches = _searches(study, settings)
     watch = Watch(len(searches) + len(study.cases) * plan.seeds, on_progress)
-    parent = start_parent_run(f"{study.name} on {settings.name}", settings)
+    name = f"{study.name}-{settings.name}"
+    own_folder = Path(settings.storage) / "ablations" / name
+    own_folder.mkdir(parents=True, exist_ok=True)
+    parent = run_of_folder(own_folder, replace(settings, name=name))
     with ending(parent):
 
         def train(runs: Sequence[Labelled]) -> dict[str, list[Result]]:

@@ -99,6 +99,19 @@ def start_run(
         return run
 
 
+def run_of_folder(
+    run_folder: Path, settings: Settings, *, parent: MlflowRun | None = None
+) -> MlflowRun:
+    """The MLflow run of a folder, set going again or new, and noted there: one across restarts.
+
+    Raises: TrackingError if the server does not answer.
+    """
+    known = recorded_run(run_folder)
+    run = start_run(settings, known_run_id=None if known is None else known.run_id, parent=parent)
+    record_run(run_folder, run)
+    return run
+
+
 def record_run(run_folder: Path, run: MlflowRun) -> None:
     """Notes in a run's folder which MLflow run it is."""
     (run_folder / _RECORD).write_text(json.dumps({"run_id": run.run_id, "uri": run.uri}))
@@ -176,11 +189,6 @@ def recorded_history(uri: str, run_id: str) -> dict[str, dict[int, float]]:
                 client.get_metric_history(run_id, name), key=lambda m: (m.step, m.timestamp))}
             for name in names
         }  # fmt: skip
-
-
-def start_parent_run(name: str, settings: Settings) -> MlflowRun:
-    """A run that others, such as a sweep's trials, are children of."""
-    return _create_run(tracking_uri(settings.storage), name, settings, None)
 
 
 def _create_run(uri: str, name: str, settings: Settings, parent: MlflowRun | None) -> MlflowRun:

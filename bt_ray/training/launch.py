@@ -12,7 +12,7 @@ from bt_ray.data.prepare import prepare_data
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
 from bt_ray.tracking.courier import Courier
-from bt_ray.tracking.mlflow import MlflowRun, ending, record_run, recorded_run, start_run
+from bt_ray.tracking.mlflow import MlflowRun, ending, run_of_folder
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.cluster import connect
@@ -58,7 +58,7 @@ def pretrain(
         claim_folder(run_folder, settings)
         if settings.scaling.workers > 0:
             connect(settings)
-        run = _mlflow_run(run_folder, settings, parent)
+        run = run_of_folder(run_folder, settings, parent=parent)
         stop = StopRequest(run_folder)
         with ending(run) as end:
             run.tag("data_digest", manifest.digest)
@@ -110,13 +110,6 @@ def _stopped(signal_number: int, summary: Summary) -> RunStoppedError:
     )
     error.signal_number = signal_number
     return error
-
-
-def _mlflow_run(run_folder: Path, settings: Settings, parent: MlflowRun | None) -> MlflowRun:
-    known = recorded_run(run_folder)
-    run = start_run(settings, known_run_id=None if known is None else known.run_id, parent=parent)
-    record_run(run_folder, run)
-    return run
 
 
 def _fit(

@@ -10,7 +10,7 @@ from bt_ray.config import Settings, check_pretraining, differences, from_json, t
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import RunFailedError, RunStoppedError, SettingsError
 from bt_ray.evaluation.labelled import read_labels
-from bt_ray.tracking.mlflow import MlflowRun, ending, record_run, recorded_run, start_run
+from bt_ray.tracking.mlflow import ending, run_of_folder
 from bt_ray.training.run_folder import locate_storage, open_storage, sole_owner
 from bt_ray.tuning.champion import Verdict, contend
 from bt_ray.tuning.order import SweepOrder
@@ -73,7 +73,7 @@ def sweep(
         score = _choose_score(split, space)
         at_once = join_cluster(split, order.at_once)
         split = share_threads(split, at_once)
-        run = _parent_run(folder, settings)
+        run = run_of_folder(folder, replace(settings, name=folder.name))
         with ending(run) as end:
             trial_order = TrialOrder(
                 name=folder.name,
@@ -129,15 +129,6 @@ def _claim(folder: Path, space: SearchSpace, settings: Settings, order: SweepOrd
     claim = {"space": space.name, "held_out": order.held_out,
              "settings": json.loads(to_json(settings))}  # fmt: skip
     file.write_text(json.dumps(claim, indent=2))
-
-
-def _parent_run(folder: Path, settings: Settings) -> MlflowRun:
-    known = recorded_run(folder)
-    run = start_run(
-        replace(settings, name=folder.name), known_run_id=None if known is None else known.run_id
-    )
-    record_run(folder, run)
-    return run
 
 
 def _choose_score(split: Settings, space: SearchSpace) -> Score:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from bt_ray.ablations.ablate import Plan, Row, ablate
 from bt_ray.ablations.paper import Axes, build_study
@@ -62,6 +63,12 @@ def test_runs_are_made_once_and_shared_by_studies(settings: Settings, tmp_path: 
     again, told = make(two_values(settings), settings, tmp_path, Plan(seeds=2))
     assert again == rows
     assert not any(p.is_new for p in told)
+    client = MlflowClient(f"sqlite:///{settings.storage}/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert [(run.info.run_name, run.info.status) for run in parents] == [
+        ("figure5-small", "FINISHED")
+    ]
     other = override(settings, {"name": "another", "scaling.threads_per_worker": None})
     _, told = make(
         Study(name="t", title="T", cases=(Case(label="Baseline"),)), other, tmp_path, Plan(seeds=1)

@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from bt_ray.config import Settings
 from bt_ray.errors import SettingsError
 from bt_ray.report.record import find_run
-from bt_ray.tracking.mlflow import git_revision, start_parent_run
+from bt_ray.tracking.mlflow import experiment, git_revision, tracking_uri
 from tests.report.runs import begun_run, evaluated, finished_run
 
 
@@ -89,6 +90,7 @@ def test_what_is_no_run_is_refused(small_settings: Settings, tmp_path: Path) -> 
     with pytest.raises(SettingsError, match="There is no run 'small'"):
         find_run("small", tmp_path / "elsewhere")
     assert not list((tmp_path / "elsewhere").iterdir())
-    parent = start_parent_run("a-sweep", small_settings)
+    uri = tracking_uri(small_settings.storage)
+    foreign = MlflowClient(uri).create_run(experiment(uri, "others", tmp_path))
     with pytest.raises(SettingsError, match="is not a pretraining run"):
-        find_run(parent.run_id, tmp_path)
+        find_run(foreign.info.run_id, tmp_path)
