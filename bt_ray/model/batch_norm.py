@@ -8,115 +8,151 @@ NCCL.
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bt_ray.collectives import all_reduce_sum, world_size
+from bt_ray.collectives import all_reduce_sum, gather_rows, world_size
 
 
 class GlobalBatchNorm(_BatchNorm):
     """Batch normalisation of (n, c, …) inputs over the rows of all workers.
 
     Running statistics are those of the global batch (unbiased variance, as in torch) and so
-    equal on all workers. In eval mode, or with one worker, it is torch's own.
+    equal on all workers. In eval mode, or with one worker and one view, it is torch's own.
     """
 
+    views = 1
+    """In how many equal parts the rows come, one after the other: each is normalised with
+    statistics of its own, as if it were passed alone, and the parts in turn."""
+
     def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() < 2:
-            raise ValueError(f"Expected an input of (n, c, …), got {tuple(x.shape)}.")
+        if x.dim() < 2 or len(x) % self.views:
+            raise ValueError(
+                f"Expected an input of (n, c, …), n a multiple of {self.views}, got "
+                f"{tuple(x.shape)}."
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised input, same shape and dtype."""
-        if not self.training or world_size() == 1:
+        if not self.training or (world_size() == 1 and self.views == 1):
             return super().forward(x)
         self._check_input_dim(x)
-        output, mean, variance, count = _GlobalNormalize.apply(x, self.weight, self.bias, self.eps)
+        output, means, variances, count = _GlobalNormalize.apply(
+            x, self.weight, self.bias, self.eps, self.views
+        )
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 momentum = cast(float, self.momentum)
-                unbiased = variance * count / (count - 1)
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+                unbiased = variances * count / (count - 1)
+                for mean, variance in zip(means, unbiased, strict=True):
+                    self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                    self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
                 if self.num_batches_tracked is not None:
-                    self.num_batches_tracked.add_(1)
+                    self.num_batches_tracked.add_(self.views)
         return output  # type: ignore[no-any-return]
 
 
 class _GlobalNormalize(torch.autograd.Function):
-    """Batch norm by torch's own kernels, which pass over the rows a few times only."""
+    """Batch norm by torch's own kernels, which pass over the rows a few times only.
+
+    The statistics of all views travel together: the workers wait for each other once each way.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, views: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, variance = _moments(x, eps)
-        count = torch.full_like(mean[:1], x.numel() / x.shape[1])
-        mean, variance, total = _combine(mean, variance, count)
-        scale = torch.ones_like(mean) if weight is None else weight.to(mean.dtype)
-        output = functional.batch_norm(x, mean, variance, scale, _as(bias, mean), eps=eps)
+        parts = x.chunk(views)
+        means, variances, count = _combine(*_moments(parts), parts[0].numel() / x.shape[1])
+        scale = torch.ones_like(means[0]) if weight is None else weight.to(means.dtype)
+        shift = None if bias is None else bias.to(means.dtype)
+        output, unused = torch.empty_like(x), means.new_empty(0)
+        for part, mean, variance, out in zip(
+            parts, means, variances, output.chunk(views), strict=True
+        ):
+            torch.ops.aten.native_batch_norm.out(
+                part, scale, shift, mean, variance, False, 0.0, eps,
+                out=out, save_mean=unused, save_invstd=unused,
+            )  # fmt: skip
         ctx.eps, ctx.has_weight = eps, weight is not None
-        ctx.save_for_backward(x, scale, mean, variance, total)
-        ctx.mark_non_differentiable(mean, variance, total)
-        return output, mean, variance, total
+        ctx.save_for_backward(x, scale, means, variances, count)
+        ctx.mark_non_differentiable(means, variances, count)
+        return output, means, variances, count
 
     @staticmethod
     def backward(
         ctx: Any, gradient: Tensor, *_: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
-        x, scale, mean, variance, count = ctx.saved_tensors
-        # As if mean and variance were constants: the gradient of x, and the sums over this
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        x, scale, means, variances, count = ctx.saved_tensors
+        parts = x.chunk(len(means))
+        # As if mean and variance were constants: the gradients of x, and the sums over this
         # worker's rows, which are its shares of the gradients of weight and bias …
-        grad_x, grad_scale, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, scale, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        grads_x, grads_scale, grads_bias = zip(
+            *(
+                torch.ops.aten.native_batch_norm_backward(
+                    grad, part, scale, mean, variance, None, None, False, ctx.eps, [True] * 3
+                )
+                for grad, part, mean, variance in zip(
+                    gradient.chunk(len(means)), parts, means, variances, strict=True
+                )
+            ),
+            strict=True,
         )
+        shares = torch.stack([torch.stack(grads_scale), torch.stack(grads_bias)])
         # … and their total is what every row's gradient depends on, since they are not.
-        product, constant = all_reduce_sum(torch.stack([grad_scale, grad_bias])) / count
-        factor = scale * torch.rsqrt(variance + ctx.eps)
-        grad_x -= functional.batch_norm(
-            x, mean, variance, factor * product, factor * constant, eps=ctx.eps
-        )
-        if not ctx.has_weight:
-            return grad_x, None, None, None
-        return grad_x, grad_scale, grad_bias, None
+        products, constants = all_reduce_sum(shares) / count
+        grad_x = torch.empty_like(x)
+        for grad, part, mean, variance, product, constant, out in zip(
+            grads_x, parts, means, variances, products, constants, grad_x.chunk(len(means)),
+            strict=True,
+        ):  # fmt: skip
+            factor = scale * torch.rsqrt(variance + ctx.eps)
+            through_moments = functional.batch_norm(
+                part, mean, variance, factor * product, factor * constant, eps=ctx.eps
+            )
+            torch.sub(grad, through_moments, out=out)
+        grad_scale, grad_bias = shares.sum(1) if ctx.has_weight else (None, None)
+        return grad_x, grad_scale, grad_bias, None, None
 
 
-def _moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (c,) of this worker's rows, float32 or better."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if x.device.type != "cpu":
-        variance, mean = torch.var_mean(x.to(wide), dim=[0, *range(2, x.dim())], correction=0)
-        return mean, variance
-    # On a CPU the whole batch norm is ten times as fast as torch's own var_mean.
-    ones = torch.ones(x.shape[1], dtype=wide)
-    _, mean, inverse_std = torch.native_batch_norm(x, ones, None, None, None, True, 0.0, eps)
-    return mean, (inverse_std**-2 - eps).clamp_(min=0)
+def _moments(parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of this worker's rows, (views, c) each, float32 or better."""
+    wide = torch.promote_types(parts[0].dtype, torch.float32)
+    moments = []
+    for part in parts:
+        if part.device.type == "cpu":  # torch's own var_mean takes twenty times as long
+            like = torch.zeros(part.shape[1], dtype=wide)  # says in which precision to count
+            mean, variance = torch.batch_norm_update_stats(part, like, like.clone(), 0.0)
+        else:
+            rows = [0, *range(2, part.dim())]
+            variance, mean = torch.var_mean(part.to(wide), dim=rows, correction=0)
+        moments.append((mean, variance))
+    means, variances = zip(*moments, strict=True)
+    return torch.stack(means), torch.stack(variances)
 
 
-def _combine(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (c,), variance (c,) and count (1,) of all workers' rows, from each worker's own.
+def _combine(means: Tensor, variances: Tensor, rows: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, variances (views, c) and count (1,) of all workers' rows, from each worker's own.
 
     Source: Chan, Golub and LeVeque 1983, whose pairwise update does not cancel.
     """
-    mine = torch.cat([mean, variance, count])
-    parts = [torch.empty_like(mine) for _ in range(world_size())]
-    dist.all_gather(parts, mine)
-    table = torch.stack(parts)
+    mine = torch.cat([means.flatten(), variances.flatten(), means.new_tensor([rows])])
+    table = gather_rows(mine[None], [1] * world_size())
     counts = table[:, -1:]
-    means, variances = table[:, :-1].chunk(2, dim=1)
+    of_means, of_variances = table[:, :-1].chunk(2, dim=1)
     total = counts.sum(0)
-    grand = (means * counts).sum(0) / total
-    spread = ((variances + (means - grand) ** 2) * counts).sum(0) / total
-    return grand, spread, total
+    grand = (of_means * counts).sum(0) / total
+    spread = ((of_variances + (of_means - grand) ** 2) * counts).sum(0) / total
+    return grand.view_as(means), spread.view_as(variances), total
 
 
-def _as(parameter: Tensor | None, like: Tensor) -> Tensor | None:
-    return None if parameter is None else parameter.to(like.dtype)
+def globalize_batch_norm(module: nn.Module, views: int = 1) -> nn.Module:
+    """`module` with every batch norm turned into a GlobalBatchNorm of the same parameters.
 
-
-def globalize_batch_norm(module: nn.Module) -> nn.Module:
-    """`module` with every batch norm turned into a GlobalBatchNorm of the same parameters."""
+    Args:
+      views: in how many parts the rows will come.
+    """
     if isinstance(module, _BatchNorm):
         if module.momentum is None:
             raise ValueError("A cumulative average (momentum=None) of batch norm is not supported.")
@@ -128,10 +164,11 @@ def globalize_batch_norm(module: nn.Module) -> nn.Module:
             module.track_running_stats,
         )
         made.train(module.training)
+        made.views = views
         made.weight, made.bias = module.weight, module.bias
         made.running_mean, made.running_var = module.running_mean, module.running_var
         made.num_batches_tracked = module.num_batches_tracked
         return made
     for name, child in module.named_children():
-        setattr(module, name, globalize_batch_norm(child))
+        setattr(module, name, globalize_batch_norm(child, views))
     return module

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bt_ray.config import ModelSettings
+from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.projector import build_projector
 
@@ -13,7 +14,8 @@ from bt_ray.model.projector import build_projector
 class Twins(nn.Module):
     """Embeds two batches of views with the same weights.
 
-    The views pass one after the other, so that batch norm sees each with its own statistics.
+    Batch norm sees each view with its own statistics: the views pass one after the other, or
+    at once through batch norms that tell them apart (`globalize_batch_norm`).
 
     The paper also breaks the symmetry: "adding a predictor network … to one of the network …
     and/or a stop-gradient mechanism on the other network" (section 4, Table 6). The predictor
@@ -35,16 +37,36 @@ class Twins(nn.Module):
         self.projector = projector
         self.predictor = predictor
         self.stop_gradient = stop_gradient
+        self._at_once = False
+
+    def globalize_batch_norm(self) -> None:
+        """Has batch norm take in the rows of all workers.
+
+        Both views then pass at once if both have gradients: the workers wait for each other
+        half as often.
+        """
+        self._at_once = not self.stop_gradient
+        views = 2 if self._at_once else 1
+        self.encoder = globalize_batch_norm(self.encoder, views)
+        self.projector = globalize_batch_norm(self.projector, views)
+        if self.predictor is not None:
+            self.predictor = globalize_batch_norm(self.predictor)
 
     def forward(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (n, D) of each view, from two (n, 3, px, px); the first ones predicted."""
-        # The one with a gradient first: autocast keeps the weights that it casts for both.
-        z_a = self.projector(self.encoder(view_a))
+        if self._at_once:
+            z_a, z_b = self._embed(torch.cat([view_a, view_b])).chunk(2)
+        else:
+            # The one with a gradient first: autocast keeps the weights that it casts for both.
+            z_a = self._embed(view_a)
+            with torch.no_grad() if self.stop_gradient else nullcontext():
+                z_b = self._embed(view_b)
         if self.predictor is not None:
             z_a = self.predictor(z_a)
-        with torch.no_grad() if self.stop_gradient else nullcontext():
-            z_b = self.projector(self.encoder(view_b))
         return z_a, z_b
+
+    def _embed(self, views: Tensor) -> Tensor:
+        return self.projector(self.encoder(views))  # type: ignore[no-any-return]
 
 
 def build_twins(settings: ModelSettings) -> Twins:

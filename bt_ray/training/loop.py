@@ -12,7 +12,6 @@ from bt_ray.collectives import any_worker, data_parallel, sum_numbers, world_siz
 from bt_ray.config import Settings, TrainingSettings
 from bt_ray.data.batches import Batch, normalize
 from bt_ray.evaluation.probe import Probing
-from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.build import build_objective
 from bt_ray.optim.lars import build_optimizer, set_rates
@@ -163,7 +162,7 @@ def build_state(settings: Settings, device: torch.device) -> TrainingState[Twins
     torch.manual_seed(settings.training.seed)
     twins = build_twins(settings.model)
     if world_size() > 1:
-        globalize_batch_norm(twins)
+        twins.globalize_batch_norm()
     twins.to(device, memory_format=memory_format(settings.training))  # type: ignore[call-overload]
     return TrainingState(
         module=twins,

@@ -61,6 +61,52 @@ def test_workers_compute_torchs_batch_norm_of_the_global_batch(
         assert share["num_batches_tracked"] == 1
 
 
+def _share_of_two_views(rank: int, world_size: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    norm, views, weigh = make_two_views(dtype)
+    start = sum(ROWS[:rank])
+    mine = slice(start, start + ROWS[rank])
+    x, weighs = (torch.cat([t[:, mine][0], t[:, mine][1]]) for t in (views, weigh))
+    return outcome(globalize_batch_norm(norm, views=2), x, weighs)
+
+
+def make_two_views(dtype: torch.dtype) -> tuple[nn.Module, Tensor, Tensor]:
+    """As `make`, with an input of (2, n, c, h, w), the second view apart from the first."""
+    norm, x, weigh = make((8, 3, 4, 4), dtype)
+    return norm, torch.stack([x, 2 * x.flip(0) - 1]), torch.stack([weigh, weigh.flip(1)])
+
+
+@pytest.mark.parametrize("workers", [len(ROWS), 1])
+def test_views_in_one_pass_are_normalised_as_if_passed_in_turn(workers: int) -> None:
+    """To float64's precision, on several workers and on one."""
+    norm, views, weigh = make_two_views(torch.float64)
+    x = views.clone().requires_grad_()
+    y = torch.stack([norm(x[0]), norm(x[1])])
+    (y * weigh).sum().backward()
+    rows = ROWS if workers > 1 else [sum(ROWS)]
+    if workers > 1:
+        shares = run_workers(workers, _share_of_two_views, torch.float64)
+    else:
+        norm_at_once, views, weigh = make_two_views(torch.float64)
+        shares = [outcome(globalize_batch_norm(norm_at_once, 2), *(
+            t.flatten(0, 1) for t in (views, weigh)
+        ))]  # fmt: skip
+    assert x.grad is not None
+    for name, expected in (("y", y.detach()), ("x", x.grad)):
+        parts = [share[name].unflatten(0, (2, n)) for share, n in zip(shares, rows, strict=True)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=1e-11, atol=1e-11)
+    for name, parameter in norm.named_parameters():
+        total = torch.stack([share[name] for share in shares]).sum(0)
+        torch.testing.assert_close(total, parameter.grad, rtol=1e-11, atol=1e-10)
+    for name, buffer in norm.named_buffers():
+        for share in shares:
+            torch.testing.assert_close(share[name], buffer, rtol=1e-11, atol=1e-11)
+
+
+def test_rows_that_are_no_whole_number_of_views_are_refused() -> None:
+    with pytest.raises(ValueError, match="a multiple of 2"):
+        globalize_batch_norm(nn.BatchNorm1d(3), views=2)(torch.zeros(5, 3))
+
+
 def test_one_worker_uses_torchs_own() -> None:
     norm, x, weigh = make((8, 3, 4, 4), torch.float32)
     expected = outcome(copy.deepcopy(norm), x.clone(), weigh)

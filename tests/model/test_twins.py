@@ -6,6 +6,7 @@ from torch import Tensor
 
 from bt_ray.config import ModelSettings
 from bt_ray.model.twins import Twins, build_twins
+from tests.workers import run_workers
 
 PREDICTOR = (24, 12)
 
@@ -81,3 +82,38 @@ def test_the_predictor_has_the_papers_form() -> None:
     assert predictor is not None
     kinds = [type(module).__name__ for module in predictor.children()]
     assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+
+
+def _globalized(
+    rank: int, world_size: int, predictor_widths: tuple[int, ...] | None, stop_gradient: bool
+) -> list[Tensor]:
+    """Embeddings of this worker's rows, and its gradients of a sum over them."""
+    twins = build(predictor_widths, stop_gradient=stop_gradient)
+    twins.globalize_batch_norm()
+    rows = slice(rank * 6 // world_size, (rank + 1) * 6 // world_size)
+    z_a, z_b = twins(*(view[rows] for view in views()))
+    (z_a * z_b).sum().backward()
+    return [z_a.detach(), z_b.detach(), *(p.grad for p in twins.parameters()), *twins.buffers()]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("predictor_widths", [None, PREDICTOR])
+@pytest.mark.parametrize("stop_gradient", [False, True])
+def test_workers_embed_as_one_does(
+    predictor_widths: tuple[int, ...] | None, stop_gradient: bool
+) -> None:
+    """Whether the views pass at once or in turn: embeddings, gradients, running statistics."""
+    twins = build(predictor_widths, stop_gradient=stop_gradient)
+    z_a, z_b = twins(*views())
+    (z_a * z_b).sum().backward()
+    shares = run_workers(2, _globalized, predictor_widths, stop_gradient)
+    whole = [z_a, z_b, *(p.grad for p in twins.parameters()), *twins.buffers()]
+    num_buffers = len(list(twins.buffers()))
+    for number, (expected, *ours) in enumerate(zip(whole, *shares, strict=True)):
+        assert expected is not None
+        if number < 2:
+            found = torch.cat(ours)
+        elif number < len(whole) - num_buffers:
+            found = ours[0] + ours[1]
+        else:
+            found = ours[1]
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
