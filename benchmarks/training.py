@@ -46,7 +46,7 @@ class Benchmark:
     data: Path | None = None
     """CIFAR-10 as JPEGs, a folder a class; none: `train` in cifar10-imagefolder.zip, looked for
     in BT_RAY_TEST_DATA or ../shared/data."""
-    steps: int = 4
+    steps: int = 12
     """Timed steps of a block with ResNet-18."""
     small_steps: int = 128
     """Timed steps of a block with the small encoder."""
