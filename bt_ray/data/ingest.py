@@ -7,7 +7,6 @@ plan gives it (`batches.check_place`).
 """
 
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -35,7 +34,6 @@ _PREFETCHED_BATCHES = 2
 _CPUS_OF_A_DECODER = 0.66
 """Three decode on two cores: no core waits for Ray to bring the next task. Ray Data rounds 2/3 to
 0.66667, of which only two fit."""
-_PRIORITY = 19  # the lowest; Ray's workers have 15
 _IDLE_STEP_S, _PAUSE_S, _LONGEST_WAIT_S = 0.01, 0.03, 0.02
 
 
@@ -82,22 +80,12 @@ class PlanSource(Datasource):
 
 def _read(shards: ShardSet, plan: Plan, workers: int, start: int, stop: int) -> Iterator[pa.Table]:
     """Tables of one row each: a worker's part of a step, its columns packed into lists."""
-    _prepare_process()
+    keep_freed_memory()
     size = plan.global_batch // workers
     for span in plan.spans(start, stop):
         table = read_steps(shards, plan, max(start, span.first_step), min(stop, span.stop_step))
         for first in range(0, table.num_rows, size):
             yield _pack(table.slice(first, size))
-
-
-def _prepare_process() -> None:
-    """Memory is kept, and training goes first where it wants the same cores.
-
-    Its workers wait for each other many times a step: what delays one of them delays all. They
-    leave their cores idle meanwhile, which is time enough to decode in.
-    """
-    keep_freed_memory()
-    os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
 
 
 def _pack(table: pa.Table) -> pa.Table:
@@ -117,7 +105,7 @@ def _unpack(table: pa.Table) -> pa.Table:
 
 
 def _decode(block: pa.Table, settings: Settings, shards: ShardSet, plan: Plan) -> Columns:
-    _prepare_process()
+    keep_freed_memory()
     spares = partial(find_spares, shards, plan)
     columns = make_views(_unpack(block), settings, plan.steps_per_epoch, spares)
     return {name: values[np.newaxis] for name, values in columns.items()}

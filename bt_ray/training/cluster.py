@@ -10,6 +10,8 @@ from bt_ray.config import Settings
 from bt_ray.errors import LaunchError
 
 _DATA_CPUS = 1.0
+_NO_PREEMPTION = ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+"""A process of each run that asks whether its nodes are about to be taken away: not this one."""
 
 
 def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) -> None:
@@ -25,6 +27,8 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
     if not ray.is_initialized():
         is_local = starts_here()
         num_cpus = max(os.cpu_count() or 1, math.ceil(at_once * needed)) if is_local else None
+        if is_local:
+            os.environ.setdefault(*_NO_PREEMPTION)  # read by every process of the cluster
         ray.init(
             num_cpus=num_cpus,
             log_to_driver=False,
