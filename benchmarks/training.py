@@ -9,10 +9,12 @@ import multiprocessing
 import os
 import platform
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -99,7 +101,13 @@ def measure(order: Benchmark, work: Path) -> dict[str, list[float]]:
 def in_fresh_process(block: Callable[[], T]) -> T:
     """What `block` returns; none of its threads, memory or Ray processes outlives the call."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(block).result()
+        return pool.submit(_for_people, block).result()
+
+
+def _for_people(block: Callable[[], T]) -> T:
+    """What `block` returns; what it prints is no part of the line of JSON."""
+    with redirect_stdout(sys.stderr):
+        return block()
 
 
 def build_contenders(order: Benchmark, work: Path) -> dict[str, Callable[[], float]]:

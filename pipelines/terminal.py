@@ -28,6 +28,7 @@ console = Console(stderr=True)
 _QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
 }
 _CHATTY = ("mlflow", "alembic", "ray._private.authentication")

@@ -49,17 +49,31 @@ def crop(image: Levels, parameters: ViewParameters, row: int, image_px: int) -> 
     Small views are left to Pillow: they gain nothing, and importing torch takes as long as some
     thousand of them.
     """
-    if image_px < _SMALL_PX:
-        return np.asarray(views.crop(Image.fromarray(image), parameters, row, image_px))
+    left, top = int(parameters.crop_left[row]), int(parameters.crop_top[row])
+    right, bottom = left + int(parameters.crop_width[row]), top + int(parameters.crop_height[row])
+    box = image[top:bottom, left:right]
+    resize = _resize_small if image_px < _SMALL_PX else _resize
+    levels = resize(box, image_px)
+    return cv2.flip(levels, 1) if parameters.flip[row] else levels  # type: ignore[return-value]
+
+
+def _resize_small(box: Levels, image_px: int) -> Levels:
+    """By octets, as Pillow's conversions from and to arrays take a third of the time."""
+    height, width, _ = box.shape
+    view = Image.frombytes("RGB", (width, height), box.tobytes()).resize(
+        (image_px, image_px), Image.Resampling.BICUBIC
+    )
+    return np.frombuffer(view.tobytes(), np.uint8).reshape(image_px, image_px, 3)
+
+
+def _resize(box: Levels, image_px: int) -> Levels:
     import torch
     from torch.nn.functional import interpolate
 
-    left, top = int(parameters.crop_left[row]), int(parameters.crop_top[row])
-    right, bottom = left + int(parameters.crop_width[row]), top + int(parameters.crop_height[row])
-    box = torch.from_numpy(image[top:bottom, left:right])[None].contiguous().permute(0, 3, 1, 2)
-    view = interpolate(box, (image_px, image_px), mode="bicubic", antialias=True)
+    planes = torch.from_numpy(box)[None].contiguous().permute(0, 3, 1, 2)
+    view = interpolate(planes, (image_px, image_px), mode="bicubic", antialias=True)
     levels: Levels = view[0].permute(1, 2, 0).numpy()
-    return cv2.flip(levels, 1) if parameters.flip[row] else levels  # type: ignore[return-value]
+    return levels
 
 
 def photometry(

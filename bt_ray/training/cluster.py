@@ -8,10 +8,14 @@ import ray
 
 from bt_ray.config import Settings
 from bt_ray.errors import LaunchError
+from bt_ray.training.precedence import waiting_their_turn
 
 _DATA_CPUS = 1.0
-_NO_PREEMPTION = ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-"""A process of each run that asks whether its nodes are about to be taken away: not this one."""
+_LOCALLY = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # none takes this node away
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",  # after 1 s, loaders come and go all day
+}
+"""Environment of all processes of a cluster that is started here; the user's own comes first."""
 
 
 def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) -> None:
@@ -28,14 +32,15 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
         is_local = starts_here()
         num_cpus = max(os.cpu_count() or 1, math.ceil(at_once * needed)) if is_local else None
         if is_local:
-            os.environ.setdefault(*_NO_PREEMPTION)  # read by every process of the cluster
-        ray.init(
-            num_cpus=num_cpus,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            address="local" if is_local else None,
-            include_dashboard=False if is_local else None,  # of a cluster that ends with the run
-        )
+            os.environ |= _LOCALLY | os.environ
+        with waiting_their_turn():
+            ray.init(
+                num_cpus=num_cpus,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                address="local" if is_local else None,
+                include_dashboard=False if is_local else None,  # it would end with the run
+            )
     workers, available = settings.scaling.workers, ray.cluster_resources()
     if needed > available.get("CPU", 0):
         raise LaunchError(

@@ -22,6 +22,7 @@ from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, NullTracker, Tracker
 from bt_ray.training.loop import Measures, train
+from bt_ray.training.precedence import take_precedence
 from bt_ray.training.quarantine import QUARANTINE, list_images
 from bt_ray.training.state import last_checkpoint
 from bt_ray.training.stop import StopRequest
@@ -92,6 +93,7 @@ def train_worker(order: dict[str, str]) -> None:
 
 def build_context(settings: Settings, run_folder: Path) -> RayContext:
     """This worker's context; on a CPU its share of the threads is set, too."""
+    take_precedence()
     place = ray.train.get_context()
     rank, device = place.get_world_rank(), ray.train.torch.get_device()
     if device.type == "cpu":

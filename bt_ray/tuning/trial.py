@@ -29,7 +29,7 @@ PRUNED = "pruned"
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError, OutOfMemoryError)
 """Errors after which another try may do better: memory is shared with other trials."""
 _LOCK_WAIT_S = 60
-_LOOK_EVERY_S = "0.5"  # at the workers, not Ray Train's 2 s: a trial waits for it when it ends
+_LOOK_EVERY_S = "1"  # at the workers, not Ray Train's 2 s: a trial waits for it when it ends
 
 
 @dataclass(frozen=True, kw_only=True)
