@@ -37,7 +37,7 @@ class ProgressLine:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def log(self, step: int, measures: Measures) -> None:
+    def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
         """Shows the measures, together with the newest of those that are not among them."""
         self._shown.update(measures)
         epoch = self._shown.get("train/epoch", 0.0)

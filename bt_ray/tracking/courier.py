@@ -2,7 +2,8 @@
 
 Training never waits for a server: the first worker appends lines to a file, and a thread of
 the driver delivers them. A line whose step was delivered before, as happens after a restart
-from a checkpoint, is not delivered again.
+from a checkpoint, is not delivered again. One that a server took without being able to say so is,
+and says the same time as before: MLflow keeps it once.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bt_ray.errors import TrackingError
-from bt_ray.tracking.tracker import Measures, Tracker
+from bt_ray.tracking.tracker import TIME, Measures, Tracker
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 10.0
@@ -65,17 +66,17 @@ class Courier:
                 stream.seek(self._position)
                 while (line := stream.readline()).endswith("\n"):
                     record = json.loads(line)
-                    self._pass_on(record.pop("step"), record)
+                    self._pass_on(record.pop("step"), record.pop(TIME, None), record)
                     self._position = stream.tell()
         finally:
             if self._last_steps != before:
                 self._remember()
 
-    def _pass_on(self, step: int, measures: Measures) -> None:
+    def _pass_on(self, step: int, time_ms: int | None, measures: Measures) -> None:
         fresh = {k: v for k, v in measures.items() if step > self._last_steps.get(k, -1)}
         if fresh:
             for tracker in self._trackers:
-                tracker.log(step, fresh)
+                tracker.log(step, fresh, time_ms)
             self._last_steps.update(dict.fromkeys(fresh, step))
 
     def _remember(self) -> None:

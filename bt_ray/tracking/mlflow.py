@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from bt_ray.config import Settings, flatten
 from bt_ray.errors import RunStoppedError, TrackingError
-from bt_ray.tracking.tracker import Measures
+from bt_ray.tracking.tracker import Measures, now_ms
 
 EndState = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -33,13 +32,15 @@ class MlflowRun:
     uri: str
     run_id: str
 
-    def log(self, step: int, measures: Measures) -> None:
+    def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
         """Records measures made after `step` steps, in one request.
+
+        The same measures of the same time are recorded once, however often they are sent.
 
         Raises: TrackingError if the server does not take them.
         """
-        now_ms = int(time.time() * 1000)
-        metrics = [Metric(name, value, now_ms, step) for name, value in measures.items()]
+        at = now_ms() if time_ms is None else time_ms
+        metrics = [Metric(name, value, at, step) for name, value in measures.items()]
         with answering(self.uri) as client:
             client.log_batch(self.run_id, metrics=metrics)
 

@@ -1,6 +1,7 @@
 """Where measures go: a narrow protocol, and versions of it that need no server."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -8,20 +9,23 @@ from typing import Protocol
 METRICS = "metrics.jsonl"
 """Name of the file of measures in a run's folder."""
 
+TIME = "time_ms"
+"""Of a line in that file: when it was written, in milliseconds since 1970."""
+
 Measures = Mapping[str, float]
 
 
 class Tracker(Protocol):
     """Takes the measures of one run."""
 
-    def log(self, step: int, measures: Measures) -> None:
-        """Records measures made after `step` steps."""
+    def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
+        """Records measures made after `step` steps; at `time_ms` since 1970, or now."""
 
 
 class NullTracker:
     """Forgets everything."""
 
-    def log(self, step: int, measures: Measures) -> None:
+    def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
         """Does nothing."""
 
 
@@ -31,7 +35,7 @@ class MemoryTracker:
     def __init__(self) -> None:
         self.history: dict[str, dict[int, float]] = {}
 
-    def log(self, step: int, measures: Measures) -> None:
+    def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
         """A step that comes again, after a restart, replaces what it was."""
         for name, value in measures.items():
             self.history.setdefault(name, {})[step] = value
@@ -44,10 +48,16 @@ class JsonLinesTracker:
         self._file = file
         file.parent.mkdir(parents=True, exist_ok=True)
 
-    def log(self, step: int, measures: Measures) -> None:
-        """Appends `{"step": …, name: value, …}`."""
+    def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
+        """Appends `{"step": …, "time_ms": …, name: value, …}`."""
+        line = {"step": step, TIME: now_ms() if time_ms is None else time_ms, **measures}
         with self._file.open("a") as stream:
-            stream.write(json.dumps({"step": step, **measures}) + "\n")
+            stream.write(json.dumps(line) + "\n")
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
 
 
 def read_history(file: Path) -> dict[str, dict[int, float]]:
@@ -58,5 +68,5 @@ def read_history(file: Path) -> dict[str, dict[int, float]]:
     memory = MemoryTracker()
     for line in file.read_text().splitlines() if file.is_file() else []:
         record = json.loads(line)
-        memory.log(record.pop("step"), record)
+        memory.log(record.pop("step"), record, record.pop(TIME, None))
     return {name: dict(sorted(points.items())) for name, points in memory.history.items()}

@@ -81,7 +81,7 @@ class TellTune:
     kind: Score
     steps_per_epoch: int
 
-    def log(self, step: int, measures: Measures) -> None:
+    def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
         """Tells of the score, if there is one."""
         score = read_score(measures, self.kind)
         if is_score(score):

@@ -166,7 +166,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(pretrained: P
     class Interrupting:
         is_done = False
 
-        def log(self, step: int, measures: Measures) -> None:
+        def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
             if not self.is_done:
                 self.is_done = True
                 signal.raise_signal(signal.SIGTERM)
