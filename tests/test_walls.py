@@ -14,6 +14,7 @@ WITHOUT_RAY = (
     "bt_ray/presets",
     "bt_ray/errors",
     "bt_ray/collectives",
+    "bt_ray/peer_sockets",
     "bt_ray/data/plan",
     "bt_ray/data/views",
     "bt_ray/data/fast_views",
