@@ -85,25 +85,37 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         kernels = _change_kernels(weight).to(x.dtype)
         ctx.save_for_backward(x, weight, kernels)
-        outputs = []
-        for part in _parts(x, x):
+        output = _empty_images(x, channels=len(weight))
+        for part, out in zip(_parts(x, x), _parts(output, x), strict=True):
             products = _multiply(_make_tiles(_make_tiles(part, -3), -2), kernels.transpose(1, 2))
-            outputs.append(_sum_tiles(_sum_tiles(products, -2), -3))
-        return torch.cat(outputs).permute(0, 3, 1, 2)
+            _sum_tiles(_sum_tiles(products, -2), -3, out=out)
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         x, weight, kernels = ctx.saved_tensors
-        grads_x, grad_kernels = [], torch.zeros_like(kernels, dtype=weight.dtype)
-        for part, grad in zip(_parts(x, x), _parts(gradients[0], x), strict=True):
+        grad_x = _empty_images(x, channels=x.shape[1])
+        grad_kernels = torch.zeros_like(kernels, dtype=weight.dtype)
+        for part, grad, out in zip(*(_parts(t, x) for t in (x, gradients[0], grad_x)), strict=True):
             grad_products = _sum_tiles_back(_sum_tiles_back(grad, -3), -2)
             grad_tiles = _multiply(grad_products, kernels)
-            grads_x.append(_make_tiles_back(_make_tiles_back(grad_tiles, -2), -3))
+            _make_tiles_back(_make_tiles_back(grad_tiles, -2), -3, out=out)
             tiles = _make_tiles(_make_tiles(part, -3), -2)
             grad_kernels += _as_matrices(grad_products).transpose(1, 2) @ _as_matrices(tiles)
-        grad_weight = torch.empty_like(weight)  # in whose layout DDP wants it
-        grad_weight.copy_(_change_kernels_back(grad_kernels))
-        return torch.cat(grads_x).permute(0, 3, 1, 2), grad_weight
+        return grad_x, _laid_like(weight, _change_kernels_back(grad_kernels))
+
+
+def _empty_images(like: Tensor, *, channels: int) -> Tensor:
+    """As many images of the same height and width, channels last in memory."""
+    shape = (len(like), channels, *like.shape[2:])
+    return torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+    )
+
+
+def _laid_like(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the weight's layout, in which DDP wants it."""
+    return torch.empty_like(weight).copy_(gradient)
 
 
 def _parts(images: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -155,10 +167,10 @@ def _make_tiles(x: Tensor, axis: int) -> Tensor:
     return tiles
 
 
-def _make_tiles_back(tiles: Tensor, axis: int) -> Tensor:
+def _make_tiles_back(tiles: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
     """B t: each place gathers what the tiles had of it."""
     before, sums, differences, after = tiles
-    x = _twice_as_long(sums, axis)
+    x = _twice_as_long(sums, axis) if out is None else out
     even, odd = _pairs(x, axis)
     inner = even.shape[axis] - 1
     torch.sub(sums, differences, out=even).sub_(after)
@@ -168,10 +180,10 @@ def _make_tiles_back(tiles: Tensor, axis: int) -> Tensor:
     return x
 
 
-def _sum_tiles(products: Tensor, axis: int) -> Tensor:
+def _sum_tiles(products: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
     """Aᵀ m along an axis: from (4, …) to the two outputs of each tile, side by side."""
     before, sums, differences, after = products
-    outputs = _twice_as_long(sums, axis)
+    outputs = _twice_as_long(sums, axis) if out is None else out
     even, odd = _pairs(outputs, axis)
     torch.add(sums, differences, out=even).add_(before)
     torch.sub(sums, differences, out=odd).add_(after)
