@@ -48,7 +48,7 @@ class Benchmark:
     data: Path | None = None
     """CIFAR-10 as JPEGs, a folder a class; none: `train` in cifar10-imagefolder.zip, looked for
     in BT_RAY_TEST_DATA or ../shared/data."""
-    steps: int = 12
+    steps: int = 24
     """Timed steps of a block with ResNet-18."""
     small_steps: int = 128
     """Timed steps of a block with the small encoder."""

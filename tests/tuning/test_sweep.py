@@ -184,11 +184,12 @@ def test_a_trial_that_lags_is_pruned_at_a_step(in_process: Settings) -> None:
     space = SearchSpace(
         name="rates", propose=propose_rate, points=({"learns": True}, {"learns": False})
     )
-    settings = override(in_process, {"schedule.epochs": 8})
+    # So many that the verdict reaches the trial before its end on a busy machine, too.
+    settings = override(in_process, {"schedule.epochs": 24})
     summary = sweep(space, settings, SweepOrder(trials=2, seeds=1, at_once=1, grace_epochs=4))
     learns, lags = summary.trials
     assert (learns.state, lags.state) == ("finished", "pruned")
-    assert 4 <= lags.epochs < 8
+    assert 4 <= lags.epochs < 24
     trial = load_study(summary.paths, summary.name).trials[1]
     assert trial.state == TrialState.PRUNED
     assert trial.intermediate_values == {round(e): s for e, s in lags.scores.items()}
