@@ -41,7 +41,7 @@ class PeerSockets:
         Raises: ConnectionError if another worker is gone, TimeoutError if it does not come.
         """
         table = row.new_empty(len(self._peers) + 1, *row.shape)
-        table[self._rank] = row
+        table[self._rank] = row.detach()
         for peer in self._peers.values():
             peer.sendall(_bytes(table[self._rank]))
         for rank, peer in self._peers.items():
