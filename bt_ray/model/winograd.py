@@ -14,15 +14,15 @@ Aᵀ are the other way around. Each change of tiles rounds once more: in bf16 th
 three to four times as much as that of a direct convolution.
 """
 
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 _FEWEST_CHANNELS = 256
 """With fewer, changing the tiles costs what is saved by fewer products."""
-_PART_BYTES = 2**23
-"""Of tiles at a time, so that they are still in the cache when they are multiplied."""
+_PART_BYTES = 2**22
+"""Of tiles changed at a time."""
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 
 
@@ -79,38 +79,20 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Convolve(torch.autograd.Function):
-    """Of a part of the images at a time, whose channels come last."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         kernels = _change_kernels(weight).to(x.dtype)
-        ctx.save_for_backward(x, weight, kernels)
-        output = _empty_images(x, channels=len(weight))
-        for part, out in zip(_parts(x, x), _parts(output, x), strict=True):
-            products = _multiply(_make_tiles(_make_tiles(part, -3), -2), kernels.transpose(1, 2))
-            _sum_tiles(_sum_tiles(products, -2), -3, out=out)
-        return output
+        tiles = _to_tiles(x, _make_tiles)
+        ctx.save_for_backward(weight, kernels, tiles)
+        return _to_images(_multiply(tiles, kernels.transpose(1, 2)), _sum_tiles)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        x, weight, kernels = ctx.saved_tensors
-        grad_x = _empty_images(x, channels=x.shape[1])
-        grad_kernels = torch.zeros_like(kernels, dtype=weight.dtype)
-        for part, grad, out in zip(*(_parts(t, x) for t in (x, gradients[0], grad_x)), strict=True):
-            grad_products = _sum_tiles_back(_sum_tiles_back(grad, -3), -2)
-            grad_tiles = _multiply(grad_products, kernels)
-            _make_tiles_back(_make_tiles_back(grad_tiles, -2), -3, out=out)
-            tiles = _make_tiles(_make_tiles(part, -3), -2)
-            grad_kernels += _as_matrices(grad_products).transpose(1, 2) @ _as_matrices(tiles)
-        return grad_x, _laid_like(weight, _change_kernels_back(grad_kernels))
-
-
-def _empty_images(like: Tensor, *, channels: int) -> Tensor:
-    """As many images of the same height and width, channels last in memory."""
-    shape = (len(like), channels, *like.shape[2:])
-    return torch.empty(
-        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
-    )
+        weight, kernels, tiles = ctx.saved_tensors
+        grad_products = _to_tiles(gradients[0], _sum_tiles_back)
+        grad_x = _to_images(_multiply(grad_products, kernels), _make_tiles_back)
+        grad_kernels = _as_matrices(grad_products).transpose(1, 2) @ _as_matrices(tiles)
+        return grad_x, _laid_like(weight, _change_kernels_back(grad_kernels.to(weight.dtype)))
 
 
 def _laid_like(weight: Tensor, gradient: Tensor) -> Tensor:
@@ -118,11 +100,36 @@ def _laid_like(weight: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(weight).copy_(gradient)
 
 
-def _parts(images: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
-    """Images (n, c, h, w) as some (m, h, w, c), as few as the inputs' tiles allow for."""
-    tiles_bytes = 4 * inputs[0].numel() * inputs.element_size()
-    size = max(1, _PART_BYTES // tiles_bytes)
-    return cast(tuple[Tensor, ...], images.permute(0, 2, 3, 1).split(size))
+class _Change(Protocol):
+    def __call__(self, x: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
+        """x, changed along an axis, in `out` where it is given."""
+
+
+def _to_tiles(images: Tensor, change: _Change) -> Tensor:
+    """Tiles (4, 4, n, h/2, w/2, c) of images (n, c, h, w): their rows changed, then columns.
+
+    Some images at a time: what the first change makes is still in the cache for the second.
+    """
+    n, c, h, w = images.shape
+    tiles = images.new_empty(4, 4, n, h // 2, w // 2, c)
+    parts = images.permute(0, 2, 3, 1).split(_images_at_a_time(tiles))
+    for part, out in zip(parts, tiles.split(_images_at_a_time(tiles), dim=2), strict=True):
+        change(change(part, -3), -2, out=out)
+    return tiles
+
+
+def _to_images(tiles: Tensor, change: _Change) -> Tensor:
+    """Images (n, c, h, w), channels last in memory: of tiles as above, columns first."""
+    n, h, w, c = tiles.shape[2:]
+    images = tiles.new_empty(n, 2 * h, 2 * w, c)
+    parts = images.split(_images_at_a_time(tiles))
+    for out, part in zip(parts, tiles.split(_images_at_a_time(tiles), dim=2), strict=True):
+        change(change(part, -2), -3, out=out)
+    return images.permute(0, 3, 1, 2)
+
+
+def _images_at_a_time(tiles: Tensor) -> int:
+    return max(1, _PART_BYTES // (tiles[:, :, 0].numel() * tiles.element_size()))
 
 
 def _as_matrices(tiles: Tensor) -> Tensor:
@@ -131,7 +138,7 @@ def _as_matrices(tiles: Tensor) -> Tensor:
 
 
 def _multiply(tiles: Tensor, matrices: Tensor) -> Tensor:
-    """Tiles (4, 4, m, h/2, w/2, c), by a matrix (c, k) for each of their places."""
+    """Tiles (4, 4, n, h/2, w/2, c), by a matrix (c, k) for each of their places."""
     return (_as_matrices(tiles) @ matrices).view(*tiles.shape[:-1], -1)
 
 
@@ -149,13 +156,13 @@ def _change_kernels_back(grad: Tensor) -> Tensor:
     return taps.view(3, 3, *grad.shape[1:]).permute(2, 3, 1, 0)
 
 
-def _make_tiles(x: Tensor, axis: int) -> Tensor:
+def _make_tiles(x: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
     """Bᵀ d along an axis: (4, …), a tile of four for each two places, one before to one after.
 
     Made of rows, then of columns, tiles have their column as the first dimension.
     """
     even, odd = _pairs(x, axis)
-    tiles = x.new_empty(4, *even.shape)
+    tiles = x.new_empty(4, *even.shape) if out is None else out
     before, sums, differences, after = tiles
     inner = even.shape[axis] - 1  # tiles but the one at the border, beyond which are zeros
     torch.sub(_first(odd, axis, inner), _last(odd, axis, inner), out=_last(before, axis, inner))
@@ -190,10 +197,10 @@ def _sum_tiles(products: Tensor, axis: int, out: Tensor | None = None) -> Tensor
     return outputs
 
 
-def _sum_tiles_back(outputs: Tensor, axis: int) -> Tensor:
+def _sum_tiles_back(outputs: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
     """A y: (4, …)."""
     even, odd = _pairs(outputs, axis)
-    products = outputs.new_empty(4, *even.shape)
+    products = outputs.new_empty(4, *even.shape) if out is None else out
     products[0] = even
     torch.add(even, odd, out=products[1])
     torch.sub(even, odd, out=products[2])
