@@ -101,7 +101,7 @@ def _laid_like(weight: Tensor, gradient: Tensor) -> Tensor:
 
 
 class _Change(Protocol):
-    def __call__(self, x: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, axis: int, /, out: Tensor | None = None) -> Tensor:
         """x, changed along an axis, in `out` where it is given."""
 
 

@@ -78,9 +78,9 @@ def forecast(settings: Settings) -> Forecast:
         sample = decode_sample(train, settings, budget_s=_SAMPLE_S)
         problems += sample.unreadable
         attempt(lambda: check_claim(run_folder, _prepared(settings, train, test)))
-    size = measure_size(settings)
-    attempt(lambda: _check_space(settings, size, train, test))
     device = attempt(lambda: find_device(settings))
+    size = measure_size(settings, device or torch.device("cuda"))
+    attempt(lambda: _check_space(settings, size, train, test))
     memory = None if device is None else _memory_warning(settings, size, device)
     speed = None
     if device is not None and memory is None and _is_timed(settings, device):

@@ -11,39 +11,65 @@ from bt_ray.data.plan import build_plan
 from bt_ray.data.prepare import describe_data, prepare_data
 from bt_ray.data.shards import ShardSet
 from bt_ray.errors import DataError, LaunchError, SettingsError
-from bt_ray.model.twins import build_twins
 from bt_ray.precision import autocast
 from bt_ray.presets import preset
 from bt_ray.training.forecast import forecast
+from bt_ray.training.loop import build_state
 from bt_ray.training.memory import measure_size, saved_storages
 from bt_ray.training.speed import extrapolate
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
+
+@pytest.mark.parametrize("encoder", ["conv4", "resnet18"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_activations_are_those_of_a_real_forward(small_settings: Settings, precision: str) -> None:
-    settings = override(small_settings, {"training.precision": precision})
-    twins = build_twins(settings.model)
-    views = [torch.randn(128, 3, 8, 8) for _ in range(2)]
-    with saved_storages() as kept, autocast(settings.training, torch.device("cpu")):
+def test_activations_are_those_of_a_real_forward(
+    small_settings: Settings, precision: str, encoder: str
+) -> None:
+    settings = override(
+        small_settings,
+        {
+            "training.precision": precision,
+            "model.encoder": encoder,
+            "model.stem": "cifar",
+            "views.image_px": 16,
+        },
+    )
+    twins = build_state(settings, CPU).module
+    views = [torch.randn(128, 3, 16, 16) for _ in range(2)]
+    with saved_storages() as kept, autocast(settings.training, CPU):
         embeddings = twins(*views)
     for tensor in (*twins.parameters(), *twins.buffers(), *views, *embeddings):
         kept.pop(tensor.untyped_storage()._cdata, None)
-    assert measure_size(settings).memory.activations == pytest.approx(sum(kept.values()), rel=0.01)
+    said = measure_size(settings, CPU).memory.activations
+    assert said == pytest.approx(sum(kept.values()), rel=0.01)
+
+
+def test_convolutions_on_cpus_keep_their_tiles() -> None:
+    settings = override(
+        preset("cifar10"),
+        {"training.precision": "bf16", "model.encoder": "resnet18", "model.stem": "cifar"},
+    )
+    on_cpu, on_gpu = (measure_size(settings, device).memory for device in (CPU, GPU))
+    inputs = 3 * 256 * 8**2 + 3 * 512 * 4**2  # of layer 3's and layer 4's that do not stride
+    tiles = 2 * settings.data.global_batch * 4 * inputs * torch.bfloat16.itemsize
+    assert on_cpu.activations > on_gpu.activations + 0.9 * tiles
+    assert on_cpu.weights == on_gpu.weights
 
 
 def test_the_papers_model_has_the_papers_size() -> None:
-    size = measure_size(preset("imagenet_300"))
+    size = measure_size(preset("imagenet_300"), GPU)
     assert size.encoder_parameters == 25_557_032 - (2048 * 1000 + 1000)  # torchvision's, bare
     assert size.projector_parameters == 2048 * 8192 + 2 * 8192**2 + 2 * 2 * 8192
     assert size.memory.gradients == 4 * (size.encoder_parameters + size.projector_parameters)
     assert size.memory.objective < 2 * 4 * 8192**2  # no D×D matrix …
-    asked = measure_size(override(preset("imagenet_300"), {"objective.form": "correlation"}))
+    asked = measure_size(override(preset("imagenet_300"), {"objective.form": "correlation"}), GPU)
     assert asked.memory.objective > 2 * 4 * 8192**2  # … unless it is asked for
 
 
 def test_workers_share_the_activations(small_settings: Settings) -> None:
     one, two = (
-        measure_size(override(small_settings, {"scaling.workers": workers})).memory
+        measure_size(override(small_settings, {"scaling.workers": workers}), CPU).memory
         for workers in (1, 2)
     )
     assert two.activations / one.activations == pytest.approx(0.5, abs=0.01)
