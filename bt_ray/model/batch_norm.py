@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bt_ray.collectives import all_reduce_sum, gather_rows, world_size
@@ -67,14 +66,11 @@ class _GlobalNormalize(torch.autograd.Function):
         means, variances, count = _combine(*_moments(parts), parts[0].numel() / x.shape[1])
         scale = torch.ones_like(means[0]) if weight is None else weight.to(means.dtype)
         shift = None if bias is None else bias.to(means.dtype)
-        output, unused = torch.empty_like(x), means.new_empty(0)
+        output = torch.empty_like(x)
         for part, mean, variance, out in zip(
             parts, means, variances, output.chunk(views), strict=True
         ):
-            torch.ops.aten.native_batch_norm.out(
-                part, scale, shift, mean, variance, False, 0.0, eps,
-                out=out, save_mean=unused, save_invstd=unused,
-            )  # fmt: skip
+            _normalize(part, mean, variance, scale, shift, eps=eps, out=out)
         ctx.eps, ctx.has_weight = eps, weight is not None
         ctx.save_for_backward(x, scale, means, variances, count)
         ctx.mark_non_differentiable(means, variances, count)
@@ -85,35 +81,52 @@ class _GlobalNormalize(torch.autograd.Function):
         ctx: Any, gradient: Tensor, *_: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         x, scale, means, variances, count = ctx.saved_tensors
-        parts = x.chunk(len(means))
-        # As if mean and variance were constants: the gradients of x, and the sums over this
-        # worker's rows, which are its shares of the gradients of weight and bias …
-        grads_x, grads_scale, grads_bias = zip(
-            *(
-                torch.ops.aten.native_batch_norm_backward(
-                    grad, part, scale, mean, variance, None, None, False, ctx.eps, [True] * 3
-                )
-                for grad, part, mean, variance in zip(
-                    gradient.chunk(len(means)), parts, means, variances, strict=True
-                )
-            ),
-            strict=True,
+        parts, grads = x.chunk(len(means)), gradient.chunk(len(means))
+        # This worker's shares of the gradients of weight and bias …
+        shares = torch.stack(
+            [
+                torch.stack(_sum_products(grad, part, mean, variance, eps=ctx.eps))
+                for grad, part, mean, variance in zip(grads, parts, means, variances, strict=True)
+            ],
+            dim=1,
         )
-        shares = torch.stack([torch.stack(grads_scale), torch.stack(grads_bias)])
-        # … and their total is what every row's gradient depends on, since they are not.
+        # … whose totals every row's own depends on, as mean and variance do on every row.
         products, constants = all_reduce_sum(shares) / count
-        grad_x = torch.empty_like(x)
-        for grad, part, mean, variance, product, constant, out in zip(
-            grads_x, parts, means, variances, products, constants, grad_x.chunk(len(means)),
-            strict=True,
-        ):  # fmt: skip
-            factor = scale * torch.rsqrt(variance + ctx.eps)
-            through_moments = functional.batch_norm(
-                part, mean, variance, factor * product, factor * constant, eps=ctx.eps
-            )
-            torch.sub(grad, through_moments, out=out)
+        factors = scale * torch.rsqrt(variances + ctx.eps)
+        scales, shifts = -factors * products, -factors * constants
+        zero, one = torch.zeros_like(means[0]), torch.ones_like(means[0])
+        grad_x, through_moments = torch.empty_like(x), torch.empty_like(parts[0])
+        for view, out in enumerate(grad_x.chunk(len(means))):
+            _normalize(grads[view], zero, one, factors[view], None, eps=0.0, out=out)
+            _normalize(
+                parts[view], means[view], variances[view], scales[view], shifts[view],
+                eps=ctx.eps, out=through_moments,
+            )  # fmt: skip
+            out.add_(through_moments)
         grad_scale, grad_bias = shares.sum(1) if ctx.has_weight else (None, None)
         return grad_x, grad_scale, grad_bias, None, None
+
+
+def _normalize(
+    x: Tensor, mean: Tensor, variance: Tensor, scale: Tensor, shift: Tensor | None, *,
+    eps: float, out: Tensor,
+) -> None:  # fmt: skip
+    """Writes (x - mean) / √(variance + eps) · scale + shift, by channel."""
+    unused = mean.new_empty(0)
+    torch.ops.aten.native_batch_norm.out(
+        x, scale, shift, mean, variance, False, 0.0, eps,
+        out=out, save_mean=unused, save_invstd=unused,
+    )  # fmt: skip
+
+
+def _sum_products(
+    gradient: Tensor, x: Tensor, mean: Tensor, variance: Tensor, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Sums over the rows, by channel: of gradient · normalised x, and of the gradient."""
+    _, products, constants = torch.ops.aten.native_batch_norm_backward(
+        gradient, x, None, mean, variance, None, None, False, eps, [False, True, True]
+    )
+    return products, constants
 
 
 def _moments(parts: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
