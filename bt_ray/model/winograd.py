@@ -1,4 +1,4 @@
-"""3×3 convolutions with four ninths of the multiplications, for CPUs that compute in bf16.
+"""3×3 convolutions with four ninths of the multiplications.
 
 A direct convolution keeps a CPU's bf16 units about as busy as they can be; to be faster is to
 multiply less. Winograd's minimal filtering F(2×2, 3×3) makes 2×2 outputs of a 4×4 tile of inputs by
@@ -17,54 +17,11 @@ three to four times as much as that of a direct convolution.
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-_FEWEST_CHANNELS = 256
-"""With fewer, changing the tiles costs what is saved by fewer products."""
 _PART_BYTES = 2**22
 """Of tiles changed at a time."""
 _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
-
-
-class WinogradConv2d(nn.Conv2d):
-    """A 3×3 convolution that computes as above in training, under a CPU's bf16 autocast.
-
-    At all other times, and for inputs of odd height or width, it is torch's own.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) → (n, k, h, w)."""
-        in_bf16 = (
-            x.device.type == "cpu"
-            and torch.is_autocast_enabled("cpu")
-            and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        )
-        if not (self.training and in_bf16) or x.shape[-2] % 2 or x.shape[-1] % 2:
-            return super().forward(x)
-        with torch.autocast("cpu", enabled=False):  # the kernels are rounded once, when changed
-            return convolve(x.bfloat16(), self.weight)
-
-
-def use_winograd(module: nn.Module) -> nn.Module:
-    """`module`, in which every convolution that gains by it has become a WinogradConv2d.
-
-    Its parameters stay what and where they were.
-    """
-    for child in module.modules():
-        if type(child) is nn.Conv2d and _gains(child):
-            child.__class__ = WinogradConv2d
-    return module
-
-
-def _gains(convolution: nn.Conv2d) -> bool:
-    return (
-        convolution.kernel_size == (3, 3)
-        and convolution.stride == convolution.padding == convolution.dilation == (1, 1)
-        and convolution.padding_mode == "zeros"
-        and convolution.groups == 1
-        and convolution.bias is None
-        and min(convolution.in_channels, convolution.out_channels) >= _FEWEST_CHANNELS
-    )
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bt_ray.config import Settings
+from bt_ray.model.fast_convolutions import use_fast_convolutions
 from bt_ray.model.twins import build_twins
-from bt_ray.model.winograd import use_winograd
 from bt_ray.objective.forms import choose_way
 from bt_ray.precision import autocast
 
@@ -69,7 +69,7 @@ def measure_size(settings: Settings, device: torch.device) -> Size:
     with FakeTensorMode():
         twins = build_twins(settings.model)
         if device.type == "cpu":
-            use_winograd(twins)
+            use_fast_convolutions(twins)
         views = [torch.empty(rows, 3, px, px) for _ in range(2)]
         weights = _storages([*twins.parameters(), *twins.buffers()])
         with saved_storages() as kept, autocast(settings.training, torch.device("cpu")):
