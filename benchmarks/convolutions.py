@@ -1,12 +1,14 @@
-"""Speed of Winograd's convolutions against torch's own: `python -m benchmarks.convolutions`.
+"""Speed of our convolutions against torch's own: `python -m benchmarks.convolutions`.
 
-The 3×3 layers of ResNet-18 with the CIFAR stem, forward and backward, in bf16 on one thread.
+The layers of ResNet-18 with the CIFAR stem, forward and backward, in bf16 on one thread; those
+too that `model.fast_convolutions` leaves as they are, since they gain nothing.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 import torch
 import tyro
@@ -17,11 +19,35 @@ from torch.nn import functional
 from benchmarks.training import describe_machine
 from bt_ray.allocator import keep_freed_memory
 from bt_ray.errors import SettingsError
-from bt_ray.model.winograd import convolve
+from bt_ray.model import winograd
+from bt_ray.model.strided import convolve_patches, convolve_subsample
 from pipelines.terminal import console, finish, guarded
 
-_LAYERS = {"layer1": (64, 32), "layer2": (128, 16), "layer3": (256, 8), "layer4": (512, 4)}
-"""Channels, and height and width."""
+
+class Layer(NamedTuple):
+    """A convolution whose inputs are squares."""
+
+    in_channels: int
+    out_channels: int
+    px: int
+    way: Callable[[Tensor, Tensor], Tensor]
+    """Ours."""
+    kernel_size: int = 3
+    stride: int = 1
+
+
+_LAYERS = {
+    "layer1": Layer(64, 64, 32, winograd.convolve),
+    "layer2": Layer(128, 128, 16, winograd.convolve),
+    "layer3": Layer(256, 256, 8, winograd.convolve),
+    "layer4": Layer(512, 512, 4, winograd.convolve),
+    "layer2, stride 2": Layer(64, 128, 32, convolve_patches, stride=2),
+    "layer3, stride 2": Layer(128, 256, 16, convolve_patches, stride=2),
+    "layer4, stride 2": Layer(256, 512, 8, convolve_patches, stride=2),
+    "layer2, 1×1": Layer(64, 128, 32, convolve_subsample, kernel_size=1, stride=2),
+    "layer3, 1×1": Layer(128, 256, 16, convolve_subsample, kernel_size=1, stride=2),
+    "layer4, 1×1": Layer(256, 512, 8, convolve_subsample, kernel_size=1, stride=2),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +72,11 @@ def main() -> None:
     order = guarded(lambda: tyro.cli(Benchmark, prog="python -m benchmarks.convolutions"))
     keep_freed_memory()
     torch.set_num_threads(1)
-    milliseconds = {name: measure(order, *size) for name, size in _LAYERS.items()}
-    ratios = {name: of["direct"] / of["winograd"] for name, of in milliseconds.items()}
-    table = Table("", "direct, ms", "Winograd, ms", "ratio", title="3×3 convolutions, in bf16")
+    milliseconds = {name: measure(order, layer) for name, layer in _LAYERS.items()}
+    ratios = {name: of["direct"] / of["ours"] for name, of in milliseconds.items()}
+    table = Table("", "direct, ms", "ours, ms", "ratio", title="Convolutions in bf16")
     for name, of in milliseconds.items():
-        table.add_row(name, f"{of['direct']:.1f}", f"{of['winograd']:.1f}", f"{ratios[name]:.2f}")
+        table.add_row(name, f"{of['direct']:.1f}", f"{of['ours']:.1f}", f"{ratios[name]:.2f}")
     console.print(table)
     if order.json:
         finish(
@@ -68,24 +94,27 @@ def main() -> None:
         )
 
 
-def measure(order: Benchmark, channels: int, px: int) -> dict[str, float]:
+def measure(order: Benchmark, layer: Layer) -> dict[str, float]:
     """Milliseconds of a layer's forward and backward, by way."""
-    x, grad = (
-        torch.randn(order.images, channels, px, px)
-        .bfloat16()
-        .contiguous(memory_format=torch.channels_last)
-        for _ in range(2)
-    )
-    weight = torch.randn(channels, channels, 3, 3).contiguous(memory_format=torch.channels_last)
+    px, size, stride = layer.px, layer.kernel_size, layer.stride
+    x = _draw(order.images, layer.in_channels, px, px).bfloat16()
+    grad = _draw(order.images, layer.out_channels, px // stride, px // stride).bfloat16()
+    weight = _draw(layer.out_channels, layer.in_channels, size, size)
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "direct": lambda x, weight: functional.conv2d(x, weight.bfloat16(), padding=1),
-        "winograd": convolve,
+        "direct": lambda x, weight: functional.conv2d(
+            x, weight.bfloat16(), stride=stride, padding=size // 2
+        ),
+        "ours": layer.way,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(1 + order.repeats):
         for name, way in ways.items():
             seconds[name].append(_seconds(way, x, weight, grad))
     return {name: 1e3 * median(values[1:]) for name, values in seconds.items()}
+
+
+def _draw(*shape: int) -> Tensor:
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
 
 
 def _seconds(
