@@ -45,7 +45,8 @@ def _draw_loss(axes: Axes, history: History, redundancy_weight: float) -> None:
     ]
     for points, label, color in curves:
         if points:
-            _draw(axes, points, label, color)
+            # Of a run that was logged once there is no line to be seen.
+            _draw(axes, points, label, color, marker="o" if len(points) == 1 else "")
     axes.set(xlabel="step", title="training")
     if all(value > 0 for points, _, _ in curves for value in points.values()):
         axes.set_yscale("log")

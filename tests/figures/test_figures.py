@@ -104,6 +104,13 @@ def test_curves_show_knn_with_labels_and_the_rest_without(
     assert loss[2].get_ydata()[0] == pytest.approx(0.5)  # type: ignore[index]
 
 
+def test_a_loss_that_was_logged_once_is_a_point(tmp_path: Path, drawn: list[Figure]) -> None:
+    for steps in ([10], STEPS):
+        history = {"train/loss": {step: 100.0 - step for step in steps}} | PROBES
+        draw_curves(history, redundancy_weight=0.005, title="a run", file=tmp_path / "c.png")
+    assert [str(f.get_axes()[0].lines[0].get_marker()) for f in drawn] == ["o", ""]
+
+
 def test_a_loss_without_terms_or_below_zero_is_drawn(tmp_path: Path, drawn: list[Figure]) -> None:
     """A scale of logarithms, where there are some."""
     for sign in (1, -1):
