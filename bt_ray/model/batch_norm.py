@@ -26,7 +26,7 @@ class GlobalBatchNorm(_BatchNorm):
     statistics of its own, as if it were passed alone, and the parts in turn."""
 
     def _check_input_dim(self, x: Tensor) -> None:
-        if x.dim() < 2 or len(x) % self.views:
+        if x.dim() < 2 or (self.training and len(x) % self.views):
             raise ValueError(
                 f"Expected an input of (n, c, …), n a multiple of {self.views}, got "
                 f"{tuple(x.shape)}."

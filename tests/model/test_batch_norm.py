@@ -107,6 +107,11 @@ def test_rows_that_are_no_whole_number_of_views_are_refused() -> None:
         globalize_batch_norm(nn.BatchNorm1d(3), views=2)(torch.zeros(5, 3))
 
 
+def test_in_eval_mode_any_number_of_rows_may_come() -> None:
+    norm, x = nn.BatchNorm1d(3).eval(), torch.randn(5, 3)
+    assert torch.equal(globalize_batch_norm(norm, views=2)(x), norm(x))
+
+
 def test_one_worker_uses_torchs_own() -> None:
     norm, x, weigh = make((8, 3, 4, 4), torch.float32)
     expected = outcome(copy.deepcopy(norm), x.clone(), weigh)
