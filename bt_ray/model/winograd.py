@@ -69,8 +69,9 @@ def _to_tiles(images: Tensor, change: _Change) -> Tensor:
     """
     n, c, h, w = images.shape
     tiles = images.new_empty(4, 4, n, h // 2, w // 2, c)
-    parts = images.permute(0, 2, 3, 1).split(_images_at_a_time(tiles))
-    for part, out in zip(parts, tiles.split(_images_at_a_time(tiles), dim=2), strict=True):
+    size = _images_at_a_time(tiles)
+    parts = images.permute(0, 2, 3, 1).split(size)
+    for part, out in zip(parts, tiles.split(size, dim=2), strict=True):
         change(change(part, -3), -2, out=out)
     return tiles
 
@@ -79,8 +80,8 @@ def _to_images(tiles: Tensor, change: _Change) -> Tensor:
     """Images (n, c, h, w), channels last in memory: of tiles as above, columns first."""
     n, h, w, c = tiles.shape[2:]
     images = tiles.new_empty(n, 2 * h, 2 * w, c)
-    parts = images.split(_images_at_a_time(tiles))
-    for out, part in zip(parts, tiles.split(_images_at_a_time(tiles), dim=2), strict=True):
+    size = _images_at_a_time(tiles)
+    for part, out in zip(tiles.split(size, dim=2), images.split(size), strict=True):
         change(change(part, -2), -3, out=out)
     return images.permute(0, 3, 1, 2)
 
