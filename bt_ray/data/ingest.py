@@ -34,8 +34,7 @@ _PREFETCHED_BATCHES = 2
 _CPUS_OF_A_DECODER = 0.66
 """Three decode on two cores: no core waits for Ray to bring the next task. Ray Data rounds 2/3 to
 0.66667, of which only two fit."""
-_IDLE_STEP_S, _LONGEST_WAIT_S = 0.01, 0.02
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.03, 0.25
+_IDLE_STEP_S, _PAUSE_S, _LONGEST_WAIT_S = 0.01, 0.05, 0.02
 
 
 class PlanSource(Datasource):
@@ -120,12 +119,11 @@ class AttentiveScheduling(ExecutionCallback):
     Shorter waits give it one. And it asks again at once as long as some finished task's output
     may not be taken yet: in training, whose data run ahead of it, that loop would use up a core.
     A step that comes back sooner than a wait could have ended is such a question; it is followed
-    by a pause, and each further one by a longer pause: what was made ahead is there meanwhile.
+    by a pause, which is short: a batch passes several such steps on its way to a worker.
     """
 
     def __init__(self) -> None:
         self._last_step = 0.0
-        self._pause_s = _FIRST_PAUSE_S
 
     def before_execution_starts(self, executor: object) -> None:
         """Called in the process that schedules."""
@@ -134,10 +132,7 @@ class AttentiveScheduling(ExecutionCallback):
     def on_execution_step(self, executor: object) -> None:
         """Called after each step of the scheduler."""
         if time.monotonic() - self._last_step < _IDLE_STEP_S:
-            time.sleep(self._pause_s)
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-        else:
-            self._pause_s = _FIRST_PAUSE_S
+            time.sleep(_PAUSE_S)
         self._last_step = time.monotonic()
 
 
