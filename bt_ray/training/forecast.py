@@ -79,7 +79,7 @@ def forecast(settings: Settings) -> Forecast:
         problems += sample.unreadable
         attempt(lambda: check_claim(run_folder, _prepared(settings, train, test)))
     device = attempt(lambda: find_device(settings))
-    size = measure_size(settings, device or torch.device("cuda"))
+    size = measure_size(settings)
     attempt(lambda: _check_space(settings, size, train, test))
     memory = None if device is None else _memory_warning(settings, size, device)
     speed = None

@@ -12,7 +12,6 @@ from bt_ray.collectives import any_worker, data_parallel, sum_numbers, world_siz
 from bt_ray.config import Settings, TrainingSettings
 from bt_ray.data.batches import Batch, normalize
 from bt_ray.evaluation.probe import Probing
-from bt_ray.model.fast_convolutions import use_fast_convolutions
 from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.build import build_objective
 from bt_ray.optim.lars import build_optimizer, set_rates
@@ -162,7 +161,6 @@ def build_state(settings: Settings, device: torch.device) -> TrainingState[Twins
     """Twins with weights drawn from the seed, on the device, and what it takes to train them."""
     torch.manual_seed(settings.training.seed)
     twins = build_twins(settings.model)
-    use_fast_convolutions(twins)
     if world_size() > 1:
         twins.globalize_batch_norm()
     twins.to(device, memory_format=memory_format(settings.training))  # type: ignore[call-overload]

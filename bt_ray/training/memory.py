@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bt_ray.config import Settings
-from bt_ray.model.fast_convolutions import use_fast_convolutions
 from bt_ray.model.twins import build_twins
 from bt_ray.objective.forms import choose_way
 from bt_ray.precision import autocast
@@ -55,21 +54,16 @@ class Size:
         return self.memory.weights + self.memory.momentum
 
 
-def measure_size(settings: Settings, device: torch.device) -> Size:
+def measure_size(settings: Settings) -> Size:
     """Parameters and memory, from one forward of a worker's whole part of a batch.
 
     It runs on torch's fake tensors, which have shapes and storages but no memory.
-
-    Args:
-      device: what the worker will compute on; a CPU's convolutions keep more.
     """
     rows = settings.data.global_batch // max(1, settings.scaling.workers)
     rows = max(2, rows)  # what batch norm without its other workers can do
     px = settings.views.image_px
     with FakeTensorMode():
         twins = build_twins(settings.model)
-        if device.type == "cpu":
-            use_fast_convolutions(twins)
         views = [torch.empty(rows, 3, px, px) for _ in range(2)]
         weights = _storages([*twins.parameters(), *twins.buffers()])
         with saved_storages() as kept, autocast(settings.training, torch.device("cpu")):
