@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from bt_ray.allocator import keep_freed_memory
 from bt_ray.config import Settings, ViewSettings
-from bt_ray.data import views
-from bt_ray.data.decode import make_views, read_steps
-from bt_ray.data.plan import build_plan
-from bt_ray.data.shards import ShardSet
+from bt_ray.cpu.allocator import keep_freed_memory
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.decode import make_views, read_steps
+from bt_ray.data.stream.plan import build_plan
+from bt_ray.data.views import reference
+from bt_ray.data.views.draw import draw
 
 GLOBAL_BATCH = 100
 CORES = os.cpu_count() or 1
@@ -34,7 +35,7 @@ def through_ray(settings: Settings, steps: int) -> Measured:
     os.environ |= {"RAY_worker_niceness": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
     import ray
 
-    from bt_ray.data.ingest import build_dataset
+    from bt_ray.data.stream.ingest import build_dataset
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     try:
@@ -52,7 +53,7 @@ def through_ray(settings: Settings, steps: int) -> Measured:
 
 def count_steps(part: Any) -> float:
     """Images/s that a worker is handed as tensors, after the first sixth of its steps."""
-    from bt_ray.data.ingest import worker_blocks
+    from bt_ray.data.stream.ingest import worker_blocks
 
     ends = []
     for columns in worker_blocks(part):
@@ -121,16 +122,16 @@ class ReferenceViews(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]):
 
     def __getitem__(self, place: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         epoch, row = divmod(place, len(self._files))
-        image = views.decode(self._files[row].read_bytes())
+        image = reference.decode(self._files[row].read_bytes())
         view_a, view_b = (self._view(image, row, epoch, view) for view in (0, 1))
         return view_a, view_b
 
     def _view(self, image: Any, row: int, epoch: int, view: int) -> NDArray[np.uint8]:
-        drawn = views.draw(
+        drawn = draw(
             ViewSettings(), seed=0, epoch=epoch, view=view, samples=np.array([row]),
             widths=np.array([image.width]), heights=np.array([image.height]),
         )  # fmt: skip
-        finished = views.photometry(views.crop(image, drawn, 0, 224), drawn, 0, 128)
+        finished = reference.photometry(reference.crop(image, drawn, 0, 224), drawn, 0, 128)
         return np.ascontiguousarray(np.asarray(finished).transpose(2, 0, 1))
 
 

@@ -23,18 +23,18 @@ from rich.table import Table
 
 from benchmarks.training import describe_machine, in_fresh_process
 from benchmarks.views import read_jpegs
-from bt_ray.allocator import keep_freed_memory
 from bt_ray.config import Settings, override
-from bt_ray.data.batches import normalize
-from bt_ray.data.fast_views import decode
+from bt_ray.cpu.allocator import keep_freed_memory
 from bt_ray.data.sources import open_source
-from bt_ray.data.views import central
+from bt_ray.data.views.fast import decode
+from bt_ray.data.views.reference import central
 from bt_ray.embedding.embed import EmbeddingJob, embed
 from bt_ray.embedding.encoder import Computation, count_cores
 from bt_ray.embedding.neighbors import EmbeddingSet
 from bt_ray.embedding.pool import build_pool
 from bt_ray.errors import DataError, SettingsError
 from bt_ray.model.encoder import build_encoder
+from bt_ray.model.inputs import normalize
 from bt_ray.model.pretrained import Pretrained
 from bt_ray.presets import preset
 from pipelines.terminal import console, finish, guarded

@@ -26,7 +26,7 @@ from benchmarks.deliveries import (
 from benchmarks.training import describe_machine, in_fresh_process
 from benchmarks.views import read_jpegs
 from bt_ray.config import DataSettings, ViewSettings
-from bt_ray.data.prepare import prepare_data
+from bt_ray.data.preparation.prepare import prepare_data
 from bt_ray.errors import SettingsError
 from bt_ray.presets import preset
 from pipelines.terminal import console, finish, guarded

@@ -19,13 +19,15 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from bt_ray.config import Settings
-from bt_ray.data.photometry import apply_photometry
-from bt_ray.data.views import ViewParameters, decode, draw
+from bt_ray.data.views.draw import ViewParameters, draw
+from bt_ray.data.views.photometry import apply_photometry
+from bt_ray.data.views.reference import decode
 from bt_ray.errors import DataError, LaunchError
+from bt_ray.model.inputs import to_input
 from bt_ray.objective.barlow import BarlowTwins
 from bt_ray.optim.lars import set_rates
 from bt_ray.precision import autocast
-from bt_ray.training.loop import build_state, to_input
+from bt_ray.training.loop import build_state
 
 _ARCHIVE = "cifar10-imagefolder.zip"
 _CPU = torch.device("cpu")

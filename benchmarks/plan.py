@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from bt_ray.data.plan import Plan
+from bt_ray.data.stream.plan import Plan
 from bt_ray.errors import SettingsError
 from pipelines.terminal import console, finish, guarded
 

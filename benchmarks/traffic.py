@@ -9,7 +9,7 @@ from unittest import mock
 import torch.distributed as dist
 from torch import Tensor
 
-from bt_ray import collectives
+from bt_ray.distributed import collectives
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Traffic:
 
 @contextmanager
 def counted() -> Iterator[Traffic]:
-    """Counts what is sent inside, with the collectives that bt_ray.collectives uses.
+    """Counts what is sent inside, with the collectives that bt_ray.distributed.collectives uses.
 
     An all-reduce of m bytes counts as 2 m (W − 1)/W and an all-gather of m from each worker as
     m (W − 1), what their ring algorithms send; an all-to-all as what it hands to other workers.

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from benchmarks.training import describe_machine
-from bt_ray.allocator import keep_freed_memory
 from bt_ray.config import Settings, ViewSettings
-from bt_ray.data.batches import to_batch
-from bt_ray.data.decode import make_views
-from bt_ray.data.shard_file import to_table
+from bt_ray.cpu.allocator import keep_freed_memory
+from bt_ray.data.shards.shard_file import to_table
 from bt_ray.data.sources import SourceImage
+from bt_ray.data.stream.batches import to_batch
+from bt_ray.data.stream.decode import make_views
 from bt_ray.errors import DataError, SettingsError
 from bt_ray.presets import preset
 from pipelines.terminal import console, finish, guarded

@@ -11,8 +11,8 @@ from bt_ray.config import Settings, flatten
 from pipelines.terminal import console, exit_code, finish, show_error
 
 if TYPE_CHECKING:
-    from bt_ray.data.prepare import Described
-    from bt_ray.training.forecast import Forecast
+    from bt_ray.data.preparation.prepare import Described
+    from bt_ray.forecast.forecast import Forecast
 
 _MB, _GB, _MOST_ERRORS = 2**20, 2**30, 10
 
@@ -26,7 +26,7 @@ def dry_run(settings: Settings, *, preset_settings: Settings) -> int:
     """
     print_settings(settings, preset_settings)
     with redirect_stdout(sys.stderr), console.status("Looking at data, memory and speed"):
-        from bt_ray.training.forecast import forecast
+        from bt_ray.forecast.forecast import forecast
 
         ahead = forecast(settings)
     print_forecast(ahead, settings)

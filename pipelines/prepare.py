@@ -7,10 +7,10 @@ from typing import Annotated
 
 import tyro
 
-from bt_ray.data.job import Treatment
-from bt_ray.data.shards import write_shards
+from bt_ray.data.preparation.job import Treatment
+from bt_ray.data.preparation.tasks import RunAll, one_after_the_other
+from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.sources import Source, open_source
-from bt_ray.data.tasks import RunAll, one_after_the_other
 from bt_ray.errors import SettingsError
 from pipelines.count_line import CountLine
 from pipelines.terminal import console, finish, guarded
@@ -90,7 +90,10 @@ def _runner(cpus: int | None, source: Source) -> RunAll:
         raise SettingsError(f"cpus={cpus} must be at least 0.")
     if cpus == 0 or (cpus is None and source.num_bytes < _LARGE_BYTES):
         return one_after_the_other
-    from bt_ray.data.parallel import connect, run_on_cluster  # here: Ray takes seconds to import
+    from bt_ray.data.preparation.parallel import (  # here: Ray takes seconds to import
+        connect,
+        run_on_cluster,
+    )
 
     connect(cpus)
     return partial(run_on_cluster, cpus=cpus)

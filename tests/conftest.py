@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bt_ray.config import Settings, override
-from bt_ray.data.shards import ShardSet, write_shards
+from bt_ray.data.preparation.write import write_shards
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.sources import open_source
 from bt_ray.presets import preset
 

@@ -10,56 +10,42 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WITHOUT_RAY = (
+    "bt_ray/ablations/paper",
+    "bt_ray/checkpoints/",
     "bt_ray/config",
-    "bt_ray/presets",
+    "bt_ray/cpu/",
+    "bt_ray/data/",
+    "bt_ray/distributed/",
+    "bt_ray/embedding/",
     "bt_ray/errors",
-    "bt_ray/collectives",
-    "bt_ray/peer_sockets",
-    "bt_ray/data/plan",
-    "bt_ray/data/views",
-    "bt_ray/data/fast_views",
-    "bt_ray/data/photometry",
-    "bt_ray/data/decode",
-    "bt_ray/data/prepare",
-    "bt_ray/data/preparation",
-    "bt_ray/data/claim",
-    "bt_ray/data/job",
-    "bt_ray/data/location",
-    "bt_ray/data/manifest",
-    "bt_ray/data/sample",
-    "bt_ray/data/shard",
-    "bt_ray/data/sources/",
-    "bt_ray/data/staging",
-    "bt_ray/data/tasks",
-    "bt_ray/data/batches",
+    "bt_ray/evaluation/",
+    "bt_ray/figures/",
+    "bt_ray/forecast/memory",
+    "bt_ray/forecast/speed",
+    "bt_ray/methods/",
     "bt_ray/model/",
     "bt_ray/objective/",
     "bt_ray/optim/",
-    "bt_ray/allocator",
+    "bt_ray/precision",
+    "bt_ray/presets",
+    "bt_ray/report/",
+    "bt_ray/tracking/",
     "bt_ray/training/gauges",
     "bt_ray/training/local",
     "bt_ray/training/loop",
-    "bt_ray/training/memory",
     "bt_ray/training/meter",
+    "bt_ray/training/quarantine",
     "bt_ray/training/run_folder",
-    "bt_ray/training/speed",
-    "bt_ray/training/state",
     "bt_ray/training/stop",
     "bt_ray/training/summary",
-    "bt_ray/training/supervised.",
     "bt_ray/training/watch",
-    "bt_ray/evaluation/",
-    "bt_ray/embedding/embed",
-    "bt_ray/embedding/encoder",
-    "bt_ray/embedding/manifest",
-    "bt_ray/embedding/neighbors",
-    "bt_ray/embedding/part",
-    "bt_ray/figures/",
-    "bt_ray/precision",
-    "bt_ray/report/",
-    "bt_ray/tracking/",
 )
-WITH_RAY = ("bt_ray/evaluation/features_on_ray",)
+WITH_RAY = (
+    "bt_ray/data/preparation/parallel",
+    "bt_ray/data/stream/ingest",
+    "bt_ray/embedding/pool",
+    "bt_ray/evaluation/features_on_ray",
+)
 """Rooms' files that distribute work, where the rest of the room does not."""
 WITH_MLFLOW = ("bt_ray/tracking/mlflow", "bt_ray/tracking/registry")
 STANDARD_LIBRARY_ONLY = ("bt_ray/config", "bt_ray/presets", "bt_ray/errors")
@@ -102,7 +88,7 @@ def test_objectives_models_and_optimizers_do_not_know_each_other(room: str) -> N
 
 def test_a_data_task_needs_no_torch() -> None:
     """Its import would take each of Ray Data's processes longer than a thousand images."""
-    code = "import sys, bt_ray.data.ingest; sys.exit('torch' in sys.modules)"
+    code = "import sys, bt_ray.data.stream.ingest; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -110,7 +96,7 @@ def test_shards_are_written_and_read_without_ray() -> None:
     """A small run starts in its own process, which Ray's import would hold up for seconds."""
     code = (
         "import sys, tempfile\n"
-        "from bt_ray.data.prepare import prepare_data\n"
+        "from bt_ray.data.preparation.prepare import prepare_data\n"
         "from pipelines.prepare import Prepare, prepare\n"
         "prepare(Prepare(source='digits:test', destination=tempfile.mkdtemp()))\n"
         "sys.exit('ray' in sys.modules or 'torch' in sys.modules)"

@@ -10,9 +10,9 @@ from bt_ray.ablations.score import LinearProtocol, is_labelled
 from bt_ray.ablations.study import Case, Changes, Study
 from bt_ray.ablations.train import RESULTS, Order, train_all
 from bt_ray.config import Settings, override
-from bt_ray.data.prepare import prepare_data, write_source
-from bt_ray.data.shards import ShardSet
-from bt_ray.data.subset import subset
+from bt_ray.data.preparation.prepare import prepare_data, write_source
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.shards.subset import subset
 from bt_ray.errors import SettingsError
 from bt_ray.tracking.mlflow import ending, run_of_folder
 from bt_ray.training.cluster import connect

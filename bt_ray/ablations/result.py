@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bt_ray.config import DataSettings, Settings, shaping
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import DataError
 
 _KEY_DIGITS = 16

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from bt_ray.config import Settings
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.evaluation import protocols
 from bt_ray.evaluation.features import Features, compute_features
 from bt_ray.evaluation.features_on_ray import compute_on_ray

@@ -13,12 +13,12 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from bt_ray.data.claim import Claim
-from bt_ray.data.manifest import Shard
-from bt_ray.data.preparation import rejected_lines
+from bt_ray.data.preparation.claim import Claim
+from bt_ray.data.preparation.staging import blocks
+from bt_ray.data.preparation.tasks import Progress, Record, RunAll, Tasks
+from bt_ray.data.preparation.write import rejected_lines
+from bt_ray.data.shards.manifest import Shard
 from bt_ray.data.sources import Source
-from bt_ray.data.staging import blocks
-from bt_ray.data.tasks import Progress, Record, RunAll, Tasks
 from bt_ray.embedding.encoder import Computation, keep_encoder
 from bt_ray.embedding.manifest import KIND, SCHEMA_VERSION, EmbeddingManifest, EncoderFacts
 from bt_ray.embedding.part import write_part

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bt_ray.config import SETTINGS_FILE, TrainingSettings, to_json
-from bt_ray.data.batches import normalize
 from bt_ray.data.location import locate, public_name, write_whole
 from bt_ray.embedding.manifest import Precision
 from bt_ray.errors import CheckpointError, DataError
 from bt_ray.evaluation.features import fingerprint
+from bt_ray.model.inputs import normalize
 from bt_ray.model.pretrained import Pretrained, load_folder
 from bt_ray.model.weights import ENCODER, save_weights
 from bt_ray.precision import autocast

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from bt_ray.data.manifest import Shard
+from bt_ray.data.shards.manifest import Shard
 from bt_ray.errors import DataError
 
 SCHEMA_VERSION = 1

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bt_ray.data.location import first_line, locate, public_name
-from bt_ray.data.manifest import MANIFEST, Shard
+from bt_ray.data.shards.manifest import MANIFEST, Shard
 from bt_ray.embedding.encoder import Computation, load_encoder
 from bt_ray.embedding.manifest import EmbeddingManifest
 from bt_ray.embedding.part import view_of

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from bt_ray.allocator import keep_freed_memory
-from bt_ray.data.fast_views import decode
+from bt_ray.cpu.allocator import keep_freed_memory
 from bt_ray.data.location import locate
-from bt_ray.data.manifest import Shard
-from bt_ray.data.shard_file import Checksum, reason
+from bt_ray.data.preparation.tasks import Record
+from bt_ray.data.shards.manifest import Shard
+from bt_ray.data.shards.shard_file import Checksum, reason
 from bt_ray.data.sources import Source, SourceImage
-from bt_ray.data.tasks import Record
-from bt_ray.data.views import central
+from bt_ray.data.views.fast import decode
+from bt_ray.data.views.reference import central
 from bt_ray.embedding.encoder import Computation, load_encoder
 from bt_ray.embedding.manifest import columns
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from bt_ray.data.tasks import RunAll, one_after_the_other
+from bt_ray.data.preparation.tasks import RunAll, one_after_the_other
 from bt_ray.embedding.encoder import Computation, Device, count_cores
 from bt_ray.errors import LaunchError, SettingsError
 
@@ -49,7 +49,7 @@ def _this_process(accelerator: Accelerator, computation: Computation) -> Pool:
 def _on_ray(workers: int | None, accelerator: Accelerator, computation: Computation) -> Pool:
     import ray  # here: it takes seconds to import
 
-    from bt_ray.data.parallel import connect, run_in_actors
+    from bt_ray.data.preparation.parallel import connect, run_in_actors
 
     connect(workers)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

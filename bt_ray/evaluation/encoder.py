@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+from bt_ray.checkpoints.checkpoint import MANIFEST, last_checkpoint, verify_checkpoint
 from bt_ray.config import Settings
 from bt_ray.errors import CheckpointError
 from bt_ray.model.pretrained import (
@@ -12,7 +13,6 @@ from bt_ray.model.pretrained import (
     load_folder,
 )
 from bt_ray.tracking.mlflow import MlflowRun, recorded_run, tracking_uri
-from bt_ray.training.state import MANIFEST, last_checkpoint, verify_checkpoint
 
 
 def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, MlflowRun | None]:

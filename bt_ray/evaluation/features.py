@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bt_ray.config import Settings
-from bt_ray.data.batches import normalize
-from bt_ray.data.shards import ShardSet, take_rows
+from bt_ray.data.shards.shard_set import ShardSet, take_rows
 from bt_ray.evaluation.images import load_images
 from bt_ray.evaluation.labelled import digest
+from bt_ray.model.inputs import normalize
 from bt_ray.model.pretrained import Pretrained
 
 _BLOCK = 256

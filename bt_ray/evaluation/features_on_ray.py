@@ -9,9 +9,9 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 
-from bt_ray.allocator import KEEP_FREED_MEMORY
-from bt_ray.data.parallel import connect
-from bt_ray.data.shards import ShardSet
+from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
+from bt_ray.data.preparation.parallel import connect
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.evaluation.features import (
     Encoded,
     Features,

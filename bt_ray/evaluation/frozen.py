@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import CheckpointError
 from bt_ray.evaluation.features import Features, compute_features, fingerprint
 from bt_ray.evaluation.labelled import check_disjoint, check_labels

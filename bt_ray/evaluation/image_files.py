@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bt_ray.data.batches import normalize
-from bt_ray.data.views import central, decode
+from bt_ray.data.views.reference import central, decode
 from bt_ray.errors import CheckpointError, DataError
 from bt_ray.evaluation.features import fingerprint, place_encoder
 from bt_ray.evaluation.labelled import digest
+from bt_ray.model.inputs import normalize
 from bt_ray.model.pretrained import Pretrained
 
 _BLOCK = 128

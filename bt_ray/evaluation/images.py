@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bt_ray.config import Settings
-from bt_ray.data.batches import to_batch
-from bt_ray.data.decode import make_views
-from bt_ray.data.views import central, decode
+from bt_ray.data.stream.batches import to_batch
+from bt_ray.data.stream.decode import make_views
+from bt_ray.data.views.reference import central, decode
 
 _log = logging.getLogger(__name__)
 

@@ -9,10 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bt_ray.collectives import gather_rows
 from bt_ray.config import Settings
-from bt_ray.data.batches import normalize
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.distributed.collectives import gather_rows
 from bt_ray.errors import NonFiniteLossError
 from bt_ray.evaluation.correlation import cross_correlation
 from bt_ray.evaluation.hypersphere import alignment, uniformity
@@ -20,6 +19,7 @@ from bt_ray.evaluation.images import LabelledImages, ViewPairs, load_images, loa
 from bt_ray.evaluation.knn import knn_top1
 from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.spectrum import eigenvalues, mean_correlation, mean_deviation, rank_me
+from bt_ray.model.inputs import normalize
 from bt_ray.model.twins import Twins
 from bt_ray.precision import autocast, memory_format
 

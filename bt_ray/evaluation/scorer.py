@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bt_ray.collectives import sum_numbers
 from bt_ray.config import Settings
-from bt_ray.data.batches import normalize
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.distributed.collectives import sum_numbers
 from bt_ray.evaluation.accuracy import count_hits, guesses_counted
 from bt_ray.evaluation.images import LabelledImages, load_images
 from bt_ray.model.classifier import Classifier
+from bt_ray.model.inputs import normalize
 from bt_ray.precision import autocast, memory_format
 
 _BLOCK = 256

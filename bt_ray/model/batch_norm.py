@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bt_ray.collectives import all_reduce_sum, gather_rows, world_size
+from bt_ray.distributed.collectives import all_reduce_sum, gather_rows, world_size
 
 
 class GlobalBatchNorm(_BatchNorm):

@@ -9,7 +9,7 @@ Source: Zbontar et al. 2021, section 4, "Loss Function Ablations".
 import torch
 from torch import Tensor, nn
 
-from bt_ray.collectives import row_counts
+from bt_ray.distributed.collectives import row_counts
 from bt_ray.objective.barlow import barlow_twins_terms
 from bt_ray.objective.correlation import correlation_diagonal, correlation_matrix
 from bt_ray.objective.forms import Form

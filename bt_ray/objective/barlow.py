@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bt_ray.collectives import row_counts
+from bt_ray.distributed.collectives import row_counts
 from bt_ray.objective.correlation import correlation_terms
 from bt_ray.objective.forms import Form, choose_way
 from bt_ray.objective.layouts import column_terms, row_terms

@@ -3,7 +3,7 @@
 import torch.distributed as dist
 from torch import Tensor
 
-from bt_ray.collectives import sum_for_replicas
+from bt_ray.distributed.collectives import sum_for_replicas
 from bt_ray.objective.standardize import Statistic, normalize, standardize
 
 

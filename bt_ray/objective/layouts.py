@@ -6,7 +6,7 @@ from functools import partial
 import torch.distributed as dist
 from torch import Tensor
 
-from bt_ray.collectives import all_reduce_sum, gather_rows, rank, rows_to_columns
+from bt_ray.distributed.collectives import all_reduce_sum, gather_rows, rank, rows_to_columns
 from bt_ray.objective.gram import Share, gram_terms
 from bt_ray.objective.standardize import Statistic
 

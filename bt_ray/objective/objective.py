@@ -12,7 +12,7 @@ class Objective:
     A module is an objective if it makes one of these from two batches of embeddings (n, D), row
     i of both from the same image, n rows of the global batch on this worker. The loop knows no
     more: the loss must be the global batch's and the same on every worker, its gradient that of
-    the one loss (`bt_ray.collectives`), and the names of the terms are its own affair. A loss
+    the one loss (`distributed.collectives`), and the names of the terms are its own affair. A loss
     without statistics of the batch fits, and so does one over pairs of predictions and targets.
     """
 

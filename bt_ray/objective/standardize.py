@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bt_ray.collectives import sum_over_workers
+from bt_ray.distributed.collectives import sum_over_workers
 
 EPSILON = 1e-5
 """Added to each variance, as batch norm does; Eq. 2 has none and is undefined for a constant

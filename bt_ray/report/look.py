@@ -10,11 +10,11 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from bt_ray.data.batches import normalize
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import DataError
 from bt_ray.evaluation.images import load_images
 from bt_ray.evaluation.knn import nearest
+from bt_ray.model.inputs import normalize
 from bt_ray.model.pretrained import Pretrained
 
 _BLOCK = 64

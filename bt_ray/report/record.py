@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, flatten, from_json
 from bt_ray.errors import SettingsError, TrackingError
 from bt_ray.tracking.mlflow import (
@@ -17,7 +18,6 @@ from bt_ray.tracking.mlflow import (
 )
 from bt_ray.tracking.snapshots import Arrays, read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
-from bt_ray.training.state import last_checkpoint
 
 History = Mapping[str, Mapping[int, float]]
 

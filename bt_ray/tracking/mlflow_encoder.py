@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from bt_ray.config import from_json
-from bt_ray.data.batches import normalize
-from bt_ray.data.views import central, decode
+from bt_ray.data.views.reference import central, decode
 from bt_ray.model.encoder import build_encoder
+from bt_ray.model.inputs import normalize
 from bt_ray.model.weights import load_weights
 
 _BLOCK = 64

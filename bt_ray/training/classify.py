@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import SETTINGS_FILE, DataSettings, ScalingSettings, to_json
-from bt_ray.data.batches import local_batches
-from bt_ray.data.plan import build_plan
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.batches import local_batches
+from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import CheckpointError, RunFailedError, RunStoppedError
 from bt_ray.evaluation.features import fingerprint
 from bt_ray.evaluation.labelled import read_labels
@@ -25,7 +26,6 @@ from bt_ray.training.cluster import connect
 from bt_ray.training.fit import fit
 from bt_ray.training.local import LocalContext, choose_device
 from bt_ray.training.run_folder import sole_owner
-from bt_ray.training.state import last_checkpoint
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.supervised import Task, train_classifier
 from bt_ray.training.supervised_worker import supervised_worker

@@ -7,8 +7,8 @@ import os
 import ray
 
 from bt_ray.config import Settings
+from bt_ray.cpu.precedence import waiting_their_turn
 from bt_ray.errors import LaunchError
-from bt_ray.training.precedence import waiting_their_turn
 
 _DATA_CPUS = 1.0
 _LOCALLY = {

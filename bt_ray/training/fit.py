@@ -23,12 +23,12 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
 from bt_ray import errors
-from bt_ray.allocator import KEEP_FREED_MEMORY
+from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, last_checkpoint
 from bt_ray.config import Settings
-from bt_ray.data.ingest import build_dataset
+from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
+from bt_ray.data.stream.ingest import build_dataset
 from bt_ray.errors import RunFailedError
 from bt_ray.training.cluster import uses_gpu
-from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
 from bt_ray.training.worker import FAILURE
 
 T = TypeVar("T")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ray.train.v2.api.callback import UserCallback
 
+from bt_ray.checkpoints.checkpoint import last_checkpoint, replaced_images, stream_digest
 from bt_ray.config import Settings, check_pretraining, to_json
-from bt_ray.data.plan import build_plan
-from bt_ray.data.prepare import prepare_data
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.preparation.prepare import prepare_data
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, run_of_folder
@@ -20,7 +21,6 @@ from bt_ray.training.fit import fit
 from bt_ray.training.local import train_here
 from bt_ray.training.quarantine import QUARANTINE
 from bt_ray.training.run_folder import claim_folder, locate_storage, open_storage, sole_owner
-from bt_ray.training.state import last_checkpoint, replaced_images, stream_digest
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary, keep, summarize
 from bt_ray.training.worker import train_worker

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import torch
 
+from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, last_checkpoint
 from bt_ray.config import Settings
-from bt_ray.data.batches import local_batches
-from bt_ray.data.plan import build_plan
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.batches import local_batches
+from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import LaunchError, RunFailedError
 from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
 from bt_ray.training.loop import Measures, train
 from bt_ray.training.quarantine import QUARANTINE, list_images
-from bt_ray.training.state import KEPT_CHECKPOINTS, last_checkpoint
 from bt_ray.training.stop import StopRequest
 
 

@@ -6,12 +6,19 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bt_ray.collectives import any_worker, data_parallel, sum_numbers, world_size
-from bt_ray.config import Settings, TrainingSettings
-from bt_ray.data.batches import Batch, normalize
+from bt_ray.checkpoints.checkpoint import (
+    TrainingState,
+    load_start,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from bt_ray.config import Settings
+from bt_ray.data.stream.batches import Batch
+from bt_ray.distributed.collectives import any_worker, data_parallel, sum_numbers, world_size
 from bt_ray.evaluation.probe import Probing
+from bt_ray.model.inputs import to_input
 from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.build import build_objective
 from bt_ray.optim.lars import build_optimizer, set_rates
@@ -21,12 +28,6 @@ from bt_ray.tracking.snapshots import Arrays
 from bt_ray.training.gauges import read_gauges
 from bt_ray.training.meter import Meter
 from bt_ray.training.quarantine import Quarantine
-from bt_ray.training.state import (
-    TrainingState,
-    load_start,
-    restore_checkpoint,
-    save_checkpoint,
-)
 from bt_ray.training.watch import FiniteWatch
 
 M = TypeVar("M", bound=nn.Module)
@@ -190,8 +191,3 @@ def commit(state: TrainingState[M], settings: Settings, context: Context) -> Non
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(Path(folder), state, settings)
         context.commit(state.step, Path(folder))
-
-
-def to_input(levels: Tensor, settings: TrainingSettings) -> Tensor:
-    """A view as the encoder wants it: normalised, in the chosen memory format."""
-    return normalize(levels).contiguous(memory_format=memory_format(settings))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from bt_ray.config import Settings
-from bt_ray.data.batches import Batch
+from bt_ray.data.stream.batches import Batch
 
 
 class Meter:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bt_ray.collectives import sum_numbers
 from bt_ray.config import Settings
-from bt_ray.data.shard_file import fault_of
-from bt_ray.data.shards import ShardSet, take_rows
+from bt_ray.data.shards.shard_file import fault_of
+from bt_ray.data.shards.shard_set import ShardSet, take_rows
+from bt_ray.distributed.collectives import sum_numbers
 from bt_ray.errors import UnreadableImagesError
 
 QUARANTINE = "quarantine.jsonl"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import filelock
 
+from bt_ray.checkpoints.checkpoint import check_origin, find_start, last_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
 from bt_ray.errors import LaunchError, SettingsError
-from bt_ray.training.state import check_origin, find_start, last_checkpoint
 
 
 def locate_storage(settings: Settings) -> Settings:

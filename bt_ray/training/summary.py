@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from bt_ray.checkpoints.checkpoint import stream_digest
 from bt_ray.config import SETTINGS_FILE, Settings
 from bt_ray.errors import TrackingError
 from bt_ray.figures.correlation import draw_correlation
@@ -16,7 +17,6 @@ from bt_ray.objective.expectations import warning
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
-from bt_ray.training.state import stream_digest
 
 _log = logging.getLogger(__name__)
 FIGURES = "figures"

@@ -8,20 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from bt_ray.collectives import all_reduce_sum, any_worker, data_parallel, world_size
+from bt_ray.checkpoints.checkpoint import TrainingState, restore_checkpoint
 from bt_ray.config import Settings
-from bt_ray.data.batches import Batch
+from bt_ray.data.stream.batches import Batch
+from bt_ray.distributed.collectives import all_reduce_sum, any_worker, data_parallel, world_size
 from bt_ray.evaluation.protocols import Protocol
 from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.classifier import Classifier, build_classifier
+from bt_ray.model.inputs import to_input
 from bt_ray.model.pretrained import load_folder
 from bt_ray.optim.lars import set_rates
 from bt_ray.precision import autocast, memory_format
 from bt_ray.training.gauges import read_gauges
-from bt_ray.training.loop import Context, commit, optimizer_step, to_input
+from bt_ray.training.loop import Context, commit, optimizer_step
 from bt_ray.training.meter import Meter
 from bt_ray.training.quarantine import Quarantine
-from bt_ray.training.state import TrainingState, restore_checkpoint
 from bt_ray.training.watch import FiniteWatch
 
 Score = Callable[[Classifier], dict[str, float]]

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from bt_ray.data.plan import build_plan
-from bt_ray.data.shards import ShardSet
+from bt_ray.checkpoints.checkpoint import last_checkpoint
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.plan import build_plan
 from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.scorer import Scorer
-from bt_ray.training.state import last_checkpoint
 from bt_ray.training.supervised import Task, train_classifier
 from bt_ray.training.worker import build_context, telling_failures, worker_batches
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bt_ray.collectives import gather_rows
+from bt_ray.distributed.collectives import gather_rows
 from bt_ray.errors import NonFiniteLossError
 
 _NEVER = 2**62

@@ -12,19 +12,19 @@ import ray.train
 import ray.train.torch
 import torch
 
+from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import Settings, from_json
-from bt_ray.data.batches import Batch, stream_batches
-from bt_ray.data.ingest import worker_blocks
-from bt_ray.data.plan import Plan, build_plan
-from bt_ray.data.shards import ShardSet
+from bt_ray.cpu.precedence import take_precedence
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.batches import Batch, stream_batches
+from bt_ray.data.stream.ingest import worker_blocks
+from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import NonFiniteLossError, UnreadableImagesError
 from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, NullTracker, Tracker
 from bt_ray.training.loop import Measures, train
-from bt_ray.training.precedence import take_precedence
 from bt_ray.training.quarantine import QUARANTINE, list_images
-from bt_ray.training.state import last_checkpoint
 from bt_ray.training.stop import StopRequest
 
 FAILURE = "failure.json"

@@ -10,6 +10,7 @@ import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import Settings, from_json
 from bt_ray.errors import BtRayError, NonFiniteLossError, RunFailedError
 from bt_ray.evaluation.encoder import open_encoder
@@ -24,7 +25,6 @@ from bt_ray.tracking.registry import (
     register_encoder,
 )
 from bt_ray.training.launch import pretrain
-from bt_ray.training.state import last_checkpoint
 from bt_ray.tuning.contest import Contest, build_contest
 from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.records import TrialRecord

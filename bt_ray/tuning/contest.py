@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from bt_ray.config import Settings
-from bt_ray.data.batches import normalize
-from bt_ray.data.prepare import prepare_data
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.preparation.prepare import prepare_data
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.evaluation.features import Features, compute_features, place_encoder
 from bt_ray.evaluation.frozen import Scores, score_frozen
 from bt_ray.evaluation.hypersphere import alignment
@@ -16,6 +15,7 @@ from bt_ray.evaluation.images import load_images, load_view_pairs
 from bt_ray.evaluation.knn import Knn
 from bt_ray.evaluation.linear import Linear
 from bt_ray.evaluation.spectrum import rank_me
+from bt_ray.model.inputs import normalize
 from bt_ray.model.pretrained import Pretrained
 from bt_ray.training.local import choose_device
 from bt_ray.tuning.score import Score, read_score

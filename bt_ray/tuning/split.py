@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bt_ray.config import Settings
-from bt_ray.data.prepare import prepare_data, write_source
-from bt_ray.data.shards import ShardSet
-from bt_ray.data.subset import draw_balanced, subset
+from bt_ray.data.preparation.prepare import prepare_data, write_source
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.shards.subset import draw_balanced, subset
 from bt_ray.errors import SettingsError
 from bt_ray.evaluation.labelled import read_labels
 from bt_ray.training.run_folder import locate_storage, open_storage

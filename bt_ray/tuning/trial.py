@@ -14,8 +14,8 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 
 from bt_ray.config import Settings, from_json, override
-from bt_ray.data.plan import build_plan
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import BtRayError, NonFiniteLossError
 from bt_ray.tracking.mlflow import MlflowRun, recorded_run
 from bt_ray.tracking.tracker import METRICS, Measures, read_history

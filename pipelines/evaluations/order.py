@@ -14,7 +14,7 @@ from pipelines.encoders import EncoderOrder
 from pipelines.terminal import console
 
 if TYPE_CHECKING:
-    from bt_ray.data.shards import ShardSet
+    from bt_ray.data.shards.shard_set import ShardSet
     from bt_ray.evaluation.published import Published
     from bt_ray.model.pretrained import Pretrained
     from bt_ray.tracking.mlflow import MlflowRun
@@ -82,8 +82,8 @@ def open_order(order: ImagesOrder) -> Opened:
 
     Raises: CheckpointError, TrackingError, DataError.
     """
-    from bt_ray.data.prepare import prepare_data
-    from bt_ray.data.shards import ShardSet
+    from bt_ray.data.preparation.prepare import prepare_data
+    from bt_ray.data.shards.shard_set import ShardSet
     from bt_ray.evaluation.encoder import open_encoder
 
     given = order.settings()

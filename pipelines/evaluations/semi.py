@@ -19,7 +19,7 @@ from pipelines.evaluations.trained import TrainedOrder, check_images, train_one
 from pipelines.terminal import console
 
 if TYPE_CHECKING:
-    from bt_ray.data.shards import ShardSet
+    from bt_ray.data.shards.shard_set import ShardSet
     from bt_ray.evaluation.protocols import Protocol
     from bt_ray.model.pretrained import Pretrained
 
@@ -113,9 +113,9 @@ def _from_scratch(order: SemiOrder) -> "Protocol":
 
 def _subsets(order: SemiOrder, opened: Opened) -> "dict[str, ShardSet]":
     """The images to learn from by the name of their part, such as `1pct`, as shards."""
-    from bt_ray.data.prepare import write_source
-    from bt_ray.data.shards import ShardSet
-    from bt_ray.data.subset import draw_balanced, find_rows, read_names, subset
+    from bt_ray.data.preparation.prepare import write_source
+    from bt_ray.data.shards.shard_set import ShardSet
+    from bt_ray.data.shards.subset import draw_balanced, find_rows, read_names, subset
     from bt_ray.evaluation.labelled import check_complete, read_labels
 
     labels = read_labels(opened.train)

@@ -10,7 +10,7 @@ from pipelines.progress import ProgressLine
 from pipelines.terminal import console
 
 if TYPE_CHECKING:
-    from bt_ray.data.shards import ShardSet
+    from bt_ray.data.shards.shard_set import ShardSet
     from bt_ray.evaluation.protocols import Protocol
     from bt_ray.model.pretrained import Pretrained
     from bt_ray.training.classify import Classified

@@ -15,7 +15,7 @@ from pipelines.evaluations.order import (
 from pipelines.terminal import console
 
 if TYPE_CHECKING:
-    from bt_ray.data.voc import VocImages
+    from bt_ray.data.sources.voc import VocImages
     from bt_ray.evaluation.svm import ClassScore
     from bt_ray.model.pretrained import Pretrained
 
@@ -38,7 +38,7 @@ class VocOrder(Evaluation):
 
 def evaluate_voc(order: VocOrder) -> dict[str, Any]:
     """The record of the evaluation, which is shown, kept in a file and logged to the run."""
-    from bt_ray.data.voc import read_voc
+    from bt_ray.data.sources.voc import read_voc
     from bt_ray.evaluation.encoder import open_encoder
     from bt_ray.evaluation.image_files import digest_files
     from bt_ray.evaluation.labelled import check_classes, check_disjoint

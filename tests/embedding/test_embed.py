@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from bt_ray.config import Settings, override
-from bt_ray.data.shards import write_shards
+from bt_ray.data.preparation.tasks import RunAll, Task, one_after_the_other
+from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.sources import open_source
-from bt_ray.data.tasks import RunAll, Task, one_after_the_other
 from bt_ray.embedding.embed import EmbeddingJob, embed, usual_rows_per_file
 from bt_ray.embedding.encoder import Computation, load_encoder
 from bt_ray.embedding.manifest import EmbeddingManifest
@@ -27,7 +27,7 @@ from bt_ray.model.encoder import build_encoder
 from bt_ray.model.pretrained import Pretrained
 from bt_ray.presets import preset
 from tests.data.pictures import encoded, tar_bytes, write_folder
-from tests.data.test_preparation import contents, stop_after
+from tests.data.preparation.test_preparation import contents, stop_after
 
 CPU = torch.device("cpu")
 

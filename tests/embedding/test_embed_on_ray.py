@@ -12,14 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bt_ray.data.parallel import run_in_actors
+from bt_ray.data.preparation.parallel import run_in_actors
 from bt_ray.embedding.encoder import Computation
 from bt_ray.embedding.pool import build_pool
 from bt_ray.errors import DataError, LaunchError
 from bt_ray.model.pretrained import Pretrained
 from bt_ray.model.weights import save_weights
 from tests.data.pictures import encoded, imagenet_train, write_folder
-from tests.data.test_preparation import contents
+from tests.data.preparation.test_preparation import contents
 from tests.embedding.test_embed import new_encoder, write
 
 pytestmark = pytest.mark.ray

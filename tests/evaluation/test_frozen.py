@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from bt_ray.config import Settings
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import CheckpointError, DataError
 from bt_ray.evaluation import knn
 from bt_ray.evaluation.features import Features, compute_features, fingerprint

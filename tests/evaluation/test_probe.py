@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from bt_ray.config import Settings, override
-from bt_ray.data.batches import local_batches
-from bt_ray.data.plan import build_plan
-from bt_ray.data.shards import ShardSet, write_shards
+from bt_ray.data.preparation.write import write_shards
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.sources import open_source
+from bt_ray.data.stream.batches import local_batches
+from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import NonFiniteLossError
 from bt_ray.evaluation import probe as probe_module
 from bt_ray.evaluation.probe import Probe, Probing, build_probe

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bt_ray.collectives import row_counts, sum_for_replicas, sum_over_workers, world_size
+from bt_ray.distributed.collectives import (
+    row_counts,
+    sum_for_replicas,
+    sum_over_workers,
+    world_size,
+)
 from bt_ray.objective import barlow
 from bt_ray.objective.barlow import EPSILON, barlow_twins_loss
 from bt_ray.objective.forms import Way

@@ -12,16 +12,16 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
+from bt_ray.checkpoints.checkpoint import save_checkpoint
 from bt_ray.config import Settings, override
 from bt_ray.model.export import export_encoder
 from bt_ray.model.pretrained import load_folder
 from bt_ray.training.launch import pretrain
 from bt_ray.training.loop import build_state
-from bt_ray.training.state import save_checkpoint
 from bt_ray.training.summary import Summary
 from pipelines.evaluate import main
 from tests.conftest import shared_zip
-from tests.data.test_listings import write_places
+from tests.data.sources.test_listings import write_places
 from tests.data.voc import write_voc
 
 
@@ -234,7 +234,7 @@ def test_linear_semi_and_transfer_are_logged_under_the_run(
 
 
 def shown_names(settings: Settings) -> list[str]:
-    from bt_ray.data.shards import ShardSet
+    from bt_ray.data.shards.shard_set import ShardSet
 
     shards = ShardSet.open(settings.data.train)
     return [str(name) for name in shards.read_columns(["sample_id"])["sample_id"].to_pylist()]

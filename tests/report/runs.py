@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from bt_ray.checkpoints.checkpoint import save_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, override, to_json
 from bt_ray.tracking.mlflow import MlflowRun, record_run, start_run
 from bt_ray.tracking.snapshots import write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker
 from bt_ray.training.loop import build_state
-from bt_ray.training.state import save_checkpoint
 
 STEPS = range(10, 60, 10)
 

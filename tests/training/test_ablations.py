@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bt_ray.checkpoints.checkpoint import load_start
 from bt_ray.config import Settings, override
 from bt_ray.objective.objective import Objective
 from bt_ray.training import loop
 from bt_ray.training.launch import pretrain
-from bt_ray.training.state import load_start
 from bt_ray.training.summary import find_doubt
 from tests.training.test_loop import CPU, assert_equal, run
 

@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from bt_ray.collectives import data_parallel
 from bt_ray.config import Settings, override
-from bt_ray.data.batches import local_batches
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.batches import local_batches
+from bt_ray.distributed.collectives import data_parallel
+from bt_ray.model.inputs import to_input
 from bt_ray.objective import barlow
 from bt_ray.objective.barlow import BarlowTwins
 from bt_ray.objective.forms import Way
 from bt_ray.optim.lars import set_rates
 from bt_ray.optim.schedule import rate_factor
-from bt_ray.training.loop import build_state, to_input
+from bt_ray.training.loop import build_state
 from tests.workers import run_workers
 
 CPU = torch.device("cpu")

@@ -17,11 +17,11 @@ import torch
 from mlflow import MlflowClient
 
 from bt_ray.config import Settings, flatten, override
-from bt_ray.data.batches import normalize
-from bt_ray.data.shards import ShardSet
-from bt_ray.data.views import central, decode
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.views.reference import central, decode
 from bt_ray.errors import LaunchError, RunFailedError
 from bt_ray.model.encoder import build_encoder
+from bt_ray.model.inputs import normalize
 from bt_ray.model.weights import load_weights
 from bt_ray.tracking.tracker import read_history
 from bt_ray.training.launch import pretrain

@@ -18,9 +18,10 @@ from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
 
+from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import Settings, override
-from bt_ray.data.plan import build_plan
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import (
     CheckpointError,
     DataError,
@@ -36,7 +37,6 @@ from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
 from bt_ray.training.launch import pretrain, sole_owner
 from bt_ray.training.local import train_here
-from bt_ray.training.state import last_checkpoint
 from pipelines.pretrain import print_summary
 
 pytestmark = pytest.mark.run

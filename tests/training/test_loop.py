@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from bt_ray.collectives import data_parallel
 from bt_ray.config import Settings, override
-from bt_ray.data.batches import local_batches, stream_batches, to_batch
-from bt_ray.data.decode import make_views, read_steps
-from bt_ray.data.plan import build_plan
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.batches import local_batches, stream_batches, to_batch
+from bt_ray.data.stream.decode import make_views, read_steps
+from bt_ray.data.stream.plan import build_plan
+from bt_ray.distributed.collectives import data_parallel
 from bt_ray.errors import NonFiniteLossError, PlanError
 from bt_ray.evaluation.probe import build_probe
+from bt_ray.model.inputs import to_input
 from bt_ray.model.twins import Twins
 from bt_ray.objective.build import build_objective
 from bt_ray.tracking.snapshots import Arrays
-from bt_ray.training.loop import build_state, to_input, train
+from bt_ray.training.loop import build_state, train
 from tests.workers import run_workers
 
 CPU = torch.device("cpu")

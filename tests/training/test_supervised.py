@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import DataSettings, Settings, override
-from bt_ray.data.batches import local_batches, to_batch
-from bt_ray.data.decode import make_views, read_steps
-from bt_ray.data.plan import build_plan
-from bt_ray.data.shards import ShardSet
-from bt_ray.data.spares import find_spares
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.batches import local_batches, to_batch
+from bt_ray.data.stream.decode import make_views, read_steps
+from bt_ray.data.stream.plan import build_plan
+from bt_ray.data.stream.spares import find_spares
 from bt_ray.errors import CheckpointError, RunStoppedError, SettingsError
 from bt_ray.evaluation.features import compute_features, fingerprint
 from bt_ray.evaluation.labelled import read_labels
@@ -26,14 +27,13 @@ from bt_ray.evaluation.protocols import INATURALIST18, LINEAR, PLACES205, SEMI, 
 from bt_ray.evaluation.scorer import Scorer
 from bt_ray.model.classifier import Classifier, build_classifier
 from bt_ray.model.encoder import build_encoder
+from bt_ray.model.inputs import to_input
 from bt_ray.model.pretrained import Pretrained, load_folder
 from bt_ray.tracking.tracker import Measures, MemoryTracker, read_history
 from bt_ray.training import classify as classifying
 from bt_ray.training.classify import build_task, classify
 from bt_ray.training.launch import pretrain
 from bt_ray.training.local import LocalContext
-from bt_ray.training.loop import to_input
-from bt_ray.training.state import last_checkpoint
 from bt_ray.training.supervised import Task, train_classifier
 from tests.workers import run_workers
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bt_ray.config import DataSettings, ScalingSettings, Settings
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.evaluation.features import compute_features
 from bt_ray.evaluation.features_on_ray import compute_on_ray
 from bt_ray.evaluation.protocols import Protocol

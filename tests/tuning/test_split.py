@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from bt_ray.config import Settings, override
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import SettingsError
 from bt_ray.presets import preset
 from bt_ray.tuning.split import hold_out

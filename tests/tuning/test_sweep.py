@@ -17,7 +17,7 @@ from optuna import Trial
 from optuna.trial import TrialState
 
 from bt_ray.config import Settings, override
-from bt_ray.data.shards import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import LaunchError, SettingsError
 from bt_ray.training.run_folder import sole_owner
 from bt_ray.tuning.order import SweepOrder

@@ -1,0 +1,132 @@
+"""Whose a folder of unfinished files is, and what of them is done.
+
+While a job lasts, a folder beside its files holds its claim (which source, which settings) and
+a record of each finished task. The manifest is written last.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+
+from bt_ray.data.location import first_line, locate, public_name, write_whole
+from bt_ray.data.shards.manifest import MANIFEST
+from bt_ray.errors import DataError
+
+Facts = Mapping[str, Any]
+"""What tells one job from another, by name."""
+
+REJECTED = "rejected.jsonl"
+UNFINISHED = "_unfinished"
+_CLAIM = f"{UNFINISHED}/claim.json"
+
+
+class Claim:
+    """A folder that belongs to one job, from its first file to its manifest.
+
+    Args:
+      what: the job's files, as people call them, such as `shards`.
+    """
+
+    def __init__(self, root: str, what: str) -> None:
+        self._what = what
+        self._shown = public_name(root)
+        self._filesystem, self._path = locate(root)
+
+    def make(self, mine: Facts) -> dict[str, Any] | None:
+        """Makes the folder the job's own; what its manifest says, if there is one already.
+
+        Raises: DataError if the folder cannot be written, or is not this job's.
+        """
+        try:
+            names = {
+                info.base_name
+                for info in self._filesystem.get_file_info(
+                    pa.fs.FileSelector(self._path, allow_not_found=True)
+                )
+            } - {""}
+            if MANIFEST in names:
+                return self._manifest()
+            claimed = self._read(_CLAIM)
+            if claimed is not None:
+                self.refuse_other(claimed, mine, f"unfinished {self._what}")
+            elif names - {UNFINISHED}:
+                raise DataError(
+                    f"{self._shown!r} is not empty; give a new folder or remove it first."
+                )
+            self._filesystem.create_dir(f"{self._path}/{UNFINISHED}", recursive=True)
+            if claimed is None:
+                self._write(_CLAIM, json.dumps(mine))
+        except OSError as error:
+            raise unwritable(self._shown, error) from error
+        return None
+
+    def _manifest(self) -> dict[str, Any]:
+        try:
+            return self._read(MANIFEST) or {}
+        except ValueError as error:
+            raise self.foreign() from error
+
+    def foreign(self) -> DataError:
+        """What to say of a manifest that is not one of these files."""
+        return DataError(
+            f"{self._shown!r} is not empty: its {MANIFEST} is of something else; give a new folder."
+        )
+
+    def refuse_other(self, theirs: Facts, mine: Facts, what: str | None = None) -> None:
+        """Raises DataError unless the folder's facts are those that are wanted."""
+        for name, value in mine.items():
+            if theirs.get(name) != value:
+                raise DataError(
+                    f"{self._shown!r} is not empty: it holds {what or self._what} of "
+                    f"{name}={theirs.get(name)}, where {value} is wanted; give a new folder or "
+                    "remove it first."
+                )
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """What finished tasks of this or an earlier start left, by their names."""
+        selector = pa.fs.FileSelector(f"{self._path}/{UNFINISHED}", allow_not_found=True)
+        try:
+            names = [info.base_name for info in self._filesystem.get_file_info(selector)]
+            wanted = [n for n in names if n.endswith(".json") and n != _CLAIM.partition("/")[2]]
+            read = {n.removesuffix(".json"): self._read(f"{UNFINISHED}/{n}") for n in wanted}
+        except OSError as error:
+            raise unwritable(self._shown, error) from error
+        return {name: record for name, record in read.items() if record is not None}
+
+    def finish(self, manifest: str, rejected: str) -> None:
+        """Writes the list of rejected images, then the manifest, and removes the records."""
+        try:
+            if rejected:
+                self._write(REJECTED, rejected)
+            self._write(MANIFEST, manifest)
+            self.clear()
+        except OSError as error:
+            raise unwritable(self._shown, error) from error
+
+    def clear(self) -> None:
+        """Removes the records."""
+        info = self._filesystem.get_file_info(f"{self._path}/{UNFINISHED}")
+        if info.type == pa.fs.FileType.Directory:
+            self._filesystem.delete_dir(f"{self._path}/{UNFINISHED}")
+
+    def _write(self, name: str, text: str) -> None:
+        write_whole(self._filesystem, f"{self._path}/{name}", text.encode())
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = f"{self._path}/{name}"
+        if self._filesystem.get_file_info(path).type != pa.fs.FileType.File:
+            return None
+        with self._filesystem.open_input_stream(path) as stream:
+            tree: dict[str, Any] = json.loads(stream.read())
+            return tree
+
+
+def unwritable(shown: str, error: OSError) -> DataError:
+    """What to say when the destination fails."""
+    return DataError(
+        f"{shown!r} cannot be written ({first_line(error)}); what is finished is kept: make "
+        "room or give access, and the same command continues."
+    )

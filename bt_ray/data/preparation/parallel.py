@@ -1,0 +1,136 @@
+"""A job's tasks on many CPUs, or by actors that keep something between them, by Ray Data."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray import cloudpickle
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
+from bt_ray.data.preparation.tasks import Task
+from bt_ray.errors import BtRayError, DataError
+
+_TASKS_IN_FLIGHT = 2  # one waits while one is done
+
+
+class _TaskSource(Datasource):
+    """One row for each task: what it returned, or its fault."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tasks = tasks
+
+    def estimate_inmemory_data_size(self) -> None:
+        """Next to nothing, which is no reason to run several tasks as one."""
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: ray.data.DataContext | None = None,
+    ) -> list[ReadTask]:
+        """One for each task, whatever the parallelism."""
+        metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(partial(_read, task), metadata) for task in self._tasks]
+
+
+def _read(task: Task) -> Iterator[pa.Table]:
+    yield _outcome(task)
+
+
+def _outcome(task: Task) -> pa.Table:
+    """The task's return value, or the sentence of an error that trying again would not mend."""
+    try:
+        row = {"value": task(), "fault": None}
+    except BtRayError as error:
+        row = {"value": None, "fault": str(error)}
+    return pa.Table.from_pylist(
+        [row], schema=pa.schema({"value": pa.string(), "fault": pa.string()})
+    )
+
+
+class _Actor:
+    """Does packed tasks, one after the other, in one process."""
+
+    def __call__(self, packed: pa.Table) -> pa.Table:
+        return pa.concat_tables(
+            [_outcome(cloudpickle.loads(task.as_py())) for task in packed["task"]]
+        )
+
+
+def connect(cpus: int | None) -> None:
+    """Joins the Ray cluster, or starts one here for `cpus` tasks at once; none: one a CPU."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each execution
+    if ray.is_initialized():
+        return
+    is_local = "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
+    ray.init(
+        address="local" if is_local else None,
+        num_cpus=max(cpus or 0, os.cpu_count() or 1) if is_local else None,
+        include_dashboard=False if is_local else None,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+
+
+def run_on_cluster(tasks: Sequence[Task], *, cpus: int | None = None) -> Iterator[str]:
+    """What the tasks return, as they end; a task whose worker was lost runs again elsewhere.
+
+    Args:
+      cpus: tasks at once; none: as many as the cluster has CPUs.
+    Raises: DataError with the sentence of the first task that failed; those under way end.
+    """
+    if not tasks:
+        return
+    at_once = None if cpus is None else min(cpus, len(tasks))
+    yield from _values(
+        ray.data.read_datasource(
+            _TaskSource(tasks), override_num_blocks=1, concurrency=at_once, num_cpus=1
+        )
+    )
+
+
+def run_in_actors(
+    tasks: Sequence[Task], *, actors: int, num_cpus: float, num_gpus: float = 0
+) -> Iterator[str]:
+    """What the tasks return, as they end, each done by one of a few processes that stay.
+
+    What a task holds on to in its process, the next one finds there. A lost actor is replaced,
+    and its task done again.
+
+    Args:
+      num_cpus, num_gpus: that each actor has.
+    Raises: DataError with the sentence of the first task that failed; those under way end.
+    """
+    if not tasks:
+        return
+    packed = ray.data.from_items(
+        [{"task": cloudpickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)
+    )
+    yield from _values(
+        packed.map_batches(
+            _Actor,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                size=min(actors, len(tasks)), max_tasks_in_flight_per_actor=_TASKS_IN_FLIGHT
+            ),
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            # Ray calls an actor's methods from threads, which `keep_freed_memory` does not reach.
+            runtime_env={"env_vars": KEEP_FREED_MEMORY},
+        )
+    )
+
+
+def _values(outcomes: ray.data.Dataset) -> Iterator[str]:
+    for row in outcomes.iter_rows():
+        if row["fault"] is not None:
+            raise DataError(row["fault"])
+        yield row["value"]

@@ -1,0 +1,81 @@
+"""Work on parts of a source that may be cut short, done once: each finished task has a record."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from bt_ray.data.location import locate, public_name, write_whole
+from bt_ray.data.preparation.claim import UNFINISHED, unwritable
+from bt_ray.data.sources import Source
+
+Record = dict[str, Any]
+Task = Callable[[], str]
+RunAll = Callable[[Sequence[Task]], Iterator[str]]
+Progress = Callable[[str, int, int], None]
+Work = Callable[[str, Source], Record]
+"""What a task does to its part, given its name: the facts to record."""
+
+
+def one_after_the_other(tasks: Sequence[Task]) -> Iterator[str]:
+    """Runs the tasks in this process."""
+    return (task() for task in tasks)
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """How the tasks of a preparation run, and which are done.
+
+    Args:
+      root: the folder that is being prepared.
+      records: of what is finished, by the tasks' names.
+      run_all: runs tasks, here or elsewhere, in any order.
+      on_progress: told of the phase and its images, done and in all.
+    """
+
+    root: str
+    records: Mapping[str, Record]
+    run_all: RunAll
+    on_progress: Progress
+
+    def run(self, phase: str, work: Work, parts: Mapping[str, Source]) -> list[Record]:
+        """The records of the work on all parts, in order; what is finished is not done again."""
+        total = sum(map(len, parts.values()))
+        done = {
+            name: self.records[name]
+            for name, part in parts.items()
+            if self.records.get(name, {}).get("entries") == digest_of(part)
+        }
+        num_done = sum(record["num_images"] for record in done.values())
+        self.on_progress(phase, num_done, total)
+        left = [
+            partial(_do, self.root, name, work, part)
+            for name, part in parts.items()
+            if name not in done
+        ]
+        for text in self.run_all(left):
+            record = json.loads(text)
+            done[record["name"]] = record
+            num_done += record["num_images"]
+            self.on_progress(phase, num_done, total)
+        return [done[name] for name in parts]
+
+
+def digest_of(part: Source) -> str:
+    """Changes when the part holds other images, or in another order."""
+    names = "\n".join(part.entries["sample_id"].to_pylist())
+    return hashlib.sha256(names.encode()).hexdigest()
+
+
+def _do(root: str, name: str, work: Work, part: Source) -> str:
+    """Does the work and keeps its record, from which another start goes on."""
+    record = {"name": name, "entries": digest_of(part), "num_images": len(part)}
+    filesystem, path = locate(root)
+    try:
+        text = json.dumps(record | work(name, part))
+        write_whole(filesystem, f"{path}/{UNFINISHED}/{name}.json", text.encode())
+    except OSError as error:
+        raise unwritable(public_name(root), error) from error
+    return text

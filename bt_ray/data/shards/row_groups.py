@@ -1,0 +1,89 @@
+"""Row groups of one Parquet file, read with every doubt: is it there, whole, and the one meant?"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from bt_ray.data.location import first_line
+from bt_ray.data.shards.manifest import SAMPLES, Shard
+from bt_ray.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
+_WAY_OUT = "restore it, or prepare the data again"
+
+
+def read_row_groups(
+    filesystem: pa.fs.FileSystem,
+    root: str,
+    name: str,
+    shard: Shard,
+    groups: Sequence[int],
+    columns: Sequence[str] = SAMPLES.names,
+) -> pa.Table:
+    """The samples of some row groups of a shard.
+
+    A storage that fails is asked again, with growing pauses.
+
+    Args:
+      root: the shards' folder in `filesystem`.
+      name: the same, as people know it.
+    Raises: DataError if the file is missing, is not the one that the manifest describes, is
+      damaged, or if the storage keeps failing.
+    """
+    path, called = f"{root}/{shard.file}", f"{name}/{shard.file}"
+    return _patiently(lambda: _read(filesystem, path, called, shard, groups, columns), called)
+
+
+def _read(
+    filesystem: pa.fs.FileSystem,
+    path: str,
+    called: str,
+    shard: Shard,
+    groups: Sequence[int],
+    columns: Sequence[str],
+) -> pa.Table:
+    try:
+        with filesystem.open_input_file(path) as stream:
+            size = stream.size()
+            if shard.num_bytes is not None and size != shard.num_bytes:
+                raise DataError(
+                    f"{called} has {size:,} bytes, and the manifest says {shard.num_bytes:,}: it "
+                    f"was cut short or changed since; {_WAY_OUT}."
+                )
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            if file.metadata.num_rows != shard.num_rows:
+                raise DataError(
+                    f"{called} has {file.metadata.num_rows:,} rows, and the manifest says "
+                    f"{shard.num_rows:,}: it is another file; {_WAY_OUT}."
+                )
+            return file.read_row_groups(groups, columns=list(columns))
+    except FileNotFoundError as error:
+        raise DataError(f"{called} is missing; {_WAY_OUT}.") from error
+    except (pa.ArrowInvalid, pa.ArrowKeyError, IndexError) as error:
+        raise DataError(f"{called} is damaged ({first_line(error)}); {_WAY_OUT}.") from error
+    except OSError as error:
+        if "CRC" in str(error) or "deserialize" in str(error):
+            raise DataError(f"{called} is damaged ({first_line(error)}); {_WAY_OUT}.") from error
+        raise
+
+
+def _patiently(read: Callable[[], pa.Table], called: str) -> pa.Table:
+    for pause_s in _PAUSES_S:
+        try:
+            return read()
+        except OSError as error:
+            _log.warning("%s: %s; asking again in %s s.", called, first_line(error), pause_s)
+            time.sleep(pause_s)
+    try:
+        return read()
+    except OSError as error:
+        raise DataError(
+            f"{called} cannot be read, tried {len(_PAUSES_S) + 1} times ({first_line(error)}); see "
+            "to the storage, and the same command goes on."
+        ) from error

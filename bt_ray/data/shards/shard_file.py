@@ -1,0 +1,137 @@
+"""One Parquet file of a data set, written row group by row group."""
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from bt_ray.data.location import first_line
+from bt_ray.data.shards.manifest import COLUMNS, SAMPLES, Shard
+from bt_ray.data.sources import SourceImage
+from bt_ray.data.views.reference import decode
+from bt_ray.errors import DataError
+
+RESAMPLING, JPEG_QUALITY = "lanczos", 95
+_KEPT_MODES = ("L", "RGB")
+
+
+class Checksum(io.RawIOBase):
+    """Passes on what is written, and keeps its SHA-256."""
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream, self._place, self.digest = stream, 0, hashlib.sha256()
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes written."""
+        return self._place
+
+    def write(self, content: bytes) -> int:  # type: ignore[override]
+        """Passes on all of it."""
+        self._stream.write(content)
+        self.digest.update(content)
+        self._place += len(content)
+        return len(content)
+
+
+def write_shard_file(
+    filesystem: pa.fs.FileSystem,
+    path: str,
+    images: Iterator[SourceImage],
+    *,
+    rows_per_row_group: int,
+    max_side_px: int | None,
+    is_checked: bool,
+) -> tuple[Shard, int]:
+    """Writes the images as rows; one row group at a time is in memory.
+
+    Args:
+      is_checked: the images are known to decode.
+    Returns: the shard, and the bytes of its samples in memory.
+    Raises: DataError if an image cannot be decoded; OSError if the storage fails.
+    """
+    num_rows = num_bytes = 0
+    with filesystem.open_output_stream(path) as stream:
+        checked = Checksum(stream)
+        with pq.ParquetWriter(
+            checked, COLUMNS, compression={"image": "none"}, write_page_checksum=True
+        ) as writer:
+            while group := tuple(islice(images, rows_per_row_group)):
+                table = to_table(group, max_side_px=max_side_px, is_checked=is_checked)
+                writer.write_table(table, row_group_size=table.num_rows)
+                num_rows += table.num_rows
+                num_bytes += table.select(SAMPLES.names).nbytes
+    name = path.rpartition("/")[2]
+    shard = Shard(
+        file=name,
+        num_rows=num_rows,
+        sha256=checked.digest.hexdigest(),
+        num_bytes=checked.tell(),
+    )
+    return shard, num_bytes
+
+
+def to_table(
+    images: Iterable[SourceImage], *, max_side_px: int | None = None, is_checked: bool = False
+) -> pa.Table:
+    """The images as rows of a shard.
+
+    Raises: DataError if one of them cannot be decoded.
+    """
+    rows = []
+    for image in images:
+        if not is_checked and (fault := fault_of(image.encoded)) is not None:
+            raise DataError(
+                f"{image.sample_id!r} cannot be decoded ({fault}); remove or repair it."
+            )
+        encoded, (width, height) = fit(image.encoded, max_side_px)
+        rows.append(
+            {
+                "sample_id": image.sample_id, "image": encoded, "label": image.label,
+                "width": width, "height": height,
+                "class_name": image.class_name, "source": image.origin,
+            }
+        )  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=COLUMNS)
+
+
+def fault_of(encoded: bytes) -> str | None:
+    """Why this cannot be decoded as an image; none if it can."""
+    try:
+        decode(encoded)
+    except OSError as error:
+        return reason(error)
+    return None
+
+
+def reason(error: OSError) -> str:
+    """Why an image cannot be decoded, in a few words."""
+    return "no image" if isinstance(error, UnidentifiedImageError) else first_line(error)
+
+
+def fit(encoded: bytes, max_side_px: int | None) -> tuple[bytes, tuple[int, int]]:
+    """The image, resized if its longer side exceeds `max_side_px`, and its width and height.
+
+    What is resized becomes a JPEG of quality 95, by Lanczos, in RGB or levels of grey and without
+    metadata; every other image keeps its bytes.
+    """
+    with Image.open(io.BytesIO(encoded)) as opened:
+        width, height = opened.size
+        if max_side_px is None or max(width, height) <= max_side_px:
+            return encoded, (width, height)
+        scale = max_side_px / max(width, height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        kept = opened if opened.mode in _KEPT_MODES else opened.convert("RGB")
+        buffer = io.BytesIO()
+        kept.resize(size, Image.Resampling.LANCZOS).save(
+            buffer, format="JPEG", quality=JPEG_QUALITY
+        )
+        return buffer.getvalue(), size

@@ -1,0 +1,124 @@
+"""Shards: a folder of Parquet files of encoded images, and a manifest that describes them.
+
+Rows are numbered through all shards; every row group but the very last has the same number
+of rows, so that a row's number tells its row group. The manifest is written last: a folder
+without one is not a data set.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+from numpy.typing import NDArray
+
+from bt_ray.data.location import locate, public_name
+from bt_ray.data.shards.manifest import MANIFEST, SAMPLES, SCHEMA_VERSION, Manifest
+from bt_ray.data.shards.row_groups import read_row_groups
+from bt_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A folder of shards, opened for reading.
+
+    `root` is any path or URI that pyarrow opens; workers on other machines need to reach it.
+    """
+
+    root: str
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, root: str) -> "ShardSet":
+        """The shards in `root`.
+
+        Raises: DataError if there is no manifest, or one of a newer schema.
+        """
+        filesystem, path = locate(root)
+        try:
+            with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
+                tree = json.loads(stream.read())
+        except FileNotFoundError as error:
+            raise DataError(f"{root!r} holds no {MANIFEST}; write shards with "
+                            "`python -m pipelines.prepare SOURCE DEST`.") from error  # fmt: skip
+        if tree["schema_version"] > SCHEMA_VERSION:
+            raise DataError(
+                f"The shards in {root!r} have schema {tree['schema_version']}; this bt_ray "
+                f"reads up to {SCHEMA_VERSION}. Use a newer bt_ray."
+            )
+        return cls(root, Manifest.from_tree(tree))
+
+    @cached_property
+    def _first_rows(self) -> NDArray[np.int64]:
+        return np.cumsum([0] + [shard.num_rows for shard in self.manifest.shards])
+
+    def read(self, row_groups: NDArray[np.int64]) -> pa.Table:
+        """Rows of some row groups, in ascending order of their numbers, with a column `row`.
+
+        Each row group is read once, and each shard opened once.
+
+        Raises: DataError if a shard is missing, damaged or another one, or the storage fails.
+        """
+        filesystem, path = locate(self.root)
+        size = self.manifest.rows_per_row_group
+        first_rows = np.sort(row_groups) * size
+        shard_of = np.searchsorted(self._first_rows, first_rows, side="right") - 1
+        tables = [SAMPLES.append(pa.field("row", pa.int64())).empty_table()]
+        for shard in np.unique(shard_of):
+            starts = first_rows[shard_of == shard]
+            groups = (starts - self._first_rows[shard]) // size
+            table = read_row_groups(
+                filesystem,
+                path,
+                public_name(self.root),
+                self.manifest.shards[shard],
+                groups.tolist(),
+            )
+            stops = np.minimum(starts + size, self._first_rows[shard + 1])
+            rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)])
+            tables.append(table.append_column("row", pa.array(rows)))
+        return pa.concat_tables(tables)
+
+    def read_columns(self, names: Sequence[str]) -> pa.Table:
+        """These columns of all rows, in the order of their numbers; nothing else is read.
+
+        Raises: DataError, as `read` does.
+        """
+        filesystem, path = locate(self.root)
+        size = self.manifest.rows_per_row_group
+        return pa.concat_tables(
+            read_row_groups(
+                filesystem,
+                path,
+                public_name(self.root),
+                shard,
+                range(-(-shard.num_rows // size)),
+                names,
+            )
+            for shard in self.manifest.shards
+        )
+
+    def read_share(self, rank: int, world_size: int, most_rows: int) -> pa.Table:
+        """One worker's share, every `world_size`-th row group, of the first `most_rows` rows.
+
+        The last row group counts whole.
+        """
+        count = -(-min(self.manifest.num_rows, most_rows) // self.manifest.rows_per_row_group)
+        return self.read(np.arange(rank, count, world_size))
+
+
+def is_shards(root: str) -> bool:
+    """Whether `root` is a folder of shards."""
+    filesystem, path = locate(root)
+    info = filesystem.get_file_info(f"{path}/{MANIFEST}")
+    return bool(info.type == pa.fs.FileType.File)
+
+
+def take_rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """The rows numbered `rows`, in that order, of a table that `ShardSet.read` returned."""
+    position = np.argsort(table["row"].to_numpy())
+    numbers = table["row"].to_numpy()[position]
+    return table.take(position[np.searchsorted(numbers, rows)])

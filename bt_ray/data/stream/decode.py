@@ -1,0 +1,127 @@
+"""From rows of a shard to views of each image, without torch: what Ray Data's tasks do.
+
+Importing torch takes longer than decoding some thousand images, and a task's process needs
+none of it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bt_ray.config import Settings
+from bt_ray.data.shards.shard_set import ShardSet, take_rows
+from bt_ray.data.stream.digest import digest_rows
+from bt_ray.data.stream.plan import Plan
+from bt_ray.data.stream.spares import Spare
+from bt_ray.data.views import fast, reference
+from bt_ray.data.views.draw import ViewParameters, draw
+from bt_ray.errors import DataError
+
+Columns = dict[str, NDArray[Any]]
+VIEWS = ("view_a", "view_b")
+"""Columns of views; the second one is absent if there is one view."""
+
+
+def read_steps(shards: ShardSet, plan: Plan, start: int, stop: int) -> pa.Table:
+    """The samples of steps `start` to `stop` (exclusive) of one window, in the plan's order.
+
+    Returns: columns `row`, `image`, `width`, `height`, `step`, and `slot`, the place in the
+      global batch, 0 to N − 1.
+    """
+    window = plan.window(start)
+    place = np.arange(start * plan.global_batch, stop * plan.global_batch)
+    first = window.span.first_step * plan.global_batch
+    rows = window.rows[place[0] - first : place[-1] + 1 - first]
+    return (
+        take_rows(shards.read(window.row_groups), rows)
+        .select(["row", "image", "width", "height"])
+        .append_column("step", pa.array(place // plan.global_batch))
+        .append_column("slot", pa.array(place % plan.global_batch))
+    )
+
+
+def make_views(
+    table: pa.Table,
+    settings: Settings,
+    steps_per_epoch: int,
+    spares: Callable[[int, int], Iterator[Spare]] | None = None,
+) -> Columns:
+    """The views of each row, two or one: cropped, and finished if photometry is the loader's.
+
+    Args:
+      table: rows of one step with columns `row`, `image`, `width`, `height`, `step`, `slot`.
+      spares: what may stand in for an image that cannot be decoded, by step and slot; none:
+        such an image is an error.
+    Returns: the columns but `image`, with `view_a` and, if there are two, `view_b`, both uint8
+      (n, 3, px, px); `sample`, the row whose image was used; and `digest`, uint64 (n,), of how
+      the views were made.
+    Raises: DataError if an image cannot be decoded, nor its spares.
+    """
+    columns: Columns = {
+        name: table[name].to_numpy() for name in ("row", "width", "height", "step", "slot")
+    }
+    columns["sample"] = columns["row"]
+    pair = draw_pair(columns, settings, steps_per_epoch)
+    px = settings.views.image_px
+    backend = fast if settings.views.backend == "fast" else reference
+    made = np.empty((settings.views.count, table.num_rows, 3, px, px), dtype=np.uint8)
+    for i, encoded in enumerate(table["image"]):
+        try:
+            image = backend.decode(encoded.as_buffer())
+        except OSError as fault:
+            image, spare = _stand_in(columns, i, fault, backend.decode, spares)
+            here = np.arange(table.num_rows) == i
+            for name in ("sample", "width", "height"):
+                columns[name] = np.where(here, getattr(spare, name), columns[name])
+            pair = draw_pair(columns, settings, steps_per_epoch)
+        for view, parameters in enumerate(pair):
+            levels = backend.crop(image, parameters, i, px)
+            if settings.views.photometry == "loader":
+                levels = backend.photometry(
+                    levels, parameters, i, settings.views.solarize_threshold
+                )
+            cv2.split(np.asarray(levels), list(made[view, i]))
+    columns.update(zip(VIEWS, made, strict=False))
+    columns["digest"] = digest_rows(columns["step"], columns["slot"], columns["sample"], pair)
+    return columns
+
+
+def _stand_in(
+    columns: Columns,
+    i: int,
+    fault: OSError,
+    decode: Callable[[pa.Buffer], Any],
+    spares: Callable[[int, int], Iterator[Spare]] | None,
+) -> tuple[Any, Spare]:
+    """The first spare of row `i` that can be decoded, and its image."""
+    for spare in () if spares is None else spares(columns["step"][i], columns["slot"][i]):
+        try:
+            return decode(spare.encoded), spare
+        except OSError:
+            continue
+    alone = "" if spares is None else ", nor can those that would stand in for it"
+    raise DataError(
+        f"The image of row {columns['row'][i]} cannot be decoded ({fault}){alone}."
+    ) from fault
+
+
+def draw_pair(
+    columns: Mapping[str, NDArray[Any]], settings: Settings, steps_per_epoch: int
+) -> list[ViewParameters]:
+    """Parameters of each view of a step's rows; drawn alike wherever they are needed."""
+    return [
+        draw(
+            settings.views,
+            seed=settings.training.seed,
+            epoch=int(columns["step"][0]) // steps_per_epoch,
+            view=view,
+            samples=columns["row"],
+            widths=columns["width"],
+            heights=columns["height"],
+        )
+        for view in range(settings.views.count)
+    ]

@@ -1,0 +1,173 @@
+"""Ray Data follows the plan: read windows → worker batches, in order → decode and crop.
+
+A row of the data set is one worker's part of one step, a block holds one row, and order is
+preserved; an equal split then hands the blocks to the workers in turn. Place is part of the
+contract: a row carries its step and slot, and each worker checks that it is handed what the
+plan gives it (`batches.check_place`).
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from numpy.typing import NDArray
+from ray.data._internal.execution import streaming_executor_state
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from bt_ray.config import Settings
+from bt_ray.cpu.allocator import keep_freed_memory
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.decode import Columns, make_views, read_steps
+from bt_ray.data.stream.plan import Plan, Span, build_plan
+from bt_ray.data.stream.spares import find_spares
+
+_MOST_READ_TASKS = 2000
+_WINDOWS_READ_AT_ONCE = 2
+_PREFETCHED_BATCHES = 2
+_CPUS_OF_A_DECODER = 0.66
+"""Three decode on two cores: no core waits for Ray to bring the next task. Ray Data rounds 2/3 to
+0.66667, of which only two fit."""
+_IDLE_STEP_S, _PAUSE_S, _LONGEST_WAIT_S = 0.01, 0.05, 0.02
+
+
+class PlanSource(Datasource):
+    """The encoded samples of steps `start` to `stop`, in the plan's order.
+
+    A read task goes through some consecutive windows, one after the other.
+    """
+
+    def __init__(
+        self, shards: ShardSet, plan: Plan, *, workers: int, start: int, stop: int
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._shards, self._plan, self._workers = shards, plan, workers
+        self._start, self._stop = start, stop
+
+    def estimate_inmemory_data_size(self) -> None:
+        """Unknown to Ray, which would cut blocks by it."""
+
+    def get_read_tasks(
+        self,
+        parallelism: int,
+        per_task_row_limit: int | None = None,
+        data_context: ray.data.DataContext | None = None,
+    ) -> list[ReadTask]:
+        """Tasks of equally many windows, whatever the parallelism."""
+        spans = list(self._plan.spans(self._start, self._stop))
+        size = math.ceil(len(spans) / _MOST_READ_TASKS)
+        return [self._task(spans[i : i + size]) for i in range(0, len(spans), size)]
+
+    def _task(self, spans: list[Span]) -> ReadTask:
+        start = max(spans[0].first_step, self._start)
+        stop = min(spans[-1].stop_step, self._stop)
+        metadata = BlockMetadata(
+            num_rows=(stop - start) * self._workers,
+            size_bytes=None,
+            input_files=None,
+            exec_stats=None,
+        )
+        return ReadTask(
+            partial(_read, self._shards, self._plan, self._workers, start, stop), metadata
+        )
+
+
+def _read(shards: ShardSet, plan: Plan, workers: int, start: int, stop: int) -> Iterator[pa.Table]:
+    """Tables of one row each: a worker's part of a step, its columns packed into lists."""
+    keep_freed_memory()
+    size = plan.global_batch // workers
+    for span in plan.spans(start, stop):
+        table = read_steps(shards, plan, max(start, span.first_step), min(stop, span.stop_step))
+        for first in range(0, table.num_rows, size):
+            yield _pack(table.slice(first, size))
+
+
+def _pack(table: pa.Table) -> pa.Table:
+    """All rows of `table` as one row of lists."""
+    ends = pa.array([0, table.num_rows], pa.int32())
+    columns = [pa.concat_arrays(column.chunks) for column in table.columns]
+    lists = [pa.ListArray.from_arrays(ends, column) for column in columns]
+    return pa.table(lists, table.column_names)
+
+
+def _unpack(table: pa.Table) -> pa.Table:
+    """What `_pack` was given."""
+    return pa.table(
+        [pa.concat_arrays(column.chunks).flatten() for column in table.columns],
+        table.column_names,
+    )
+
+
+def _decode(block: pa.Table, settings: Settings, shards: ShardSet, plan: Plan) -> Columns:
+    keep_freed_memory()
+    spares = partial(find_spares, shards, plan)
+    columns = make_views(_unpack(block), settings, plan.steps_per_epoch, spares)
+    return {name: values[np.newaxis] for name, values in columns.items()}
+
+
+class AttentiveScheduling(ExecutionCallback):
+    """Lets Ray Data's scheduler see at once what is finished, and rest while nothing is wanted.
+
+    Ray 2.60 waits for *all* running tasks to have something ready, for at most a tenth of a
+    second: a core whose task is finished would have no other for a good part of a task's time.
+    Shorter waits give it one. And it asks again at once as long as some finished task's output
+    may not be taken yet: in training, whose data run ahead of it, that loop would use up a core.
+    A step that comes back sooner than a wait could have ended is such a question; it is followed
+    by a pause, which is short: a batch passes several such steps on its way to a worker.
+    """
+
+    def __init__(self) -> None:
+        self._last_step = 0.0
+
+    def before_execution_starts(self, executor: object) -> None:
+        """Called in the process that schedules."""
+        streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = _LONGEST_WAIT_S
+
+    def on_execution_step(self, executor: object) -> None:
+        """Called after each step of the scheduler."""
+        if time.monotonic() - self._last_step < _IDLE_STEP_S:
+            time.sleep(_PAUSE_S)
+        self._last_step = time.monotonic()
+
+
+def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Dataset:
+    """A data set whose rows are the workers' parts of steps `start` to `stop`, one a block."""
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = 1  # byte, so that every row is a block of its own
+    if AttentiveScheduling not in context.custom_execution_callback_classes:
+        context.custom_execution_callback_classes.append(AttentiveScheduling)
+    shards = ShardSet.open(settings.data.train)
+    plan = build_plan(settings, shards.manifest)
+    source = PlanSource(shards, plan, workers=settings.scaling.workers, start=start, stop=stop)
+    # Readers wait for storage more than they compute, and must not hold the last free CPU
+    # while the decoders they wait for want it.
+    encoded = ray.data.read_datasource(
+        source,
+        override_num_blocks=1,
+        concurrency=_WINDOWS_READ_AT_ONCE,
+        num_cpus=0,
+    )
+    decoded: ray.data.Dataset = encoded.map_batches(
+        _decode,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=_CPUS_OF_A_DECODER,
+        fn_kwargs={"settings": settings, "shards": shards, "plan": plan},
+    )
+    return decoded
+
+
+def worker_blocks(iterator: ray.data.DataIterator) -> Iterator[dict[str, NDArray[Any]]]:
+    """The columns of `make_views` for each of this worker's steps."""
+    rows = iterator.iter_batches(
+        batch_size=1, batch_format="numpy", prefetch_batches=_PREFETCHED_BATCHES
+    )
+    for columns in cast(Iterable[dict[str, NDArray[Any]]], rows):
+        yield {name: values[0] for name, values in columns.items()}

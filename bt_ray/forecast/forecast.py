@@ -1,0 +1,209 @@
+"""What a run will be, said before it starts: data, steps, memory, time, and what stands against it.
+
+Nothing is written, and no Ray is started.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import torch
+
+from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS
+from bt_ray.config import Settings, check_pretraining
+from bt_ray.data.preparation.prepare import Described, describe_data
+from bt_ray.data.stream.plan import Plan, build_plan
+from bt_ray.errors import BtRayError, LaunchError
+from bt_ray.forecast.memory import Size, measure_size
+from bt_ray.forecast.sample import Sample, decode_sample
+from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
+from bt_ray.training.cluster import check_gpus, cpus_needed, starts_here
+from bt_ray.training.local import choose_device
+from bt_ray.training.run_folder import check_claim, check_storage, locate_storage, nearest_folder
+
+T = TypeVar("T")
+
+_SAMPLE_S, _STEPS_S = 1.5, 2.0
+_MB, _GB = 2**20, 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What can be said of a run beforehand; None is what cannot be.
+
+    `problems` are the errors that the run would end with, all that were found; `warnings`
+    are sentences about what it could still fail of.
+    """
+
+    run_folder: Path
+    train: Described | None
+    test: Described | None
+    sample: Sample | None
+    plan: Plan | None
+    total_steps: int | None
+    size: Size
+    device: torch.device | None
+    """What a worker computes on; None if that is not on this machine."""
+    speed: Speed | None
+    images_per_s: float | None
+    """Of all workers, decoding included."""
+    hours: float | None
+    problems: tuple[BtRayError, ...]
+    warnings: tuple[str, ...]
+
+
+def forecast(settings: Settings) -> Forecast:
+    """What the run of these settings will be, in less than ten seconds."""
+    problems = list[BtRayError]()
+
+    def attempt(check: Callable[[], T]) -> T | None:
+        try:
+            return check()
+        except BtRayError as error:
+            problems.append(error)
+            return None
+
+    attempt(lambda: check_pretraining(settings))
+    settings = attempt(lambda: locate_storage(settings)) or settings
+    run_folder = Path(settings.storage) / settings.name
+    attempt(lambda: check_storage(settings))
+    train, test = attempt(lambda: describe_data(settings)) or (None, None)
+    plan, sample = None, None
+    if train is not None:
+        plan = attempt(lambda: build_plan(settings, train.manifest))
+        sample = decode_sample(train, settings, budget_s=_SAMPLE_S)
+        problems += sample.unreadable
+        attempt(lambda: check_claim(run_folder, _prepared(settings, train, test)))
+    device = attempt(lambda: find_device(settings))
+    size = measure_size(settings)
+    attempt(lambda: _check_space(settings, size, train, test))
+    memory = None if device is None else _memory_warning(settings, size, device)
+    speed = None
+    if device is not None and memory is None and _is_timed(settings, device):
+        speed = measure_speed(settings, device, threads=_threads(settings), budget_s=_STEPS_S)
+    rate = _images_per_s(settings, device, speed, sample)
+    total_steps = None if plan is None else plan.steps_per_epoch * settings.schedule.epochs
+    hours = None
+    if total_steps is not None and rate is not None:
+        hours = total_steps * settings.data.global_batch / rate / 3600
+    return Forecast(
+        run_folder=run_folder,
+        train=train,
+        test=test,
+        sample=sample,
+        plan=plan,
+        total_steps=total_steps,
+        size=size,
+        device=device,
+        speed=speed,
+        images_per_s=rate,
+        hours=hours,
+        problems=tuple(problems),
+        warnings=tuple(filter(None, [memory, _cpu_warning(settings)])),
+    )
+
+
+def find_device(settings: Settings) -> torch.device | None:
+    """What a worker of the run computes on; None if only the cluster that it joins knows.
+
+    Raises: LaunchError if it needs more GPUs than this machine has, and would start here.
+    """
+    if settings.scaling.workers == 0:
+        return choose_device(settings)
+    if settings.scaling.accelerator == "cpu":
+        return torch.device("cpu")
+    if not starts_here():
+        return None
+    num_gpus = torch.cuda.device_count()
+    if settings.scaling.accelerator == "gpu":
+        check_gpus(settings, num_gpus)
+    return torch.device("cuda" if num_gpus >= settings.scaling.workers else "cpu")
+
+
+def _is_timed(settings: Settings, device: torch.device) -> bool:
+    """Whether a step takes a bearable time: CPUs compute fp16 a hundred times slower."""
+    model = settings.model
+    return device.type == "cuda" or (
+        settings.training.precision != "fp16"
+        and max(*model.projector_widths, *(model.predictor_widths or (0,))) <= WIDEST_ON_CPU
+    )
+
+
+def _prepared(settings: Settings, train: Described, test: Described | None) -> Settings:
+    """The settings as `prepare_data` would return them."""
+    test_root = None if test is None else test.root
+    return replace(settings, data=replace(settings.data, train=train.root, test=test_root))
+
+
+def _check_space(
+    settings: Settings, size: Size, train: Described | None, test: Described | None
+) -> None:
+    """Raises LaunchError if checkpoints and shards do not fit into the storage."""
+    shards = sum(part.bytes_to_write for part in (train, test) if part is not None)
+    checkpoints = KEPT_CHECKPOINTS * size.checkpoint_bytes
+    free = shutil.disk_usage(nearest_folder(Path(settings.storage))).free
+    if shards + checkpoints > free:
+        raise LaunchError(
+            f"storage={settings.storage} has {free / _MB:,.0f} MB free; {KEPT_CHECKPOINTS} "
+            f"checkpoints of {size.checkpoint_bytes / _MB:,.0f} MB and shards of "
+            f"{shards / _MB:,.0f} MB are to be written. Make room, or give another --storage."
+        )
+
+
+def _memory_warning(settings: Settings, size: Size, device: torch.device) -> str | None:
+    """A sentence if the workers need more memory than there is."""
+    sharing = max(1, settings.scaling.workers) if device.type == "cpu" else 1
+    needed = sharing * size.memory.total
+    if device.type == "cuda":
+        there, whose = torch.cuda.get_device_properties(device).total_memory, "the GPU has"
+    else:
+        there, whose = psutil.virtual_memory().available, "this machine has free"
+    if needed <= there:
+        return None
+    return (
+        f"{'A worker needs' if sharing == 1 else f'{sharing} workers need'} about "
+        f"{needed / _GB:,.1f} GB of memory; {whose} {there / _GB:,.1f} GB. Lower "
+        "data.global_batch or model.projector_widths, or use more machines."
+    )
+
+
+def _cpu_warning(settings: Settings) -> str | None:
+    """A sentence if workers and decoding would have to share this machine's CPUs."""
+    num_cpus, needed = os.cpu_count() or 1, cpus_needed(settings)
+    if settings.scaling.workers == 0 or not starts_here() or needed <= num_cpus:
+        return None
+    return (
+        f"scaling.workers={settings.scaling.workers} × scaling.cpus_per_worker="
+        f"{settings.scaling.cpus_per_worker:g} and reading data make {needed:g} CPUs; this "
+        f"machine has {num_cpus}, which they would share."
+    )
+
+
+def _threads(settings: Settings) -> int:
+    """Threads of all CPU workers together, as many as there are CPUs for."""
+    num_cpus = os.cpu_count() or 1
+    if settings.scaling.workers == 0:
+        return torch.get_num_threads()
+    each = settings.scaling.threads_per_worker or num_cpus
+    return min(num_cpus, each * settings.scaling.workers)
+
+
+def _images_per_s(
+    settings: Settings, device: torch.device | None, speed: Speed | None, sample: Sample | None
+) -> float | None:
+    """Of all workers: on GPUs that of the slower of both, computing and decoding.
+
+    Workers on the CPU take turns with the decoders, so that their times add up.
+    """
+    if device is None or speed is None or sample is None or sample.images_per_s is None:
+        return None
+    workers = max(1, settings.scaling.workers)
+    decoders = 1 if settings.scaling.workers == 0 else os.cpu_count() or 1
+    decoding = sample.images_per_s * decoders
+    if device.type == "cuda" and settings.scaling.workers:
+        return min(speed.images_per_s * workers, decoding)
+    return 1 / (1 / speed.images_per_s + 1 / decoding)

@@ -1,0 +1,127 @@
+"""What is said of a run before it starts is what the run would do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from bt_ray.config import SETTINGS_FILE, Settings, override, to_json
+from bt_ray.data.preparation.prepare import describe_data, prepare_data
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.plan import build_plan
+from bt_ray.errors import DataError, LaunchError, SettingsError
+from bt_ray.forecast.forecast import forecast
+from bt_ray.forecast.memory import measure_size, saved_storages
+from bt_ray.forecast.speed import extrapolate
+from bt_ray.precision import autocast
+from bt_ray.presets import preset
+from bt_ray.training.loop import build_state
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("encoder", ["conv4", "resnet18"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_are_those_of_a_real_forward(
+    small_settings: Settings, precision: str, encoder: str
+) -> None:
+    settings = override(
+        small_settings,
+        {
+            "training.precision": precision,
+            "model.encoder": encoder,
+            "model.stem": "cifar",
+            "views.image_px": 16,
+        },
+    )
+    twins = build_state(settings, CPU).module
+    views = [torch.randn(128, 3, 16, 16) for _ in range(2)]
+    with saved_storages() as kept, autocast(settings.training, CPU):
+        embeddings = twins(*views)
+    for tensor in (*twins.parameters(), *twins.buffers(), *views, *embeddings):
+        kept.pop(tensor.untyped_storage()._cdata, None)
+    said = measure_size(settings).memory.activations
+    assert said == pytest.approx(sum(kept.values()), rel=0.01)
+
+
+def test_the_papers_model_has_the_papers_size() -> None:
+    size = measure_size(preset("imagenet_300"))
+    assert size.encoder_parameters == 25_557_032 - (2048 * 1000 + 1000)  # torchvision's, bare
+    assert size.projector_parameters == 2048 * 8192 + 2 * 8192**2 + 2 * 2 * 8192
+    assert size.memory.gradients == 4 * (size.encoder_parameters + size.projector_parameters)
+    assert size.memory.objective < 2 * 4 * 8192**2  # no D×D matrix …
+    asked = measure_size(override(preset("imagenet_300"), {"objective.form": "correlation"}))
+    assert asked.memory.objective > 2 * 4 * 8192**2  # … unless it is asked for
+
+
+def test_workers_share_the_activations(small_settings: Settings) -> None:
+    one, two = (
+        measure_size(override(small_settings, {"scaling.workers": workers})).memory
+        for workers in (1, 2)
+    )
+    assert two.activations / one.activations == pytest.approx(0.5, abs=0.01)
+    assert two.weights == one.weights
+
+
+def test_a_long_step_lies_on_the_line_of_two_short_ones() -> None:
+    assert extrapolate({2: 1.2, 4: 1.4}, 64) == pytest.approx(1.4 + 60 * 0.1)
+    assert extrapolate({2: 1.0}, 4) == pytest.approx(2.0)
+    assert extrapolate({2: 1.0, 4: 0.9}, 64) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_plan_is_that_of_the_shards(tmp_path: Path, labelled: bool) -> None:
+    for i in range(23):
+        file = tmp_path / "images" / (f"c{i % 2}" if labelled else "") / f"ä{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 8 + i), (i, i, i)).save(file)
+    settings = override(
+        preset("images"),
+        {"data.train": str(tmp_path / "images"), "storage": str(tmp_path / "runs"),
+         "data.global_batch": 4, "data.rows_per_row_group": 5},
+    )  # fmt: skip
+    described, _ = describe_data(settings)
+    assert described.source is not None
+    assert not (tmp_path / "runs").exists()
+    written = ShardSet.open(prepare_data(settings).data.train)
+    assert written.root == described.root
+    assert written.manifest.num_bytes == described.manifest.num_bytes
+    assert build_plan(settings, written.manifest) == build_plan(settings, described.manifest)
+
+
+def test_every_fault_is_found_and_nothing_written(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "images" / "good.png")
+    (tmp_path / "images" / "story.jpg").write_text("once")
+    settings = override(
+        preset("images"),
+        {"data.train": str(tmp_path / "images"), "storage": str(tmp_path / "runs"),
+         "scaling.accelerator": "gpu", "scaling.workers": 64},
+    )  # fmt: skip
+    before = sorted(tmp_path.rglob("*"))
+    ahead = forecast(settings)
+    assert sorted(tmp_path.rglob("*")) == before
+    kinds = [type(error) for error in ahead.problems]
+    sentences = " ".join(map(str, ahead.problems))
+    assert "needs at least as many images; there are 2" in sentences
+    assert "'story.jpg' cannot be decoded" in sentences
+    assert "need a GPU each" in sentences
+    assert kinds == [DataError, DataError, LaunchError]
+    assert ahead.images_per_s is None
+    assert ahead.total_steps is None
+
+
+def test_a_taken_name_and_a_storage_that_is_a_file_are_refused(small_settings: Settings) -> None:
+    folder = Path(small_settings.storage) / "small"
+    folder.mkdir()
+    (folder / SETTINGS_FILE).write_text(to_json(small_settings))
+    assert forecast(small_settings).problems == ()
+    longer = override(small_settings, {"schedule.epochs": 4})
+    (taken,) = forecast(longer).problems
+    assert isinstance(taken, SettingsError)
+    assert "with other settings" in str(taken)
+    nowhere = override(small_settings, {"storage": str(folder / SETTINGS_FILE)})
+    (file,) = forecast(nowhere).problems
+    assert f"{folder / SETTINGS_FILE} is no folder" in str(file)
+    assert [entry.name for entry in folder.iterdir()] == [SETTINGS_FILE]
