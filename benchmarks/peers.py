@@ -23,11 +23,11 @@ from bt_ray.data.views.draw import ViewParameters, draw
 from bt_ray.data.views.photometry import apply_photometry
 from bt_ray.data.views.reference import decode
 from bt_ray.errors import DataError, LaunchError
+from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.model.inputs import to_input
 from bt_ray.objective.barlow import BarlowTwins
 from bt_ray.optim.lars import set_rates
 from bt_ray.precision import autocast
-from bt_ray.training.loop import build_state
 
 _ARCHIVE = "cifar10-imagefolder.zip"
 _CPU = torch.device("cpu")
@@ -137,19 +137,19 @@ def bare_images_per_s(folder: Path, settings: Settings, warmup_steps: int, steps
     One process and no Ray: decoded images in memory, batched augmentation, forward, objective,
     backward, LARS. The crop is bilinear, which costs less than the job's bicubic.
     """
-    state = build_state(settings, _CPU)
+    learner = BarlowTwinsLearner(settings, _CPU, steps_per_epoch=1)
     objective = BarlowTwins(settings.objective.redundancy_weight)
+    steps_done = count()
     batches = _memory_batches(_load(folder), settings)
 
     def step() -> None:
-        set_rates(state.optimizer, state.step / (warmup_steps + steps))
+        set_rates(learner.optimizer, next(steps_done) / (warmup_steps + steps))
         view_a, view_b = (to_input(view, settings.training) for view in next(batches))
         with autocast(settings.training, _CPU):
-            z_a, z_b = state.module(view_a, view_b)
+            z_a, z_b = learner.module(view_a, view_b)
         objective(z_a, z_b).loss.backward()
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        state.step += 1
+        learner.optimizer.step()
+        learner.optimizer.zero_grad()
 
     return settings.data.global_batch * _steps_per_s(step, warmup_steps, steps)
 

@@ -6,27 +6,18 @@ last: a folder without a manifest, or with one that does not fit, is not a check
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bt_ray.config import (
-    SETTINGS_FILE,
-    ModelSettings,
-    Settings,
-    differences,
-    from_json,
-    to_json,
-)
+from bt_ray.checkpoints.state import TrainingState
+from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
 from bt_ray.data.stream.digest import to_text
 from bt_ray.errors import CheckpointError, NewerSchemaError
-from bt_ray.model.twins import Twins
-from bt_ray.model.weights import ENCODER, file_of, load_weights, save_weights
+from bt_ray.model.weights import file_of, load_weights, save_weights
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,25 +26,6 @@ KEPT_CHECKPOINTS = 2
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
-
-
-@dataclass
-class TrainingState(Generic[M]):
-    """Everything that changes while a run goes on; `step` steps are done."""
-
-    module: M
-    """What is trained; each of its children has a file of its own in a checkpoint."""
-    optimizer: Optimizer
-    scaler: torch.amp.GradScaler
-    step: int = 0
-    skipped_steps: int = 0
-    """Steps that moved nothing since fp16 gradients overflowed."""
-    replaced_images: int = 0
-    """Those that could not be decoded, each time that they came up."""
-    stream_digest: int = 0
-    """Of all data that were trained on (`data.digest`), as of the last checkpoint."""
-    unsummed_digest: int = 0
-    """Of what this worker was given since."""
 
 
 def save_checkpoint(folder: Path, state: TrainingState[M], settings: Settings) -> None:
@@ -139,52 +111,6 @@ def check_origin(checkpoint: Path, settings: Settings) -> None:
             f"Checkpoint {checkpoint} was written with another {', '.join(changed)}. To start a "
             "new run from its weights give it another --name and --model.start-from."
         )
-
-
-def find_start(settings: Settings) -> Path:
-    """The checkpoint that `model.start_from` names: itself, or the last one of a run's folder.
-
-    Raises: CheckpointError if there is none that is whole, or its encoder is another one.
-    """
-    place = Path(settings.model.start_from or "")
-    if (place / MANIFEST).is_file():
-        verify_checkpoint(place)
-        checkpoint: Path | None = place
-    else:
-        checkpoint, _ = last_checkpoint(place)
-    if checkpoint is None:
-        raise CheckpointError(
-            f"model.start_from={place} is no checkpoint, and no run's folder with a complete one."
-        )
-    ours, theirs = settings.model, _model_of(checkpoint)
-    if (theirs.encoder, theirs.stem) != (ours.encoder, ours.stem):
-        raise CheckpointError(
-            f"Checkpoint {checkpoint} holds a {theirs.encoder} ({theirs.stem} stem), and "
-            f"model.encoder={ours.encoder} ({ours.stem} stem) differs; give the same."
-        )
-    return checkpoint
-
-
-def load_start(twins: Twins, settings: Settings) -> None:
-    """Fills new twins with the weights that `model.start_from` names.
-
-    Those of the projector only if it is built alike, and then those of the predictor likewise.
-    """
-    checkpoint = find_start(settings)
-    load_weights(twins.encoder, checkpoint / ENCODER)
-    ours, theirs = settings.model, _model_of(checkpoint)
-    if (ours.projector_widths, ours.projector_batch_norm) != (
-        theirs.projector_widths,
-        theirs.projector_batch_norm,
-    ):
-        return
-    load_weights(twins.projector, checkpoint / file_of("projector"))
-    if twins.predictor is not None and ours.predictor_widths == theirs.predictor_widths:
-        load_weights(twins.predictor, checkpoint / file_of("predictor"))
-
-
-def _model_of(checkpoint: Path) -> ModelSettings:
-    return from_json((checkpoint / SETTINGS_FILE).read_text()).model
 
 
 def _stated_step(folder: Path) -> int:

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bt_ray.config import Settings
@@ -19,6 +17,7 @@ from bt_ray.evaluation.images import LabelledImages, ViewPairs, load_images, loa
 from bt_ray.evaluation.knn import knn_top1
 from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.spectrum import eigenvalues, mean_correlation, mean_deviation, rank_me
+from bt_ray.methods.learner import Probing
 from bt_ray.model.inputs import normalize
 from bt_ray.model.twins import Twins
 from bt_ray.precision import autocast, memory_format
@@ -27,25 +26,6 @@ _BLOCK = 512
 _SPECTRUM_ROWS = 4096
 _MOST_PAIRS = 1024
 _CORRELATED = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probing:
-    """What a probe found; the same on every worker.
-
-    `measures`: by metric name. `cross_correlation`: float32 (d, d), C of the embeddings' first
-    d = min(D, 256) dimensions, since D × D would be too much to hold and to look at.
-    `eigenvalues`: float32 (F,), of the representations' covariance, descending, sum 1.
-    """
-
-    measures: dict[str, float]
-    cross_correlation: NDArray[np.float32]
-    eigenvalues: NDArray[np.float32]
-
-    @property
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """What is drawn, by name."""
-        return {"cross_correlation": self.cross_correlation, "eigenvalues": self.eigenvalues}
 
 
 @dataclass(frozen=True)
@@ -67,6 +47,10 @@ class Probe:
     @torch.no_grad()
     def __call__(self, twins: Twins) -> Probing:
         """What was found; the same on every worker, and `twins` as they were.
+
+        The arrays are `cross_correlation`, (d, d), C of the embeddings' first d = min(D, 256)
+        dimensions, since D × D would be too much to hold and to look at; and `eigenvalues`, (F,),
+        of the representations' covariance, descending, sum 1.
 
         Raises: NonFiniteLossError if the weights make representations that are not finite.
         """
@@ -97,8 +81,10 @@ class Probe:
         twins.train(was_training)
         return Probing(
             measures=measures,
-            cross_correlation=cross_correlation(z_a, z_b).float().cpu().numpy(),
-            eigenvalues=eigenvalues(sample).float().cpu().numpy(),
+            arrays={
+                "cross_correlation": cross_correlation(z_a, z_b).float().cpu().numpy(),
+                "eigenvalues": eigenvalues(sample).float().cpu().numpy(),
+            },
         )
 
     def _knn(self, twins: Twins, bank: Tensor) -> float | None:

@@ -11,6 +11,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.distributed.collectives import sum_numbers
 from bt_ray.evaluation.accuracy import count_hits, guesses_counted
 from bt_ray.evaluation.images import LabelledImages, load_images
+from bt_ray.methods.learner import Probing
 from bt_ray.model.classifier import Classifier
 from bt_ray.model.inputs import normalize
 from bt_ray.precision import autocast, memory_format
@@ -31,8 +32,8 @@ class Scorer:
     world_size: int = 1
 
     @torch.no_grad()
-    def __call__(self, classifier: Classifier) -> dict[str, float]:
-        """`top1` and, from six classes on, `top5`; the classifier is as it was."""
+    def __call__(self, classifier: Classifier) -> Probing:
+        """`test/top1` and, from six classes on, `test/top5`; the classifier is as it was."""
         was_training = classifier.training
         classifier.eval()
         layout = memory_format(self.settings.training)
@@ -50,7 +51,8 @@ class Scorer:
                 seen += len(labels)
         classifier.train(was_training)
         total = sum_numbers(seen, self.device)
-        return {f"top{k}": sum_numbers(hits[k], self.device) / total for k in counted}
+        correct = {f"test/top{k}": sum_numbers(hits[k], self.device) for k in counted}
+        return Probing(measures={name: hits / total for name, hits in correct.items()})
 
     def _images(self, shards: ShardSet) -> Iterator[LabelledImages]:
         manifest = shards.manifest

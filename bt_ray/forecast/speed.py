@@ -11,11 +11,7 @@ import torch
 from bt_ray.config import Settings
 from bt_ray.data.stream.batches import to_batch
 from bt_ray.data.stream.decode import Columns
-from bt_ray.model.inputs import to_input
-from bt_ray.model.twins import Twins, build_twins
-from bt_ray.objective.build import build_objective
-from bt_ray.optim.lars import build_optimizer
-from bt_ray.precision import autocast, memory_format
+from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 
 _FEWEST_ROWS, _GROWTH = 8, 4
 WIDEST_ON_CPU = 4096
@@ -59,16 +55,14 @@ def measure_speed(
     began = time.perf_counter()
     rows = settings.data.global_batch // max(1, settings.scaling.workers)
     with _threads(1):
-        twins = build_twins(settings.model)
-        twins.to(device, memory_format=memory_format(settings.training))  # type: ignore[call-overload]
-        optimizer = build_optimizer(settings, twins)
+        learner = BarlowTwinsLearner(settings, device, steps_per_epoch=1)
         size = min(_FEWEST_ROWS, rows)
-        _time_step(settings, twins, optimizer, size)  # the first one also loads kernels
-        timed = {size: _best_step(settings, twins, optimizer, size)}
+        _time_step(settings, learner, device, size)  # the first one also loads kernels
+        timed = {size: _best_step(settings, learner, device, size)}
         deadline = time.perf_counter() + budget_s
         while size < rows and time.perf_counter() + 2 * _GROWTH * timed[size] < deadline:
             size = min(_GROWTH * size, rows)
-            timed[size] = _best_step(settings, twins, optimizer, size)
+            timed[size] = _best_step(settings, learner, device, size)
     return Speed(
         step_s=extrapolate(timed, rows) / (threads if device.type == "cpu" else 1),
         rows=rows,
@@ -90,26 +84,22 @@ def extrapolate(timed: dict[int, float], rows: int) -> float:
 
 
 def _best_step(
-    settings: Settings, twins: Twins, optimizer: torch.optim.Optimizer, rows: int
+    settings: Settings, learner: BarlowTwinsLearner, device: torch.device, rows: int
 ) -> float:
     """Seconds of the faster of two steps: what else the machine does counts less."""
-    return min(_time_step(settings, twins, optimizer, rows) for _ in range(2))
+    return min(_time_step(settings, learner, device, rows) for _ in range(2))
 
 
 def _time_step(
-    settings: Settings, twins: Twins, optimizer: torch.optim.Optimizer, rows: int
+    settings: Settings, learner: BarlowTwinsLearner, device: torch.device, rows: int
 ) -> float:
     """Seconds of one step of the loop, from two views on the CPU to new weights."""
-    device = next(twins.parameters()).device
     columns = _columns(rows, settings.views.image_px)
     began = _now(device)
     batch = to_batch(columns, settings, 1, device)
-    view_a, view_b = (to_input(view, settings.training) for view in batch.views)
-    with autocast(settings.training, device):
-        z_a, z_b = twins(view_a, view_b)
-    build_objective(settings.objective)(z_a, z_b).loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
+    learner.objective(learner.embed(batch)).loss.backward()
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
     return _now(device) - began
 
 

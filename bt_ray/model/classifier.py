@@ -30,10 +30,14 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, classes)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            representations = self.encoder(x)
-        logits: Tensor = self.head(representations)
+        logits: Tensor = self.head(self.represent(x))
         return logits
+
+    def represent(self, x: Tensor) -> Tensor:
+        """Representations (n, F), without a gradient if the encoder is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            representations: Tensor = self.encoder(x)
+        return representations
 
 
 def build_classifier(

@@ -54,19 +54,27 @@ class Twins(nn.Module):
 
     def forward(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (n, D) of each view, from two (n, 3, px, px); the first ones predicted."""
-        if self._at_once:
-            z_a, z_b = self._embed(torch.cat([view_a, view_b])).chunk(2)
-        else:
-            # The one with a gradient first: autocast keeps the weights that it casts for both.
-            z_a = self._embed(view_a)
-            with torch.no_grad() if self.stop_gradient else nullcontext():
-                z_b = self._embed(view_b)
-        if self.predictor is not None:
-            z_a = self.predictor(z_a)
-        return z_a, z_b
+        return self.project(*self.represent(view_a, view_b))
 
-    def _embed(self, views: Tensor) -> Tensor:
-        return self.projector(self.encoder(views))  # type: ignore[no-any-return]
+    def represent(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Representations (n, F) of each view, from two (n, 3, px, px)."""
+        return self._apply_to_both(self.encoder, view_a, view_b)
+
+    def project(self, r_a: Tensor, r_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings (n, D) of each view, from their representations (n, F)."""
+        z_a, z_b = self._apply_to_both(self.projector, r_a, r_b)
+        return z_a if self.predictor is None else self.predictor(z_a), z_b
+
+    def _apply_to_both(self, part: nn.Module, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        if self._at_once:
+            both: Tensor = part(torch.cat([a, b]))
+            of_a, of_b = both.chunk(2)
+            return of_a, of_b
+        # The one with a gradient first: autocast keeps the weights that it casts for both.
+        of_a = part(a)
+        with torch.no_grad() if self.stop_gradient else nullcontext():
+            of_b = part(b)
+        return of_a, of_b
 
 
 def build_twins(settings: ModelSettings) -> Twins:

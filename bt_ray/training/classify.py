@@ -11,24 +11,18 @@ from typing import Literal
 from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import SETTINGS_FILE, DataSettings, ScalingSettings, to_json
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.stream.batches import local_batches
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import CheckpointError, RunFailedError, RunStoppedError
 from bt_ray.evaluation.features import fingerprint
-from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.protocols import Protocol
-from bt_ray.evaluation.scorer import Scorer
 from bt_ray.model.pretrained import Pretrained, load_folder
 from bt_ray.model.weights import ENCODER, save_weights
 from bt_ray.tracking.courier import Courier
-from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker, read_history
-from bt_ray.training.cluster import connect
-from bt_ray.training.fit import fit
-from bt_ray.training.local import LocalContext, choose_device
+from bt_ray.tracking.tracker import METRICS, Tracker, read_history
+from bt_ray.training.assignment import Classification
+from bt_ray.training.carry_out import carry_out
 from bt_ray.training.run_folder import sole_owner
 from bt_ray.training.stop import StopRequest
-from bt_ray.training.supervised import Task, train_classifier
-from bt_ray.training.supervised_worker import supervised_worker
 
 _START = "start"
 
@@ -60,7 +54,7 @@ def build_task(
     scaling: ScalingSettings,
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     seed: int = 0,
-) -> Task:
+) -> Classification:
     """The task of training on shards; the same for the same order, so that it can be continued.
 
     Where its folder is and how many workers do it are no part of its name.
@@ -87,7 +81,7 @@ def build_task(
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(storage) / "evaluations" / f"{kind}-{digest}"
-    return Task(
+    return Classification(
         settings=replace(settings, name=folder.name),
         protocol=protocol,
         start=folder / _START,
@@ -95,7 +89,9 @@ def build_task(
     )
 
 
-def classify(task: Task, pretrained: Pretrained, *, trackers: Sequence[Tracker] = ()) -> Classified:
+def classify(
+    task: Classification, pretrained: Pretrained, *, trackers: Sequence[Tracker] = ()
+) -> Classified:
     """Trains the task's classifier, or continues to, and scores it on the test images.
 
     Args:
@@ -113,7 +109,7 @@ def classify(task: Task, pretrained: Pretrained, *, trackers: Sequence[Tracker] 
         _keep_start(task, pretrained)
         stop = StopRequest(folder)
         with Courier(folder / METRICS, trackers), stop.listening(None):
-            _fit(task, total_steps)
+            carry_out(task, total_steps)
         checkpoint, steps = last_checkpoint(folder)
     if stop.signal_number is not None and steps < total_steps:
         raise _stopped(stop.signal_number, steps, total_steps)
@@ -141,33 +137,11 @@ def classify(task: Task, pretrained: Pretrained, *, trackers: Sequence[Tracker] 
     )
 
 
-def _keep_start(task: Task, pretrained: Pretrained) -> None:
+def _keep_start(task: Classification, pretrained: Pretrained) -> None:
     """Writes what every worker starts from."""
     task.start.mkdir(parents=True, exist_ok=True)
     save_weights(pretrained.encoder, task.start / ENCODER)
     (task.start / SETTINGS_FILE).write_text(to_json(task.settings))
-
-
-def _fit(task: Task, total_steps: int) -> None:
-    settings, folder = task.settings, task.run_folder
-    resume, start = last_checkpoint(folder)
-    if start == total_steps:
-        return
-    if settings.scaling.workers > 0:
-        connect(settings)
-        fit(supervised_worker, {"task": task}, settings, folder, total_steps)
-        return
-    shards, device = ShardSet.open(settings.data.train), choose_device(settings)
-    train_classifier(
-        task,
-        steps_per_epoch=build_plan(settings, shards.manifest).steps_per_epoch,
-        labels=read_labels(shards),
-        num_classes=len(shards.manifest.classes),
-        batches=local_batches(settings, shards, start=start, stop=total_steps, device=device),
-        context=LocalContext(folder, shards.root, device, JsonLinesTracker(folder / METRICS)),
-        score=Scorer(settings, device),
-        resume=resume,
-    )
 
 
 def _stopped(signal_number: int, steps: int, total_steps: int) -> RunStoppedError:

@@ -1,12 +1,12 @@
-"""Ray Train, driven: workers that are replaced, errors that are told, signals that are ours."""
+"""Ray Train, driven: it replaces lost workers; errors and signals are handled here."""
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ray.data
 import ray.train
@@ -18,9 +18,9 @@ from ray.train import (
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
+    UserCallback,
 )
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.callback import UserCallback
 
 from bt_ray import errors
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, last_checkpoint
@@ -28,8 +28,9 @@ from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.stream.ingest import build_dataset
 from bt_ray.errors import RunFailedError
+from bt_ray.training.assignment import Assignment
 from bt_ray.training.cluster import uses_gpu
-from bt_ray.training.worker import FAILURE
+from bt_ray.training.worker import FAILURE, train_worker
 
 T = TypeVar("T")
 
@@ -37,29 +38,22 @@ _TRAIN = "train"
 _STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
 
 
-def fit(
-    work: Callable[[dict[str, Any]], None],
-    order: Mapping[str, Any],
-    settings: Settings,
-    run_folder: Path,
-    total_steps: int,
-    callbacks: Sequence[UserCallback] = (),
-) -> None:
-    """Has each worker do `work(order)` on its part of the data, to the run's last step.
+def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback] = ()) -> None:
+    """Has Ray Train's workers carry out the assignment, to step `total_steps`.
 
     Workers that are lost are replaced, and go on from the last checkpoint.
 
     Args:
-      work: importable, as it travels by reference.
-      settings: whose `data` are streamed to the workers, and how many of those there are.
-    Raises: RunFailedError if the cluster gave up; the error of bt_ray that a worker left in
-      `run_folder` (`worker.telling_failures`).
+      callbacks: told by Ray Train of every report.
+    Raises: RunFailedError if the cluster gave up; the error of bt_ray that a worker left in the
+      run's folder (`worker.telling_failures`).
     """
+    settings, run_folder = assignment.settings, assignment.run_folder
     failure = run_folder / FAILURE
     failure.unlink(missing_ok=True)
     for attempts_left in range(settings.scaling.max_failures, -1, -1):
         try:
-            beside(_trainer(work, order, settings, run_folder, total_steps, callbacks).fit)
+            beside(_trainer(assignment, total_steps, callbacks).fit)
             break
         except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
             if not attempts_left:
@@ -102,16 +96,12 @@ def beside(job: Callable[[], T]) -> T:
 
 
 def _trainer(
-    work: Callable[[dict[str, Any]], None],
-    order: Mapping[str, Any],
-    settings: Settings,
-    run_folder: Path,
-    total_steps: int,
-    callbacks: Sequence[UserCallback],
+    assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback]
 ) -> TorchTrainer:
+    settings, run_folder = assignment.settings, assignment.run_folder
     return TorchTrainer(
-        work,
-        train_loop_config=dict(order),
+        train_worker,
+        train_loop_config={"assignment": assignment},
         scaling_config=ScalingConfig(
             num_workers=settings.scaling.workers,
             use_gpu=uses_gpu(settings),

@@ -4,10 +4,10 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray.train.v2.api.callback import UserCallback
+from ray.train import UserCallback
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint, replaced_images, stream_digest
-from bt_ray.config import Settings, check_pretraining, to_json
+from bt_ray.config import Settings, check_pretraining
 from bt_ray.data.preparation.prepare import prepare_data
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
@@ -16,14 +16,13 @@ from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, run_of_folder
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
+from bt_ray.training.assignment import Pretraining
+from bt_ray.training.carry_out import carry_out
 from bt_ray.training.cluster import connect
-from bt_ray.training.fit import fit
-from bt_ray.training.local import train_here
 from bt_ray.training.quarantine import QUARANTINE
 from bt_ray.training.run_folder import claim_folder, locate_storage, open_storage, sole_owner
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary, keep, summarize
-from bt_ray.training.worker import train_worker
 
 
 def pretrain(
@@ -66,39 +65,57 @@ def pretrain(
                 Courier(run_folder / METRICS, [run, *trackers]) as courier,
                 stop.listening(settings.scaling.max_hours),
             ):
-                _fit(settings, run_folder, total_steps, callbacks)
+                carry_out(Pretraining(settings, run_folder), total_steps, callbacks)
+            notes = [courier.undelivered] if courier.undelivered else []
             checkpoint, steps = last_checkpoint(run_folder)
             if checkpoint is None or (steps < total_steps and not stop.was_made):
                 raise RunFailedError(
                     f"The run ended after {steps} of {total_steps} steps; the same command "
                     "continues it."
                 )
-            notes = [courier.undelivered] if courier.undelivered else []
             if steps < total_steps:
                 end.state = "KILLED"
-                notes.append(
-                    f"The run was stopped after {steps} of {total_steps} steps; the same command "
-                    "continues it."
-                )
-            if replaced := replaced_images(checkpoint):
-                notes.append(
-                    f"{replaced} times an image could not be decoded, and another stood in for it; "
-                    f"which ones and why is listed in {run_folder / QUARANTINE}."
-                )
-            version = None
-            try:
-                run.tag("checkpoint", str(checkpoint))
-                run.tag("stream_digest", stream_digest(checkpoint))
-                if register and steps == total_steps:
-                    version = register_encoder(run, checkpoint, settings)
-            except TrackingError as away:
-                notes.append(f"{away} The encoder is not registered; the same command does that.")
-            summary = summarize(
-                settings, run_folder, run, checkpoint, steps, total_steps, version, notes
-            )
-            keep(summary, settings, run_folder, run)
+            summary = _conclude(settings, run, checkpoint, steps, total_steps, register, notes)
     if stop.signal_number is not None and steps < total_steps:
         raise _stopped(stop.signal_number, summary)
+    return summary
+
+
+def _conclude(
+    settings: Settings,
+    run: MlflowRun,
+    checkpoint: Path,
+    steps: int,
+    total_steps: int,
+    register: bool,
+    notes: list[str],
+) -> Summary:
+    """The summary of a run that has come to `checkpoint`, once all that it left is recorded.
+
+    Args:
+      notes: what a person must know so far; more is added.
+    """
+    run_folder = Path(settings.storage) / settings.name
+    if steps < total_steps:
+        notes.append(
+            f"The run was stopped after {steps} of {total_steps} steps; the same command "
+            "continues it."
+        )
+    if replaced := replaced_images(checkpoint):
+        notes.append(
+            f"{replaced} times an image could not be decoded, and another stood in for it; "
+            f"which ones and why is listed in {run_folder / QUARANTINE}."
+        )
+    version = None
+    try:
+        run.tag("checkpoint", str(checkpoint))
+        run.tag("stream_digest", stream_digest(checkpoint))
+        if register and steps == total_steps:
+            version = register_encoder(run, checkpoint, settings)
+    except TrackingError as away:
+        notes.append(f"{away} The encoder is not registered; the same command does that.")
+    summary = summarize(settings, run_folder, run, checkpoint, steps, total_steps, version, notes)
+    keep(summary, settings, run_folder, run)
     return summary
 
 
@@ -110,15 +127,3 @@ def _stopped(signal_number: int, summary: Summary) -> RunStoppedError:
     )
     error.signal_number = signal_number
     return error
-
-
-def _fit(
-    settings: Settings, run_folder: Path, total_steps: int, callbacks: Sequence[UserCallback]
-) -> None:
-    if last_checkpoint(run_folder)[1] == total_steps:
-        return
-    if settings.scaling.workers == 0:
-        train_here(settings, run_folder, total_steps)
-        return
-    order = {"settings": to_json(settings), "run_folder": str(run_folder)}
-    fit(train_worker, order, settings, run_folder, total_steps, callbacks)

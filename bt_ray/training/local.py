@@ -13,10 +13,11 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import LaunchError, RunFailedError
-from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
-from bt_ray.training.loop import Measures, train
+from bt_ray.training.assignment import Assignment
+from bt_ray.training.context import Measures
+from bt_ray.training.loop import train
 from bt_ray.training.quarantine import QUARANTINE, list_images
 from bt_ray.training.stop import StopRequest
 
@@ -80,19 +81,22 @@ def _reason(error: OSError) -> str:
     return str(error.strerror)
 
 
-def train_here(settings: Settings, run_folder: Path, total_steps: int) -> None:
-    """Trains from the last checkpoint, if there is one, to the end."""
+def train_here(assignment: Assignment, total_steps: int) -> None:
+    """Trains in this process from the last checkpoint, if there is one, to the end."""
+    settings, run_folder = assignment.settings, assignment.run_folder
     shards = ShardSet.open(settings.data.train)
     device = choose_device(settings)
+    steps_per_epoch = build_plan(settings, shards.manifest).steps_per_epoch
     resume, start = last_checkpoint(run_folder)
     train(
+        assignment.build_learner(shards, device, steps_per_epoch),
         settings,
-        steps_per_epoch=build_plan(settings, shards.manifest).steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         batches=local_batches(settings, shards, start=start, stop=total_steps, device=device),
         context=LocalContext(
             run_folder, shards.root, device, JsonLinesTracker(run_folder / METRICS)
         ),
-        probe=build_probe(settings, device),
+        probe=assignment.build_probe(device, rank=0, world_size=1),
         resume=resume,
     )
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from bt_ray.config import Settings
 from bt_ray.data.shards.shard_file import fault_of
 from bt_ray.data.shards.shard_set import ShardSet, take_rows
 from bt_ray.distributed.collectives import sum_numbers
 from bt_ray.errors import UnreadableImagesError
+from bt_ray.training.context import Context
 
 QUARANTINE = "quarantine.jsonl"
 """Name of the list of such images in a run's folder."""
@@ -26,8 +26,8 @@ class Quarantine:
     The window that a rate is told from holds as many images as may have ten bad ones.
     """
 
-    def __init__(self, settings: Settings, device: torch.device) -> None:
-        self._data, self._device = settings.data, device
+    def __init__(self, settings: Settings, context: Context) -> None:
+        self._data, self._context = settings.data, context
         rate = settings.data.max_bad_rate
         self._allowed = _ALLOWED if rate else 0
         window = _ALLOWED / rate if rate else 1
@@ -36,8 +36,10 @@ class Quarantine:
         self._recent: deque[tuple[int, int]] = deque()
 
     def look(self, replaced: Sequence[int]) -> None:
-        """Takes note of this worker's replaced rows of a step."""
-        self._unsummed += len(replaced)
+        """Counts and lists this worker's replaced rows of a step."""
+        if replaced:
+            self._unsummed += len(replaced)
+            self._context.quarantine(replaced)
 
     def check(self, step: int) -> int:
         """How many images were replaced since the last check, by all workers.
@@ -46,7 +48,7 @@ class Quarantine:
 
         Raises: UnreadableImagesError if too many were, of those of the last steps.
         """
-        count, self._unsummed = sum_numbers(self._unsummed, self._device), 0
+        count, self._unsummed = sum_numbers(self._unsummed, self._context.device), 0
         if count:
             self._recent.append((step, count))
         while self._recent and self._recent[0][0] <= step - self._window_steps:

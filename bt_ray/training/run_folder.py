@@ -9,7 +9,8 @@ from pathlib import Path
 
 import filelock
 
-from bt_ray.checkpoints.checkpoint import check_origin, find_start, last_checkpoint
+from bt_ray.checkpoints.checkpoint import check_origin, last_checkpoint
+from bt_ray.checkpoints.start import find_start
 from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
 from bt_ray.errors import LaunchError, SettingsError
 

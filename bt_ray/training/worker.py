@@ -7,23 +7,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint
-from bt_ray.config import Settings, from_json
+from bt_ray.config import Settings
 from bt_ray.cpu.precedence import take_precedence
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import Batch, stream_batches
 from bt_ray.data.stream.ingest import worker_blocks
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import NonFiniteLossError, UnreadableImagesError
-from bt_ray.evaluation.probe import build_probe
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, NullTracker, Tracker
-from bt_ray.training.loop import Measures, train
+from bt_ray.training.assignment import Assignment
+from bt_ray.training.context import Measures
+from bt_ray.training.loop import train
 from bt_ray.training.quarantine import QUARANTINE, list_images
 from bt_ray.training.stop import StopRequest
 
@@ -68,25 +70,27 @@ class RayContext:
         return self.rank == 0 and StopRequest(self.run_folder).is_made()
 
 
-def train_worker(order: dict[str, str]) -> None:
+def train_worker(order: dict[str, Any]) -> None:
     """One worker's part of a run, from the last checkpoint if there is one.
 
     Args:
-      order: `settings` as JSON, and `run_folder`.
+      order: `assignment`, an Assignment.
     """
-    settings, run_folder = from_json(order["settings"]), Path(order["run_folder"])
-    context = build_context(settings, run_folder)
-    plan = build_plan(settings, ShardSet.open(settings.data.train).manifest)
-    resume, start = last_checkpoint(run_folder)
+    assignment: Assignment = order["assignment"]
+    settings = assignment.settings
+    context = build_context(settings, assignment.run_folder)
+    shards = ShardSet.open(settings.data.train)
+    plan = build_plan(settings, shards.manifest)
+    resume, start = last_checkpoint(assignment.run_folder)
+    batches = begin(worker_batches(settings, context, plan, start))
     with telling_failures(context):
         train(
+            assignment.build_learner(shards, context.device, plan.steps_per_epoch),
             settings,
             steps_per_epoch=plan.steps_per_epoch,
-            batches=begin(worker_batches(settings, context, plan, start)),
+            batches=batches,
             context=context,
-            probe=build_probe(
-                settings, context.device, rank=context.rank, world_size=context.world_size
-            ),
+            probe=assignment.build_probe(context.device, context.rank, context.world_size),
             resume=resume,
         )
 

@@ -12,7 +12,7 @@ from bt_ray.checkpoints.checkpoint import (
 )
 from bt_ray.config import Settings, from_json, override
 from bt_ray.errors import CheckpointError
-from bt_ray.training.loop import build_state
+from tests.states import build_state
 
 CPU = torch.device("cpu")
 

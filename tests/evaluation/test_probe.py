@@ -15,9 +15,10 @@ from bt_ray.data.stream.batches import local_batches
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import NonFiniteLossError
 from bt_ray.evaluation import probe as probe_module
-from bt_ray.evaluation.probe import Probe, Probing, build_probe
+from bt_ray.evaluation.probe import Probe, build_probe
+from bt_ray.methods.learner import Probing
 from bt_ray.model.twins import Twins, build_twins
-from bt_ray.training.loop import build_state
+from tests.states import build_state
 from tests.workers import run_workers
 
 pytestmark = pytest.mark.run
@@ -52,11 +53,11 @@ def test_probe_measures_and_leaves_the_twins_as_they_were(small_settings: Settin
     before = {name: value.clone() for name, value in twins.state_dict().items()}
     probing = build_probe(small_settings, CPU)(twins)
     assert set(probing.measures) == ALWAYS | {"knn/top1"}
-    assert probing.cross_correlation.shape == (64, 64)
-    assert probing.eigenvalues.shape == (256,)
+    assert probing.arrays["cross_correlation"].shape == (64, 64)
+    assert probing.arrays["eigenvalues"].shape == (256,)
     assert {array.dtype for array in probing.arrays.values()} == {np.dtype(np.float32)}
-    assert probing.eigenvalues.sum() == pytest.approx(1, abs=1e-5)
-    assert (np.diff(probing.eigenvalues) <= 0).all()
+    assert probing.arrays["eigenvalues"].sum() == pytest.approx(1, abs=1e-5)
+    assert (np.diff(probing.arrays["eigenvalues"]) <= 0).all()
     assert all(module.training for module in twins.modules())
     assert all(parameter.grad is None for parameter in twins.parameters())
     for name, value in twins.state_dict().items():
@@ -75,10 +76,10 @@ def test_of_many_dimensions_the_first_256_are_kept(small_settings: Settings) -> 
     settings = override(small_settings, {"model.projector_widths": [64, 300]})
     twins = seeded_twins(settings)
     probe = build_probe(settings, CPU)
-    whole = probe(twins).cross_correlation
+    whole = probe(twins).arrays["cross_correlation"]
     assert whole.shape == (256, 256)
     twins.projector[-1].weight.data = twins.projector[-1].weight.data[:20]
-    np.testing.assert_allclose(probe(twins).cross_correlation, whole[:20, :20], atol=1e-6)
+    np.testing.assert_allclose(probe(twins).arrays["cross_correlation"], whole[:20, :20], atol=1e-6)
 
 
 @pytest.mark.parametrize("unlabelled", ["data.train", "data.test", "both", "no test"])

@@ -16,7 +16,7 @@ from bt_ray.forecast.memory import measure_size, saved_storages
 from bt_ray.forecast.speed import extrapolate
 from bt_ray.precision import autocast
 from bt_ray.presets import preset
-from bt_ray.training.loop import build_state
+from tests.states import build_state
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

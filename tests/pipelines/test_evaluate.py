@@ -17,12 +17,12 @@ from bt_ray.config import Settings, override
 from bt_ray.model.export import export_encoder
 from bt_ray.model.pretrained import load_folder
 from bt_ray.training.launch import pretrain
-from bt_ray.training.loop import build_state
 from bt_ray.training.summary import Summary
 from pipelines.evaluate import main
 from tests.conftest import shared_zip
 from tests.data.sources.test_listings import write_places
 from tests.data.voc import write_voc
+from tests.states import build_state
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from bt_ray.config import SETTINGS_FILE, Settings, override, to_json
 from bt_ray.tracking.mlflow import MlflowRun, record_run, start_run
 from bt_ray.tracking.snapshots import write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker
-from bt_ray.training.loop import build_state
+from tests.states import build_state
 
 STEPS = range(10, 60, 10)
 

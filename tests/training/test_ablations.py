@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bt_ray.checkpoints.checkpoint import load_start
+from bt_ray.checkpoints.start import load_start
 from bt_ray.config import Settings, override
+from bt_ray.methods import barlow_twins
 from bt_ray.objective.objective import Objective
-from bt_ray.training import loop
 from bt_ray.training.launch import pretrain
 from bt_ray.training.summary import find_doubt
+from tests.states import build_state
 from tests.training.test_loop import CPU, assert_equal, run
 
 pytestmark = pytest.mark.run
@@ -94,16 +95,16 @@ def test_a_new_run_takes_the_predictor_if_it_is_built_alike(
     settings = override(small_settings, BOTH)
     trained, _ = run(settings, tmp_path)
     start = {"model.start_from": str(tmp_path / "6")}
-    same = loop.build_state(settings, CPU).module
+    same = build_state(settings, CPU).module
     load_start(same, override(settings, start))
     assert_equal(trained, same)
     narrower = override(settings, {**start, "model.predictor_widths": [16, 64]})
-    other, fresh = (loop.build_state(narrower, CPU).module for _ in range(2))
+    other, fresh = (build_state(narrower, CPU).module for _ in range(2))
     load_start(other, narrower)
     assert_equal_parts(other.projector, trained.projector)
     assert_equal_parts(other.predictor, fresh.predictor)
     bare = override(settings, {**start, "model.projector_batch_norm": False})
-    other, fresh = (loop.build_state(bare, CPU).module for _ in range(2))
+    other, fresh = (build_state(bare, CPU).module for _ in range(2))
     load_start(other, bare)
     assert_equal_parts(other.encoder, trained.encoder)
     assert_equal_parts(other.projector, fresh.projector)
@@ -135,7 +136,7 @@ def test_the_loop_asks_nothing_else_of_an_objective(
     small_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that has nothing of the paper's goes through it unchanged."""
-    monkeypatch.setattr(loop, "build_objective", lambda _: Contrast(temperature=0.2))
+    monkeypatch.setattr(barlow_twins, "build_objective", lambda _: Contrast(temperature=0.2))
     settings = override(small_settings, {"schedule.epochs": 6})
     _, context = run(settings, tmp_path)
     reports = [m for _, m in context.reports if "train/loss" in m]

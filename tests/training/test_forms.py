@@ -17,7 +17,7 @@ from bt_ray.objective.barlow import BarlowTwins
 from bt_ray.objective.forms import Way
 from bt_ray.optim.lars import set_rates
 from bt_ray.optim.schedule import rate_factor
-from bt_ray.training.loop import build_state
+from tests.states import build_state
 from tests.workers import run_workers
 
 CPU = torch.device("cpu")

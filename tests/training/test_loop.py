@@ -16,11 +16,13 @@ from bt_ray.data.stream.plan import build_plan
 from bt_ray.distributed.collectives import data_parallel
 from bt_ray.errors import NonFiniteLossError, PlanError
 from bt_ray.evaluation.probe import build_probe
+from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.model.inputs import to_input
 from bt_ray.model.twins import Twins
 from bt_ray.objective.build import build_objective
 from bt_ray.tracking.snapshots import Arrays
-from bt_ray.training.loop import build_state, train
+from bt_ray.training.loop import train
+from tests.states import build_state
 from tests.workers import run_workers
 
 CPU = torch.device("cpu")
@@ -59,7 +61,9 @@ def run(settings: Settings, folder: Path, start: int = 0) -> tuple[Twins, Memory
     plan = build_plan(settings, shards.manifest)
     stop = plan.steps_per_epoch * settings.schedule.epochs
     context = MemoryContext(folder)
-    twins = train(
+    learner = BarlowTwinsLearner(settings, CPU, steps_per_epoch=plan.steps_per_epoch)
+    train(
+        learner,
         settings,
         steps_per_epoch=plan.steps_per_epoch,
         batches=local_batches(settings, shards, start=start, stop=stop, device=CPU),
@@ -67,7 +71,7 @@ def run(settings: Settings, folder: Path, start: int = 0) -> tuple[Twins, Memory
         probe=build_probe(settings, CPU),
         resume=folder / str(start) if start else None,
     )
-    return twins, context
+    return learner.module, context
 
 
 def assert_equal(one: Twins, other: Twins) -> None:

@@ -31,10 +31,11 @@ from bt_ray.model.inputs import to_input
 from bt_ray.model.pretrained import Pretrained, load_folder
 from bt_ray.tracking.tracker import Measures, MemoryTracker, read_history
 from bt_ray.training import classify as classifying
+from bt_ray.training.assignment import Classification
 from bt_ray.training.classify import build_task, classify
 from bt_ray.training.launch import pretrain
 from bt_ray.training.local import LocalContext
-from bt_ray.training.supervised import Task, train_classifier
+from bt_ray.training.loop import train
 from tests.workers import run_workers
 
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ def pretrained(settings: Settings) -> Pretrained:
     return Pretrained(encoder.eval(), settings)
 
 
-def task_of(pretrained: Pretrained, protocol: Protocol) -> Task:
+def task_of(pretrained: Pretrained, protocol: Protocol) -> Classification:
     settings = pretrained.settings
     data = DataSettings(train=settings.data.train, test=settings.data.test)
     return build_task(
@@ -232,17 +233,19 @@ def test_a_label_is_that_of_the_image_that_was_used(settings: Settings) -> None:
 def test_scores_are_those_of_all_test_images(pretrained: Pretrained) -> None:
     task = task_of(pretrained, FROZEN)
     classifier = build_classifier(pretrained, 10, frozen=True).train()
-    found = Scorer(task.settings, CPU)(classifier)
+    found = Scorer(task.settings, CPU)(classifier).measures
     assert classifier.training
     shards = ShardSet.open(str(task.settings.data.test))
     features = compute_features(pretrained, shards, CPU)
     guesses = classifier.head(features.x).topk(5).indices
     hits = (guesses == features.labels[:, None]).float().sum(0)
-    assert found["top1"] == pytest.approx(float(hits[0]) / len(features))
-    assert found["top5"] == pytest.approx(float(hits.sum()) / len(features))
+    assert found["test/top1"] == pytest.approx(float(hits[0]) / len(features))
+    assert found["test/top5"] == pytest.approx(float(hits.sum()) / len(features))
 
 
-def _train(rank: int, world_size: int, task: Task) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _train(
+    rank: int, world_size: int, task: Classification
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Last weights and scores of one worker's part of a training."""
     settings, scores = task.settings, {}
     shards = ShardSet.open(settings.data.train)
@@ -254,19 +257,19 @@ def _train(rank: int, world_size: int, task: Task) -> tuple[dict[str, Tensor], d
 
         def commit(self, step: int, checkpoint: Path | None) -> None: ...
 
-    classifier = train_classifier(
-        task,
+    learner = task.build_learner(shards, CPU, steps_per_epoch)
+    train(
+        learner,
+        settings,
         steps_per_epoch=steps_per_epoch,
-        labels=read_labels(shards),
-        num_classes=10,
         batches=local_batches(
             settings, shards, start=0, stop=steps_per_epoch * settings.schedule.epochs,
             device=CPU, rank=rank, world_size=world_size,
         ),
         context=Silent(task.run_folder, shards.root, CPU, MemoryTracker(), rank=rank),
-        score=Scorer(settings, CPU, rank, world_size),
+        probe=task.build_probe(CPU, rank, world_size),
     )  # fmt: skip
-    return dict(classifier.state_dict()), scores
+    return dict(learner.module.state_dict()), scores
 
 
 @pytest.mark.run

@@ -5,8 +5,8 @@ import torch
 
 from bt_ray.config import Settings, override
 from bt_ray.errors import NonFiniteLossError
-from bt_ray.training.loop import build_state, optimizer_step
 from bt_ray.training.watch import FiniteWatch
+from tests.states import build_state
 from tests.workers import run_workers
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def test_a_step_whose_fp16_gradients_overflow_moves_nothing_and_is_counted(
             parameter.grad = torch.full_like(parameter, gradient)
         for group in state.optimizer.param_groups:
             group["lr"] = 0.1
-        optimizer_step(state)
+        state.step_optimizer()
         assert state.skipped_steps == skipped
         moved = any(not torch.equal(v, before[k]) for k, v in state.module.state_dict().items())
         assert moved == ((skipped == 1 and gradient == 1.0) or skipped == 2)

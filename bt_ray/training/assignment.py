@@ -1,0 +1,94 @@
+"""What workers are to train: it travels to them, and makes there what the loop needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from bt_ray.config import Settings
+from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.evaluation import protocols
+from bt_ray.evaluation.labelled import read_labels
+from bt_ray.evaluation.learner import ClassifierLearner
+from bt_ray.evaluation.probe import build_probe
+from bt_ray.evaluation.scorer import Scorer
+from bt_ray.methods.barlow_twins import BarlowTwinsLearner
+from bt_ray.methods.learner import Learner, Probing
+
+
+class Assignment(Protocol):
+    """A learner and its probe, before there is a device to make them on."""
+
+    @property
+    def settings(self) -> Settings:
+        """What is trained on, how long, by how many workers."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Where checkpoints and measures go."""
+
+    def build_learner(
+        self, shards: ShardSet, device: torch.device, steps_per_epoch: int
+    ) -> Learner:
+        """What is trained, on this worker's device.
+
+        Args:
+          shards: the training images.
+        """
+
+    def build_probe(
+        self, device: torch.device, rank: int, world_size: int
+    ) -> Callable[[Any], Probing]:
+        """What measures the learner's module, this worker's share of it."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Pretraining an encoder."""
+
+    settings: Settings
+    run_folder: Path
+
+    def build_learner(
+        self, shards: ShardSet, device: torch.device, steps_per_epoch: int
+    ) -> BarlowTwinsLearner:
+        """Twins of the settings, on the device."""
+        return BarlowTwinsLearner(self.settings, device, steps_per_epoch=steps_per_epoch)
+
+    def build_probe(
+        self, device: torch.device, rank: int, world_size: int
+    ) -> Callable[[Any], Probing]:
+        """KNN and signs of collapse."""
+        return build_probe(self.settings, device, rank=rank, world_size=world_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """Training a classifier on an encoder. `start`: folder with its first weights and settings."""
+
+    settings: Settings
+    run_folder: Path
+    protocol: protocols.Protocol
+    start: Path
+
+    def build_learner(
+        self, shards: ShardSet, device: torch.device, steps_per_epoch: int
+    ) -> ClassifierLearner:
+        """The encoder with a new head, on the device."""
+        return ClassifierLearner(
+            self.settings,
+            self.protocol,
+            self.start,
+            device,
+            labels=read_labels(shards),
+            num_classes=len(shards.manifest.classes),
+            steps_per_epoch=steps_per_epoch,
+        )
+
+    def build_probe(
+        self, device: torch.device, rank: int, world_size: int
+    ) -> Callable[[Any], Probing]:
+        """Accuracy on the test images."""
+        return Scorer(self.settings, device, rank, world_size)

@@ -1,0 +1,30 @@
+"""An assignment carried out: in this process or by Ray Train, from where it stopped."""
+
+from collections.abc import Sequence
+
+from ray.train import UserCallback
+
+from bt_ray.checkpoints.checkpoint import last_checkpoint
+from bt_ray.training.assignment import Assignment
+from bt_ray.training.cluster import connect
+from bt_ray.training.fit import fit
+from bt_ray.training.local import train_here
+
+
+def carry_out(
+    assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback] = ()
+) -> None:
+    """Trains to step `total_steps`, or until a stop is asked for; nothing if that step is done.
+
+    Args:
+      callbacks: told by Ray Train of every report.
+    Raises: what `training.fit.fit` and `training.local.train_here` raise; LaunchError if the
+      cluster is too small.
+    """
+    if last_checkpoint(assignment.run_folder)[1] == total_steps:
+        return
+    if assignment.settings.scaling.workers == 0:
+        train_here(assignment, total_steps)
+        return
+    connect(assignment.settings)
+    fit(assignment, total_steps, callbacks)

@@ -1,0 +1,38 @@
+"""What the loop needs to know of the place it runs in."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from bt_ray.tracking.snapshots import Arrays
+
+Measures = dict[str, float]
+
+
+class Context(Protocol):
+    """A worker's place: on a Ray cluster, in the calling process, in a test."""
+
+    @property
+    def rank(self) -> int:
+        """This worker, from 0."""
+
+    @property
+    def device(self) -> torch.device:
+        """What this worker computes on."""
+
+    def report(self, step: int, measures: Measures) -> None:
+        """Records measures made after `step` steps. Called by every worker."""
+
+    def quarantine(self, rows: Sequence[int]) -> None:
+        """Lists images that cannot be decoded. Called by the worker whose batch had them."""
+
+    def keep(self, step: int, arrays: Arrays) -> None:
+        """Keeps what a picture is drawn from. Called by every worker, with the same arrays."""
+
+    def commit(self, step: int, checkpoint: Path | None) -> None:
+        """Keeps a checkpoint. Called by every worker; the first one alone brings a folder."""
+
+    def wants_stop(self) -> bool:
+        """Whether this worker has heard that the run shall stop."""
