@@ -24,9 +24,9 @@ class TrainingState(Generic[M]):
     replaced_images: int = 0
     """Those that could not be decoded, each time that they came up."""
     stream_digest: int = 0
-    """Of all data that were trained on (`data.digest`), as of the last checkpoint."""
+    """Of all data that were trained on (`data.stream.digest`), as of the last checkpoint."""
     unsummed_digest: int = 0
-    """Of what this worker was given since."""
+    """Of the rows that this worker has trained on since."""
 
     def step_optimizer(self) -> None:
         """Moves the weights, unless fp16 gradients overflowed: that step is skipped and counted."""

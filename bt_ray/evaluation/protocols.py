@@ -22,7 +22,7 @@ class Protocol:
     """First learning rate of the encoder; none: it is frozen, in eval mode."""
     momentum: float = 0.9
     weight_decay: float
-    """Of whatever is trained, biases included."""
+    """Of all trained parameters, biases included."""
     falls: tuple[int, ...] = ()
     """Epochs from which on the rates are a tenth of before; none: a cosine, epoch by epoch."""
     standardize: bool = False
@@ -71,7 +71,7 @@ class Protocol:
 
         Args:
           encoder: of the run that trained the encoder.
-          data: what is learned from, and scored on.
+          data: images to learn from, and to score on.
         """
         views = encoder.views.without("jitter", "grayscale", "blur", "solarize")
         own_flip = views.flip_probability

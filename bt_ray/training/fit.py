@@ -88,7 +88,7 @@ def beside(job: Callable[[], T]) -> T:
     def work() -> None:
         try:
             outcome.set_result(job())
-        except BaseException as error:  # handed to who waits, whatever it is
+        except BaseException as error:  # `result` raises it in the waiting thread
             outcome.set_exception(error)
 
     threading.Thread(target=work, name="fit", daemon=True).start()

@@ -31,7 +31,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Keeps what is done inside out of the measurement."""
+        """Leaves the time spent inside out of the measurement."""
         began = time.perf_counter()
         yield
         self._paused_s += time.perf_counter() - began

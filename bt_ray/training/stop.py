@@ -16,12 +16,12 @@ _SECONDS_PER_HOUR = 3600
 
 
 class StopRequest:
-    """The wish that a run stop: a file that every worker can see, and who wished it."""
+    """A request to stop a run: a file that every worker can see."""
 
     def __init__(self, run_folder: Path) -> None:
         self._file = run_folder / "stop"
         self.signal_number: int | None = None
-        """The signal that asked for it; none: the time was up, or nobody has asked."""
+        """The signal that made the request; none: the time was up, or there is no request."""
         self.was_made = False
         """Once `listening` is over: whether the request was made."""
 

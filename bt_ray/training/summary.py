@@ -39,7 +39,8 @@ class Summary:
     model_version: str | None
     paths: dict[str, str]
     warnings: tuple[str, ...] = ()
-    """What is wrong with the run's last loss terms, in words (`objective.expectations`)."""
+    """Sentences on loss terms that look wrong (`objective.expectations`), and on what a person must
+    know of the run."""
 
 
 def summarize(
@@ -95,7 +96,7 @@ def summarize(
 
 
 def find_doubt(settings: Settings, last: Mapping[str, float]) -> str | None:
-    """What is wrong with the last loss terms; of the loss of Eq. 1 alone it is known."""
+    """A sentence if the last loss terms look wrong; none of another loss than that of Eq. 1."""
     if settings.objective.variant != "barlow_twins":
         return None
     return warning(

@@ -46,7 +46,7 @@ class RayContext:
     world_size: int = 1
 
     def report(self, step: int, measures: Measures) -> None:
-        """The first worker records the measures; who watches the run hears of the probes."""
+        """The first worker records the measures; Ray Train's callbacks hear of each probe."""
         self.tracker.log(step, measures)
         if "probe/rankme" in measures:
             ray.train.report({"step": step, **measures})
@@ -147,9 +147,10 @@ def begin(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 @contextmanager
 def telling_failures(context: RayContext) -> Iterator[None]:
-    """Ends the work at an error that would come again after every restart, and says so.
+    """Catches an error that would come again after every restart, and ends the work without one.
 
-    It is the same on every worker; the first one leaves it in the run's folder.
+    All workers raise it alike; the first one writes it into the run's folder, where the driver
+    looks for it.
     """
     try:
         yield

@@ -171,7 +171,7 @@ def test_rows_out_of_place_are_refused(
         blocks, small_settings, start=0, rank=0, world_size=1, steps_per_epoch=2, device=CPU
     )
     next(stream)
-    with pytest.raises(PlanError, match="of step 1 and was given 128 rows from slot 0 of step 0"):
+    with pytest.raises(PlanError, match="of step 1 and got 128 rows from slot 0 of step 0"):
         next(stream)
 
 

@@ -73,7 +73,7 @@ def check_place(columns: Mapping[str, NDArray[Any]], step: int, rank: int, num_r
     ):
         raise PlanError(
             f"Worker {rank} expected slots {first} to {first + num_rows - 1} of step {step} and "
-            f"was given {len(slots)} rows from slot {slots[0]} of step {steps[0]}."
+            f"got {len(slots)} rows from slot {slots[0]} of step {steps[0]}."
         )
 
 

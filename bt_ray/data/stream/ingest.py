@@ -2,8 +2,8 @@
 
 A row of the data set is one worker's part of one step, a block holds one row, and order is
 preserved; an equal split then hands the blocks to the workers in turn. Place is part of the
-contract: a row carries its step and slot, and each worker checks that it is handed what the
-plan gives it (`batches.check_place`).
+contract: a row carries its step and slot, and each worker checks that
+it gets the rows of the plan (`batches.check_place`).
 """
 
 import math
@@ -97,7 +97,7 @@ def _pack(table: pa.Table) -> pa.Table:
 
 
 def _unpack(table: pa.Table) -> pa.Table:
-    """What `_pack` was given."""
+    """The table that `_pack` made one row of."""
     return pa.table(
         [pa.concat_arrays(column.chunks).flatten() for column in table.columns],
         table.column_names,
