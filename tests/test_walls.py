@@ -78,6 +78,44 @@ def test_walls(source: str) -> None:
         assert roots <= sys.stdlib_module_names | {"bt_ray"}
 
 
+FLOORS = (
+    ("errors",),
+    ("config",),
+    ("cpu", "data/location", "data/views", "optim", "precision", "presets"),
+    ("data/sources", "distributed"),
+    ("data/shards", "model", "objective"),
+    ("data/preparation", "data/stream", "figures"),
+    ("checkpoints",),
+    ("methods",),
+    ("tracking",),
+    ("evaluation",),
+    ("training",),
+    ("forecast", "embedding", "report"),
+    ("tuning",),
+    ("ablations",),
+)
+"""Rooms from the ground up: a room imports from lower floors, and from itself."""
+PUBLIC_NAMES = ("bt_ray/__init__.py", "bt_ray/data/batches.py")
+
+
+def _room(path: str) -> str:
+    """`data/shards` of `bt_ray/data/shards/manifest.py`, `model` of `bt_ray/model/twins.py`."""
+    parts = path.removeprefix("bt_ray/").removesuffix(".py").split("/")
+    return "/".join(parts[:2]) if parts[0] == "data" else parts[0]
+
+
+@pytest.mark.parametrize("source", [s for s in SOURCES if s.startswith("bt_ray/")])
+def test_imports_point_down(source: str) -> None:
+    floor = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
+    if source in PUBLIC_NAMES or source.endswith("__init__.py"):
+        return
+    own = _room(source)
+    for module in _imports(source):
+        other = _room(module.replace(".", "/"))
+        if module.startswith("bt_ray.") and other != own:
+            assert floor[other] < floor[own], f"{own} imports {other}"
+
+
 @pytest.mark.parametrize("room", ["objective", "model", "optim"])
 def test_objectives_models_and_optimizers_do_not_know_each_other(room: str) -> None:
     others = {f"bt_ray.{other}" for other in ("objective", "model", "optim") if other != room}

@@ -8,6 +8,9 @@ import pyarrow.fs
 
 from bt_ray.errors import DataError
 
+MANIFEST = "manifest.json"
+"""Name of the file that describes a folder of shards."""
+
 
 def locate(name: str) -> tuple[pa.fs.FileSystem, str]:
     """The file system that `name`, a path or a URI, lies in, and its path there.

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from bt_ray.data.location import first_line, locate, public_name
-from bt_ray.data.shards.manifest import MANIFEST, Shard
+from bt_ray.data.location import MANIFEST, first_line, locate, public_name
+from bt_ray.data.shards.manifest import Shard
 from bt_ray.embedding.encoder import Computation, load_encoder
 from bt_ray.embedding.manifest import EmbeddingManifest
 from bt_ray.embedding.part import view_of

@@ -11,8 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs
 
-from bt_ray.data.location import first_line, locate, public_name, write_whole
-from bt_ray.data.shards.manifest import MANIFEST
+from bt_ray.data.location import MANIFEST, first_line, locate, public_name, write_whole
 from bt_ray.errors import DataError
 
 Facts = Mapping[str, Any]

@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from bt_ray.errors import DataError
 
-MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2
 """1 had no `class_name` and `origin` columns, and less in its manifest; it is still read."""
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.fs
 from numpy.typing import NDArray
 
-from bt_ray.data.location import locate, public_name
-from bt_ray.data.shards.manifest import MANIFEST, SAMPLES, SCHEMA_VERSION, Manifest
+from bt_ray.data.location import MANIFEST, locate, public_name
+from bt_ray.data.shards.manifest import SAMPLES, SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.row_groups import read_row_groups
 from bt_ray.errors import DataError
 

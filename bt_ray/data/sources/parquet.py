@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from bt_ray.data.location import first_line, locate, public_name
-from bt_ray.data.shards.manifest import MANIFEST
+from bt_ray.data.location import MANIFEST, first_line, locate, public_name
 from bt_ray.data.sources.source import Source, identify, index, name_classes
 from bt_ray.errors import DataError
 

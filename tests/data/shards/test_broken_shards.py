@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bt_ray.data.location import MANIFEST
 from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.shards import row_groups
-from bt_ray.data.shards.manifest import MANIFEST
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.sources import open_source
 from bt_ray.errors import DataError

@@ -11,8 +11,8 @@ import torch
 from mlflow import MlflowClient
 
 from bt_ray.config import Settings, override
+from bt_ray.data.location import MANIFEST
 from bt_ray.data.preparation.write import write_shards
-from bt_ray.data.shards.manifest import MANIFEST
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.sources import open_source
 from bt_ray.data.stream.batches import Batch, local_batches
