@@ -9,8 +9,6 @@ from unittest import mock
 import torch.distributed as dist
 from torch import Tensor
 
-from bt_ray.distributed import collectives
-
 
 @dataclass
 class Traffic:
@@ -25,7 +23,6 @@ def counted() -> Iterator[Traffic]:
 
     An all-reduce of m bytes counts as 2 m (W − 1)/W and an all-gather of m from each worker as
     m (W − 1), what their ring algorithms send; an all-to-all as what it hands to other workers.
-    What is small is sent by them too, as between machines.
     """
     traffic = Traffic()
     reduce, gather, exchange = dist.all_reduce, dist.all_gather, dist.all_to_all_single
@@ -46,10 +43,7 @@ def counted() -> Iterator[Traffic]:
         traffic.bytes_sent += others * sent.itemsize
         return exchange(received, sent, from_each, to_each, **options)
 
-    with (
-        mock.patch.object(collectives, "MOST_BYTES", -1),
-        mock.patch.multiple(
-            dist, all_reduce=all_reduce, all_gather=all_gather, all_to_all_single=all_to_all_single
-        ),
+    with mock.patch.multiple(
+        dist, all_reduce=all_reduce, all_gather=all_gather, all_to_all_single=all_to_all_single
     ):
         yield traffic

@@ -7,15 +7,12 @@ worker holds. Parameters are held by all, so their gradients are summed over the
 
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-
-from bt_ray.cpu.peer_sockets import MOST_BYTES, PeerSockets, connect_peers
 
 
 class _SumOverWorkers(torch.autograd.Function):
@@ -43,24 +40,9 @@ def all_reduce_sum(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """The sum of `x` over all workers, a new tensor; `x` itself where there is one worker."""
     if world_size(group) == 1:
         return x
-    if (peers := _peers_for(x, group)) is not None:
-        return peers.exchange(x).sum(0)
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group)
     return total
-
-
-def _peers_for(x: Tensor, group: dist.ProcessGroup | None) -> PeerSockets | None:
-    """Sockets to the other workers, if tensors like x had better go that way."""
-    is_small = x.numel() * x.element_size() <= MOST_BYTES
-    if group is not None or x.device.type != "cpu" or not is_small:
-        return None
-    return _peers_of(dist.group.WORLD)
-
-
-@lru_cache(maxsize=1)
-def _peers_of(world: dist.ProcessGroup) -> PeerSockets | None:
-    return connect_peers()
 
 
 def sum_over_workers(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
@@ -130,11 +112,8 @@ def gather_rows(
     if len(x) < max(counts):  # gloo gathers tensors of one size only
         padded = x.new_zeros((max(counts), *x.shape[1:]))
         padded[: len(x)] = x
-    if (peers := _peers_for(padded, group)) is not None:
-        gathered = peers.exchange(padded)
-    else:
-        gathered = x.new_empty((len(counts), *padded.shape))
-        dist.all_gather(list(gathered), padded, group=group)
+    gathered = x.new_empty((len(counts), *padded.shape))
+    dist.all_gather(list(gathered), padded, group=group)
     if min(counts) == max(counts):
         return gathered.flatten(0, 1)
     return torch.cat([part[:n] for part, n in zip(gathered, counts, strict=True)])
