@@ -7,7 +7,6 @@ import os
 import ray
 
 from bt_ray.config import Settings
-from bt_ray.cpu.precedence import waiting_their_turn
 from bt_ray.errors import LaunchError
 
 _DATA_CPUS = 1.0
@@ -33,14 +32,13 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
         num_cpus = max(os.cpu_count() or 1, math.ceil(at_once * needed)) if is_local else None
         if is_local:
             os.environ |= _LOCALLY | os.environ
-        with waiting_their_turn():
-            ray.init(
-                num_cpus=num_cpus,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                address="local" if is_local else None,
-                include_dashboard=False if is_local else None,  # it would end with the run
-            )
+        ray.init(
+            num_cpus=num_cpus,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            address="local" if is_local else None,
+            include_dashboard=False if is_local else None,  # it would end with the run
+        )
     workers, available = settings.scaling.workers, ray.cluster_resources()
     if needed > available.get("CPU", 0):
         raise LaunchError(

@@ -15,7 +15,6 @@ import torch
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import Settings
-from bt_ray.cpu.precedence import take_precedence
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import Batch, stream_batches
 from bt_ray.data.stream.ingest import worker_blocks
@@ -97,7 +96,6 @@ def train_worker(order: dict[str, Any]) -> None:
 
 def build_context(settings: Settings, run_folder: Path) -> RayContext:
     """This worker's context; on a CPU its share of the threads is set, too."""
-    take_precedence()
     place = ray.train.get_context()
     rank, device = place.get_world_rank(), ray.train.torch.get_device()
     if device.type == "cpu":
