@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from bt_ray.config import Settings, ViewSettings
-from bt_ray.cpu.allocator import keep_freed_memory
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.decode import make_views, read_steps
 from bt_ray.data.stream.plan import build_plan
@@ -97,7 +96,6 @@ def in_bare_loops(settings: Settings, steps: int) -> Measured:
 def _bare_loop(settings: Settings, steps: int, rank: int) -> float:
     """Seconds of one process for its share of all steps."""
     torch.set_num_threads(1)
-    keep_freed_memory()
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
     size = GLOBAL_BATCH // CORES

@@ -24,7 +24,6 @@ from rich.table import Table
 from benchmarks.training import describe_machine, in_fresh_process
 from benchmarks.views import read_jpegs
 from bt_ray.config import Settings, override
-from bt_ray.cpu.allocator import keep_freed_memory
 from bt_ray.data.sources import open_source
 from bt_ray.data.views.fast import decode
 from bt_ray.data.views.reference import central
@@ -164,7 +163,6 @@ def in_bare_loops(images: Path, out: Path) -> Block:
 def _bare_loop(files: list[Path]) -> Block:
     """Images/s of one process after its first batch, and its vectors."""
     torch.set_num_threads(1)
-    keep_freed_memory()
     encoder = _pretrained().encoder.to(memory_format=torch.channels_last)
     image_px = _settings().views.image_px
     vectors: dict[str, NDArray[np.float32]] = {}

@@ -20,7 +20,6 @@ from rich.table import Table
 
 from benchmarks.training import describe_machine
 from bt_ray.config import Settings, ViewSettings
-from bt_ray.cpu.allocator import keep_freed_memory
 from bt_ray.data.shards.shard_file import to_table
 from bt_ray.data.sources import SourceImage
 from bt_ray.data.stream.batches import to_batch
@@ -63,7 +62,6 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
-    keep_freed_memory()  # as the decoding tasks do
     chunks = guarded(lambda: load(order))
     ways = {
         "reference": views_settings(backend="reference", photometry="loader"),

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from bt_ray.cpu.allocator import keep_freed_memory
 from bt_ray.data.location import locate
 from bt_ray.data.preparation.tasks import Record
 from bt_ray.data.shards.manifest import Shard
@@ -37,7 +36,6 @@ def write_part(root: str, digest: str, computation: Computation, name: str, part
       root: the folder of all vectors, with their encoder.
       digest: of that encoder's weights.
     """
-    keep_freed_memory()
     encoder = load_encoder(root, digest, computation)
     images: list[SourceImage] = []
     vectors: list[NDArray[np.float32]] = []

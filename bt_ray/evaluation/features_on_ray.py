@@ -9,7 +9,6 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 
-from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.preparation.parallel import connect
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.evaluation.features import (
@@ -73,7 +72,6 @@ def compute_on_ray(
         num_cpus=_CPUS_PER_ACTOR if num_gpus == 0 else None,
         num_gpus=num_gpus or None,
         fn_constructor_args=([ray.put(pretrained)], shards),
-        runtime_env={"env_vars": KEEP_FREED_MEMORY},
     )
     parts, done = [], 0
     for batch in encoded.iter_batches(batch_size=None, batch_format="numpy"):

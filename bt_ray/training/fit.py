@@ -116,7 +116,7 @@ def _trainer(
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             callbacks=list(callbacks),  # type: ignore[arg-type]
-            worker_runtime_env={"env_vars": KEEP_FREED_MEMORY},
+            worker_runtime_env={"env_vars": {} if uses_gpu(settings) else KEEP_FREED_MEMORY},
         ),
         datasets={"train": partial(_remaining_dataset, settings, run_folder, total_steps)},
         # In order and in turn, nothing by locality: a block belongs to one worker.

@@ -12,7 +12,6 @@ from ray import cloudpickle
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.preparation.tasks import Task
 from bt_ray.errors import BtRayError, DataError
 
@@ -123,8 +122,6 @@ def run_in_actors(
             ),
             num_cpus=num_cpus,
             num_gpus=num_gpus,
-            # Ray calls an actor's methods from threads, which `keep_freed_memory` does not reach.
-            runtime_env={"env_vars": KEEP_FREED_MEMORY},
         )
     )
 

@@ -22,7 +22,6 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from bt_ray.config import Settings
-from bt_ray.cpu.allocator import keep_freed_memory
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.decode import Columns, make_views, read_steps
 from bt_ray.data.stream.plan import Plan, Span, build_plan
@@ -80,7 +79,6 @@ class PlanSource(Datasource):
 
 def _read(shards: ShardSet, plan: Plan, workers: int, start: int, stop: int) -> Iterator[pa.Table]:
     """Tables of one row each: a worker's part of a step, its columns packed into lists."""
-    keep_freed_memory()
     size = plan.global_batch // workers
     for span in plan.spans(start, stop):
         table = read_steps(shards, plan, max(start, span.first_step), min(stop, span.stop_step))
@@ -105,7 +103,6 @@ def _unpack(table: pa.Table) -> pa.Table:
 
 
 def _decode(block: pa.Table, settings: Settings, shards: ShardSet, plan: Plan) -> Columns:
-    keep_freed_memory()
     spares = partial(find_spares, shards, plan)
     columns = make_views(_unpack(block), settings, plan.steps_per_epoch, spares)
     return {name: values[np.newaxis] for name, values in columns.items()}
