@@ -9,7 +9,6 @@ from bt_ray.errors import SettingsError
 from bt_ray.evaluation import protocols
 from pipelines.evaluations.order import (
     UNTRAINED,
-    ImagesOrder,
     Opened,
     keep_record,
     open_order,
@@ -28,7 +27,7 @@ _FROM_SCRATCH = {"paper": protocols.SEMI, "small": protocols.SEMI_SMALL_SCRATCH}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemiOrder(TrainedOrder, ImagesOrder):
+class SemiOrder(TrainedOrder):
     """Fine-tuning of encoder and linear layer on a part of the labels (the paper's Table 2).
 
     The same from untrained weights, which is supervised training on the same labels for as many

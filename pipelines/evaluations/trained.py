@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bt_ray.config import DataSettings, ScalingSettings
 from bt_ray.errors import DataError
-from pipelines.evaluations.order import Evaluation, Opened
+from pipelines.evaluations.order import ImagesOrder, Opened
 from pipelines.progress import ProgressLine
 from pipelines.terminal import console
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedOrder(Evaluation):
+class TrainedOrder(ImagesOrder):
     """An evaluation that trains a classifier; what is not given is the protocol's."""
 
     epochs: int | None = None
