@@ -9,13 +9,8 @@ from typing import Any
 from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, flatten, from_json
 from bt_ray.errors import SettingsError, TrackingError
-from bt_ray.tracking.mlflow import (
-    RecordedFacts,
-    find_recorded,
-    recorded_history,
-    recorded_run,
-    tracking_uri,
-)
+from bt_ray.tracking.mlflow import recorded_run, tracking_uri
+from bt_ray.tracking.mlflow_history import RecordedFacts, find_recorded, recorded_history
 from bt_ray.tracking.snapshots import Arrays, read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
 
