@@ -34,8 +34,9 @@ class DataSettings:
     window_mb: int = 512
     """Encoded images (MB) that one read task holds and shuffles at a time."""
     max_bad_rate: float = 0.001
-    """Share of images that may be replaced by others since they cannot be decoded, over as many
-    images as may have ten such; beyond it the run ends; 0: the first one ends it."""
+    """Highest share of images that cannot be decoded, and so are replaced by others, counted over
+    as many images as would have ten such at this rate; above it the run ends; 0: the first such
+    image ends it."""
 
     def __post_init__(self) -> None:
         require_positive("data", self, "rows_per_row_group", "window_mb")

@@ -37,8 +37,8 @@ class ModelSettings:
     """No gradient from the second view, the one without a predictor (Table 6)."""
     start_from: str | None = None
     """A checkpoint, or a run's folder, whose weights a *new* run starts from: the encoder's, and
-    those of projector and predictor if they are built alike; none: drawn from the seed. (To
-    *continue* a run, give its name.)"""
+    the projector's and predictor's if they have the same layers; none: weights drawn from the
+    seed. (To *continue* a run, give its name.)"""
 
     def __post_init__(self) -> None:
         require(
@@ -61,14 +61,14 @@ class ObjectiveSettings:
     """The loss (paper, Eq. 1), and its ablations (Table 5; docs/ablations.md)."""
 
     variant: Variant = "barlow_twins"
-    """Which loss: that of the paper, one that Table 5 compares it with (invariance_only,
-    redundancy_only, feature_normalization, cross_covariance, cross_entropy), or redundancy from
-    the auto_correlation of one view."""
+    """Which loss: the paper's (barlow_twins), one that Table 5 compares it with (invariance_only,
+    redundancy_only, feature_normalization, cross_covariance, cross_entropy), or auto_correlation,
+    whose redundancy term is of one view's own correlations (section 5.2)."""
     redundancy_weight: float = 5e-3
     """λ of Eq. 1: weight of the redundancy-reduction term."""
     form: Literal["auto", "correlation", "gram"] = "auto"
     """How the loss is computed: by the D×D correlations, by two N×N Gram matrices (the same loss,
-    for D above N), or by what is faster."""
+    for D above N), or by the faster of the two."""
     temperature: float = 0.1
     """τ of cross_entropy; the paper does not give its own."""
 

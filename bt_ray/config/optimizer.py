@@ -10,11 +10,11 @@ from bt_ray.config.checks import require, require_positive, require_probability
 class OptimizerSettings:
     """LARS with the paper's numbers (section 2.2), and what they mean for the true gradient.
 
-    The published rates were tuned with code whose gradient is 1/W of the true one (its
-    all-reduce of the correlation matrix is invisible to autograd, then DDP averages). LARS
-    is indifferent to a gradient's scale, so `weight_rate` holds as it is; rates of
-    parameters without adaptation must be divided by that W, and the decay, which LARS adds
-    to the gradient, multiplied by it. `reference_world_size` is that W.
+    The published rates were tuned with code whose gradient is 1/W of the true one: autograd does
+    not see its all-reduce of the correlation matrix, and DDP then averages over W workers. LARS
+    ignores a gradient's scale, so `weight_rate` holds as it is. Parameters that LARS does not adapt
+    need their rate divided by W; the decay, which LARS adds to the gradient, is multiplied by W.
+    `reference_world_size` is that W.
     """
 
     weight_rate: float = 0.2
@@ -24,7 +24,7 @@ class OptimizerSettings:
     weight_decay: float = 1.5e-6
     """Weight decay as published."""
     reference_world_size: int = 32
-    """Workers of the run that the published numbers come from."""
+    """W, the number of workers of the run that the published numbers were tuned for."""
     momentum: float = 0.9
     """Momentum of LARS."""
     trust_coefficient: float = 0.001

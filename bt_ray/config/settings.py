@@ -65,7 +65,7 @@ class Settings:
 
 
 def check_pretraining(settings: Settings) -> None:
-    """Raises SettingsError for what only a classifier is trained with."""
+    """Raises SettingsError for settings that pretraining cannot use: one view an image."""
     require(
         settings.views.count == 2,
         f"views.count={settings.views.count} serves to train a classifier; pretraining compares 2.",

@@ -33,7 +33,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
-    """What is measured of the encoder while it trains; kNN needs labels, the rest does not."""
+    """The probes of the encoder during training; kNN needs labels, the other measures do not."""
 
     neighbors: int = 200
     """k of the weighted k-nearest-neighbour classifier."""
@@ -50,7 +50,7 @@ class ProbeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingSettings:
-    """What a run may use of the cluster."""
+    """How much of the cluster a run uses, and what happens when workers are lost."""
 
     workers: int = 1
     """Training workers (W); 0 runs everything in the calling process. Never changes a result."""
@@ -63,7 +63,7 @@ class ScalingSettings:
     max_failures: int = 3
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
     max_hours: float | None = None
-    """Hours of training after which the run is checkpointed and left; none: no limit. The
+    """Hours of training after which the run writes a checkpoint and ends; none: no limit. The
     schedule stays that of all `schedule.epochs`: the same command continues where it stopped,
     for as many hours again."""
 
