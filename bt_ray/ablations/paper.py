@@ -1,7 +1,7 @@
-"""The ablations of section 4, as changes to whatever settings they are made on.
+"""The ablations of section 4, as changes to the settings that they are made on.
 
-What depends on the size of a model or a batch follows the settings': at the paper's scale
-(`imagenet_300`) the cases are the paper's own.
+Widths and batch sizes are multiples of the settings' own: at the paper's scale (`imagenet_300`)
+the cases are the paper's.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ _Published = tuple[str, Changes, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """What a figure's points are; empty: what fits the settings."""
+    """The points of a figure; where empty, they are chosen to fit the settings."""
 
     values: tuple[float, ...] = ()
     """Batch sizes (figure2), widths of all the projector's layers (figure4), λ (figure5)."""

@@ -18,11 +18,13 @@ def train_linear(
     title: str,
     published: "Sequence[Published]",
 ) -> dict[str, Any]:
-    """The record of a linear classifier that was trained on the frozen encoder, shown and kept.
+    """Trains a linear classifier on the frozen encoder, prints its scores and keeps its record.
 
     Args:
       name: what the names of the scores begin with.
-      title: what it is called in the table for people.
+      title: the table's title.
+      published: scores to print below.
+    Returns: the record.
     """
     from bt_ray.model.pretrained import untrained
 

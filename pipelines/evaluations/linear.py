@@ -27,7 +27,7 @@ _PROTOCOLS = {"paper": protocols.LINEAR, "small": protocols.LINEAR_SMALL}
 
 
 def evaluate_linear(order: LinearOrder) -> dict[str, Any]:
-    """The record of the evaluation, which is shown, kept in a file and logged to the run."""
+    """Makes the evaluation; its record, which is printed, kept in a file and logged to the run."""
     from bt_ray.evaluation.published import LINEAR
 
     if order.protocol == "fast":

@@ -79,7 +79,7 @@ class TransferOrder:
 
 
 def evaluate_transfer(order: TransferOrder) -> dict[str, Any]:
-    """The record of the evaluation, which is shown, kept in a file and logged to the run."""
+    """Makes the evaluation; its record, which is printed, kept in a file and logged to the run."""
     from bt_ray.evaluation import published
 
     chosen = order.data
