@@ -1,7 +1,7 @@
-"""The ablations of section 4, as changes to whatever settings they are made on.
+"""The ablations of section 4, as changes to the settings that they are made on.
 
-What depends on the size of a model or a batch follows the settings': at the paper's scale
-(`imagenet_300`) the cases are the paper's own.
+Widths and batch sizes are multiples of the settings' own: at the paper's scale (`imagenet_300`)
+the cases are the paper's.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ _Published = tuple[str, Changes, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """What a figure's points are; empty: what fits the settings."""
+    """The points of a figure; where empty, they are chosen to fit the settings."""
 
     values: tuple[float, ...] = ()
-    """Batch sizes (figure2), widths of the projector's last layer (figure4), λ (figure5)."""
+    """Batch sizes (figure2), widths of all the projector's layers (figure4), λ (figure5)."""
     depths: tuple[int, ...] = ()
     """Layers of the projector (figure4)."""
     rates: tuple[float, ...] = ()
@@ -146,9 +146,13 @@ def figure3(settings: Settings, axes: Axes) -> Study:
 
 
 def figure4(settings: Settings, axes: Axes) -> Study:
-    """The projector: its last layer's width, and its depth."""
-    own = settings.model.projector_widths
-    widths = [round(v) for v in axes.values] or [own[-1] * k // 64 for k in (1, 4, 16, 64, 128)]
+    """The projector: its width, the same in all layers, and its depth.
+
+    Source: Zbontar et al. 2021, Fig. 4, whose widest point is "16384-16384-16384" by an author's
+    word (facebookresearch/barlowtwins, issue 48).
+    """
+    own = settings.model.projector_widths[-1]
+    widths = [round(v) for v in axes.values] or [own * k // 64 for k in (1, 4, 16, 64, 128)]
     depths = axes.depths or (1, 2, 3)
     return Study(
         name="figure4",
@@ -157,7 +161,7 @@ def figure4(settings: Settings, axes: Axes) -> Study:
         cases=tuple(
             Case(
                 label=f"{depth} layer{'s' * (depth > 1)}, {width:,} dimensions",
-                changes={_WIDTHS: (*(own[0],) * (depth - 1), width)},
+                changes={_WIDTHS: (width,) * depth},
                 x=width,
                 line=f"{depth} layer{'s' * (depth > 1)}",
             )
@@ -166,7 +170,8 @@ def figure4(settings: Settings, axes: Axes) -> Study:
         ),
         notes=(
             _PICTURE,
-            f"λ is the same for all of them, as in the paper; hidden layers have {own[0]:,} units.",
+            "All layers of a projector are equally wide, and λ is the same for all of them, as in "
+            "the paper (by an author's word: facebookresearch/barlowtwins, issue 48).",
         ),
     )
 

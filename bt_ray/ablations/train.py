@@ -16,7 +16,8 @@ from bt_ray.ablations.score import LinearProtocol, is_labelled, score_encoder
 from bt_ray.config import Settings
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import NonFiniteLossError, RunFailedError
-from bt_ray.tracking.mlflow import MlflowRun, git_revision
+from bt_ray.tracking.mlflow import MlflowRun
+from bt_ray.tracking.revision import git_revision
 from bt_ray.training.launch import pretrain
 
 RESULTS = "results"

@@ -1,8 +1,8 @@
-"""From a source and an encoder to a folder of vectors: Parquet files and a manifest.
+"""Turns a source and an encoder into a folder of vectors: Parquet files and a manifest.
 
-The images are cut into parts, one a file, as the source stores them; so what a file holds depends
-on the source and the settings alone, and the parts may be done anywhere, in any order, by any
-number of workers. What is finished is not done again.
+The images are cut into parts in the order in which the source stores them; each part becomes a
+file. So a file's content depends on the source and the settings alone, and any number of workers
+may do the parts in any order. A restart skips finished files.
 """
 
 import hashlib
@@ -31,9 +31,10 @@ _FEWEST_ROWS, _MOST_ROWS, _USUAL_FILES = 64, 4096, 64
 
 @dataclass(frozen=True)
 class EmbeddingJob:
-    """Images, an encoder, and where the vectors go.
+    """The images, the encoder, and the folder `root` for the vectors.
 
-    `reference`: what the encoder was called; `run_id`: of the run that trained it, if known.
+    `reference` is the name that the user gave the encoder by; `run_id` is the MLflow run that
+    trained it, if known.
     """
 
     source: Source
@@ -51,7 +52,7 @@ class EmbeddingJob:
             raise SettingsError(f"batch_size={self.computation.batch_size} must be at least 1.")
 
     def encoder_facts(self) -> EncoderFacts:
-        """What the manifest says of the encoder."""
+        """The encoder's description in the manifest."""
         settings = self.pretrained.settings
         return EncoderFacts(
             reference=self.reference,
@@ -65,15 +66,21 @@ class EmbeddingJob:
 
 
 def usual_rows_per_file(num_images: int) -> int:
-    """So many that a small set makes 64 files, to share and to count, and a file has 64 to 4096."""
+    """The default: 64 files, but at least 64 and at most 4096 images in each.
+
+    So workers can share a small set, and its progress is visible.
+    """
     return min(_MOST_ROWS, max(_FEWEST_ROWS, -(-num_images // _USUAL_FILES)))
 
 
 def embed(job: EmbeddingJob, run_all: RunAll, on_progress: Progress) -> EmbeddingManifest:
-    """Writes what is not there yet of the job's files, then their manifest.
+    """Writes the job's missing files, then their manifest.
 
+    Args:
+      run_all: runs the tasks, in this process or on a cluster.
+      on_progress: called with the phase, the number of images done, and the number of all.
     Raises: DataError if the folder holds something else, vectors of other images or of another
-      encoder, if no image can be decoded, or if the storage fails; what is finished is kept.
+      encoder, if no image can be decoded, or if the storage fails; finished files are kept.
     """
     encoder = job.encoder_facts()
     claim = Claim(job.root, "vectors")
@@ -92,7 +99,7 @@ def embed(job: EmbeddingJob, run_all: RunAll, on_progress: Progress) -> Embeddin
 
 
 def _facts(identity: str, encoder: EncoderFacts, rows_per_file: int) -> dict[str, Any]:
-    """What tells the vectors from others."""
+    """What distinguishes the job's vectors from others."""
     return {
         "identity": identity,
         "encoder": encoder.digest,
@@ -103,7 +110,7 @@ def _facts(identity: str, encoder: EncoderFacts, rows_per_file: int) -> dict[str
 
 
 def _finished(told: dict[str, Any], facts: dict[str, Any], claim: Claim) -> EmbeddingManifest:
-    """The manifest of vectors that are there already, if they are the job's."""
+    """The manifest of finished vectors. Raises: DataError if they are another job's."""
     try:
         manifest = EmbeddingManifest.from_tree(told)
     except (KeyError, TypeError, ValueError) as error:
@@ -117,7 +124,7 @@ def _finished(told: dict[str, Any], facts: dict[str, Any], claim: Claim) -> Embe
 
 
 def _parts(job: EmbeddingJob) -> list[Source]:
-    """The images as they are stored, a file's worth each, so that reading goes forward."""
+    """The images in stored order, which is read forwards, cut into parts of one file each."""
     source, size = job.source, job.rows_per_file
     if source.stored_order:
         return blocks(source, size)

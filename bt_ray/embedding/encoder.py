@@ -1,7 +1,7 @@
-"""The encoder of a folder of vectors: it lies beside them, and any process loads it from there.
+"""The encoder of a folder of vectors, which is kept in that folder.
 
-So every worker has the very weights that the folder was begun with, also when another start goes
-on with it; and an image can be looked up among the vectors without the run that trained it.
+Every worker loads it from there, so that all vectors are computed with the same weights, also after
+a restart. And an image can be looked up among the vectors without the run that trained the encoder.
 """
 
 import os
@@ -35,9 +35,9 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True, kw_only=True)
 class Computation:
-    """How vectors are computed; none of it but the precision changes them by more than rounding.
+    """How vectors are computed; only `precision` changes them by more than rounding.
 
-    `threads`: that decode images, and that compute on a CPU.
+    `threads` decode images and, on a CPU, compute.
     """
 
     device: Device = "cpu"
@@ -48,7 +48,7 @@ class Computation:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns square images of `image_px` into vectors."""
+    """Turns images of `image_px` × `image_px` pixels into vectors."""
 
     module: nn.Module
     image_px: int
@@ -57,7 +57,7 @@ class Encoder:
 
     @torch.inference_mode()
     def __call__(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Vectors (n, F) of n images (px, px, 3)."""
+        """Vectors (n, F) of n images, each uint8 (px, px, 3)."""
         levels = torch.from_numpy(np.stack(pixels)).to(self.device).permute(0, 3, 1, 2)
         with autocast(self.training, self.device):
             found: torch.Tensor = self.module(normalize(levels))
@@ -66,7 +66,7 @@ class Encoder:
 
 
 def keep_encoder(root: str, pretrained: Pretrained) -> None:
-    """Writes the encoder beside its vectors, each file whole or not at all."""
+    """Writes the encoder into the folder `root`; no file is ever half written."""
     filesystem, path = locate(root)
     filesystem.create_dir(f"{path}/{FOLDER}", recursive=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -82,8 +82,8 @@ def load_encoder(root: str, digest: str, computation: Computation) -> Encoder:
     """The encoder beside the vectors in `root`, ready to compute.
 
     Args:
-      digest: of the weights that it must have.
-    Raises: DataError if it is not there; CheckpointError if it is another one.
+      digest: the digest that its weights must have (`features.fingerprint`).
+    Raises: DataError if it is missing; CheckpointError if it is another one.
     """
     filesystem, path = locate(root)
     with tempfile.TemporaryDirectory() as folder:

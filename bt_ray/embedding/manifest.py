@@ -1,4 +1,4 @@
-"""What a folder of vectors holds, as its manifest says it."""
+"""The manifest of a folder of vectors: its JSON file describes them."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def columns(num_features: int) -> pa.Schema:
-    """Of the files: `source` is where in the source the image lay; `class_name` may be null."""
+    """The files' columns; `source` is the image's place in its source, `class_name` may be null."""
     return pa.schema(
         [
             ("sample_id", pa.string()),
@@ -33,35 +33,35 @@ class EncoderFacts:
     """Which encoder made the vectors, and how."""
 
     reference: str
-    """As it was named."""
+    """The name that the user gave it by."""
     run_id: str | None
-    """Of the MLflow run that trained it."""
+    """The MLflow run that trained it; none if unknown."""
     digest: str
     """SHA-256 over names and values of all its weights."""
     architecture: str
     image_px: int
-    """Side of the central view that it was given."""
+    """Side of the central view that it encodes."""
     num_features: int
     precision: Precision
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingManifest:
-    """What a folder of vectors holds."""
+    """The content of a folder of vectors."""
 
     kind: str
     schema_version: int
     identity: str
-    """Of the images: changes when they do."""
+    """The images' identity, which changes when they do."""
     source: str
-    """What the images came from, as it was named."""
+    """The source's name, as the user gave it."""
     encoder: EncoderFacts
     rows_per_file: int
     num_rows: int
     num_rejected: int
     """Images that could not be decoded: they have no vector."""
     rejected_sha256: str | None
-    """Of the list of those, rejected.jsonl."""
+    """Of rejected.jsonl, which lists them."""
     files: tuple[Shard, ...]
 
     @property
@@ -75,10 +75,10 @@ class EmbeddingManifest:
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> "EmbeddingManifest":
-        """The manifest whose file holds this JSON.
+        """The manifest in this JSON.
 
-        Raises: KeyError, TypeError or ValueError if it is no manifest of vectors; DataError if a
-          newer bt_ray wrote it.
+        Raises: KeyError, TypeError or ValueError if it is not a manifest of vectors; DataError if
+          a newer bt_ray wrote it.
         """
         if tree["kind"] != KIND:
             raise ValueError(f"kind={tree['kind']}")

@@ -1,4 +1,4 @@
-"""Nearest neighbours among the vectors of a folder: exact, one file after the other."""
+"""Finds nearest neighbours among the vectors of a folder, exactly, file by file."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -84,14 +84,14 @@ class EmbeddingSet:
             raise DataError(f"{called} cannot be read ({first_line(error)}); {way_out}.") from error
 
     def vectors(self) -> Iterator[Tensor]:
-        """(n, F) float32, file by file, in the order of their rows."""
+        """The vectors, float32 (n, F) for each file, in the order of the rows."""
         for table in self.tables(["vector"]):
             yield torch.from_numpy(_matrix(table))
 
     def vectors_of(self, sample_ids: Sequence[str]) -> Tensor:
-        """(n, F) of these images.
+        """The vectors (n, F) of the images with these ids.
 
-        Raises: DataError if one is not among them.
+        Raises: DataError if the folder has no vector of one of them.
         """
         wanted = pa.array(sample_ids, pa.string())
         found: dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
@@ -107,9 +107,9 @@ class EmbeddingSet:
         return torch.from_numpy(np.stack([found[name] for name in sample_ids]))
 
     def vectors_of_files(self, files: Sequence[Path], computation: Computation) -> Tensor:
-        """(n, F) of image files, by the encoder of the vectors.
+        """The vectors (n, F) of image files, computed by the folder's encoder.
 
-        Raises: DataError if one cannot be decoded.
+        Raises: DataError if a file cannot be decoded.
         """
         encoder = load_encoder(self.root, self.manifest.encoder.digest, computation)
         views = []
@@ -132,7 +132,7 @@ class EmbeddingSet:
     def _facts(
         self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]
     ) -> dict[int, tuple[str, str, str | None]]:
-        """What is known of the images in these rows, counted through all files."""
+        """Row → sample id, source and class of its image; rows are counted through all files."""
         facts, first = {}, 0
         for file in self.manifest.files:
             here = rows[(rows >= first) & (rows < first + file.num_rows)]

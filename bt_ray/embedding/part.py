@@ -1,4 +1,4 @@
-"""A part of the images becomes a Parquet file of vectors."""
+"""Turns a part of the images into a Parquet file of vectors."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -26,15 +26,17 @@ _ROWS_PER_ROW_GROUP = 1024
 _BATCHES_AHEAD = 2
 
 Decoded = list[tuple[SourceImage, NDArray[np.uint8] | str]]
-"""Images with their central views, or why there is none."""
+"""Images, each with its central view (px, px, 3), or with the reason why it has none."""
 
 
 def write_part(root: str, digest: str, computation: Computation, name: str, part: Source) -> Record:
-    """Writes the vectors of the part's images; what to record of it.
+    """Writes the vectors of the part's images to a file.
 
     Args:
       root: the folder of all vectors, with their encoder.
-      digest: of that encoder's weights.
+      digest: the digest of that encoder's weights.
+      name: the file's name, without suffix.
+    Returns: the task's record: the file, and the images that cannot be decoded.
     """
     encoder = load_encoder(root, digest, computation)
     images: list[SourceImage] = []
@@ -57,7 +59,7 @@ def write_part(root: str, digest: str, computation: Computation, name: str, part
 def decode_batches(
     images: Iterator[SourceImage], image_px: int, computation: Computation
 ) -> Iterator[Decoded]:
-    """The images in batches, decoded; with several threads, some batches ahead."""
+    """Yields the images in batches, decoded; several threads decode up to two batches ahead."""
 
     def take() -> list[SourceImage]:
         return list(islice(images, computation.batch_size))
@@ -79,7 +81,7 @@ def decode_batches(
 
 
 def view_of(encoded: bytes, image_px: int) -> NDArray[np.uint8] | str:
-    """The central view (px, px, 3) of an image, or why it cannot be decoded."""
+    """The central view (px, px, 3) of an image, or the reason why it cannot be decoded."""
     try:
         return np.asarray(central(Image.fromarray(decode(encoded)), image_px))
     except OSError as error:

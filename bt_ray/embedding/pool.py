@@ -1,4 +1,4 @@
-"""Who computes vectors: a pool of actors on the Ray cluster, or this process."""
+"""Decides where vectors are computed: by actors on the Ray cluster, or in this process."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ Accelerator = Literal["auto", "cpu", "gpu"]
 
 @dataclass(frozen=True)
 class Pool:
-    """What runs the tasks, and how each of them is to compute."""
+    """What runs the tasks, how each task computes, and the same in words for people."""
 
     run_all: RunAll
     computation: Computation
@@ -21,12 +21,14 @@ class Pool:
 
 
 def build_pool(workers: int | None, accelerator: Accelerator, computation: Computation) -> Pool:
-    """A pool of actors, one a GPU, or one a CPU core where there is no GPU.
+    """A pool of actors: one for each GPU or, without GPUs, one for each CPU core.
 
     Args:
-      workers: actors at once; none: as many as fit; 0: this process alone, without Ray.
+      workers: actors; none: as many as fit; 0: this process alone, without Ray.
+      accelerator: what to compute on; auto: GPUs if there are any.
       computation: precision and size of batches; device and threads are decided here.
-    Raises: LaunchError if GPUs are wanted and there are none, or fewer than workers.
+    Raises: LaunchError if `accelerator` is gpu and there are fewer GPUs than workers;
+      SettingsError if workers is negative.
     """
     if workers is not None and workers < 0:
         raise SettingsError(f"workers={workers} must be at least 0.")

@@ -10,7 +10,7 @@ from bt_ray.optim.schedule import cosine_by_epoch, staircase
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """SGD on the cross-entropy of a linear layer's logits, of one augmented view an image."""
+    """SGD on the cross-entropy of a linear layer's logits, with one augmented view an image."""
 
     epochs: int
     """Passes over the training images."""
@@ -29,9 +29,9 @@ class Protocol:
     """Whether the features are standardised before the linear layer, so that one rate suits
     features of any scale."""
     crop_area: tuple[float, float] | None = (0.08, 1.0)
-    """Area of the random crop; none: that of the encoder's own views."""
+    """Area of the random crop, as a share of the image; none: that of the encoder's own views."""
     flip_probability: float | None = 0.5
-    """Of the horizontal flip; none: that of the encoder's own views."""
+    """Probability of the horizontal flip; none: that of the encoder's own views."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "head_rate"):
@@ -64,14 +64,14 @@ class Protocol:
         precision: Literal["fp32", "bf16", "fp16"],
         seed: int,
     ) -> Settings:
-        """What a classifier's training shares with pretraining: data, views, model, length.
+        """The settings of a classifier's training: those of pretraining, changed by the protocol.
 
-        Views are cropped and flipped, never recoloured. Resizing is bicubic, as in pretraining,
-        where the code of Zbontar et al. leaves torchvision's bilinear.
+        Views are cropped and flipped, never recoloured. Resizing is bicubic, as in pretraining; the
+        code of Zbontar et al. has torchvision's bilinear here.
 
         Args:
-          encoder: of the run that trained the encoder.
-          data: images to learn from, and to score on.
+          encoder: the settings of the run that trained the encoder.
+          data: the images to learn from, and to score on.
         """
         views = encoder.views.without("jitter", "grayscale", "blur", "solarize")
         own_flip = views.flip_probability
@@ -112,8 +112,8 @@ LINEAR_SMALL = Protocol(
 """A tenth of the epochs, standardised features, the crops and flips of the encoder's training;
 these choices are ours."""
 SEMI = Protocol(epochs=20, head_rate=0.5, encoder_rate=0.005, weight_decay=0.0)
-"""Table 2 at 1 % of the labels, as the authors' code does it. Of 10 % no rates are published:
-that they are the same is our choice."""
+"""Table 2, as the authors' code does it at 1 % of the labels. The same serves 10 %, by an author's
+word: "we used the same hyper-parameters for 1% and 10%" (facebookresearch/barlowtwins issue 14)."""
 SEMI_SMALL = Protocol(
     epochs=60, batch=50, head_rate=0.05, encoder_rate=0.005, weight_decay=0.0,
     crop_area=None, flip_probability=None,

@@ -1,4 +1,4 @@
-"""An ablation in one picture: a score over what was varied, with its spread over seeds."""
+"""Draws an ablation: scores over the varied setting, with their spread over seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _BAR_HEIGHT = 0.36
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A case's scores, shares 0 to 1: one of each seed."""
+    """A case's scores, one for each seed, shares 0 to 1."""
 
     label: str
     x: float | None
@@ -32,11 +32,12 @@ def draw_ablation(
     untrained: Mapping[str, float],
     file: Path,
 ) -> None:
-    """Writes a PNG with a panel a kind of score.
+    """Writes a PNG with one panel for each kind of score.
 
     Args:
-      axis: what the cases' x counts; none: they are rows, drawn as bars.
-      untrained: the score of the first weights, by panel, drawn as a dotted line.
+      panels: kind of score → the cases' scores.
+      axis: label of the x axis; none: the cases are drawn as bars.
+      untrained: kind of score → the untrained encoder's score, drawn as a dotted line.
     """
     shown = {name: [m for m in marks if m.scores] for name, marks in panels.items()}
     width, height = _PANEL
@@ -60,7 +61,7 @@ def draw_ablation(
 
 
 def _draw_lines(axes: Axes, marks: Sequence[Mark], axis: str) -> None:
-    """Means over seeds, joined line by line, and every seed as a small point."""
+    """Means over seeds with error bars, joined by lines."""
     lines = list(dict.fromkeys(mark.line for mark in marks))
     for number, line in enumerate(lines):
         own = sorted((m for m in marks if m.line == line), key=lambda m: m.x or 0.0)
@@ -80,7 +81,7 @@ def _draw_lines(axes: Axes, marks: Sequence[Mark], axis: str) -> None:
 
 
 def _draw_bars(axes: Axes, marks: Sequence[Mark]) -> None:
-    """A bar a case, the first one on top."""
+    """One bar for each case, the first one on top."""
     places = range(len(marks) - 1, -1, -1)
     axes.barh(
         places, [100 * mean(m.scores) for m in marks], xerr=[100 * _spread(m) for m in marks],
@@ -101,5 +102,5 @@ def _draw_untrained(axes: Axes, value: float, *, is_vertical: bool) -> None:
 
 
 def _spread(mark: Mark) -> float:
-    """Standard deviation over seeds; 0 of a single one."""
+    """Standard deviation over seeds; 0 for a single seed."""
     return stdev(mark.scores) if len(mark.scores) > 1 else 0.0

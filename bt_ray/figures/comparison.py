@@ -1,4 +1,4 @@
-"""Several runs in one picture: a measure over the steps, the spectra, a map of images."""
+"""Draws several runs together: a measure over the steps, spectra; and a map of images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b5b5b")
-"""Of runs, in turn; told apart by most of those who see few colours (Okabe and Ito 2008)."""
+"""The runs' colours, in turn; most colour-blind people can tell them apart (Okabe, Ito 2008)."""
 _STYLES = ("-", "--", ":", "-.")
 _CLASS_COLORS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 _MANY = matplotlib.colormaps["turbo"]
@@ -22,23 +22,24 @@ Points = Mapping[int, float]
 
 
 def color_of(run: int) -> str:
-    """The colour of a run, by its place among those shown."""
+    """The colour of a run; `run` is its place among the shown runs, from 0."""
     return COLORS[run % len(COLORS)]
 
 
 def style_of(run: int) -> str:
-    """The line of a run, which tells apart runs of one colour."""
+    """The line style of a run, which differs between runs of the same colour."""
     return _STYLES[run // len(COLORS) % len(_STYLES)]
 
 
 def draw_measure(
     curves: Sequence[Points], *, title: str, with_marks: bool, is_percentage: bool = False
 ) -> Figure:
-    """One line a run, of what was measured after so many steps; a run without it has none.
+    """One line for each run: a measure over the steps.
 
     Args:
-      with_marks: mark the single points, of which there are few.
-      is_percentage: the values are shares, 0 to 1.
+      curves: of each run, step → value; empty if the run was not measured.
+      with_marks: whether to mark single points, of which there are few.
+      is_percentage: whether the values are shares, 0 to 1, to be shown in per cent.
     """
     figure, axes = _panel()
     shown = [points for points in curves if points]
@@ -63,7 +64,7 @@ def draw_measure(
 
 
 def draw_spectra(spectra: Sequence[Mapping[int, NDArray[np.float32]]]) -> Figure:
-    """Each run's eigenvalues at its last probe, in its colour, and before training, faint.
+    """Each run's eigenvalues at its last probe, in its colour, and before training, fainter.
 
     Args:
       spectra: of each run, step → eigenvalues (F,), descending, sum 1.
@@ -90,10 +91,11 @@ def draw_spectra(spectra: Sequence[Mapping[int, NDArray[np.float32]]]) -> Figure
 def draw_map(
     places: NDArray[np.float32], labels: NDArray[np.int64], classes: Sequence[str], *, title: str
 ) -> Figure:
-    """Images as points in the plane, coloured by their class where there is one.
+    """Images as points in the plane, coloured by class.
 
     Args:
-      places: (n, 2). `labels`: (n,), −1 where there is none.
+      places: (n, 2).
+      labels: (n,), −1 for an image without label.
     """
     figure = Figure(figsize=(4.4, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -119,10 +121,10 @@ def draw_map(
 def heat_map(
     matrix: NDArray[np.float32], most_px: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A correlation matrix as levels of a palette, blue at −1, white at 0, red at 1.
+    """A picture of a correlation matrix: blue at −1, white at 0, red at 1.
 
     Args:
-      most_px: of its first rows and columns, so many are shown.
+      most_px: rows and columns that are shown at most, the first ones.
     Returns: levels (d, d), palette (256, 3).
     """
     shown = matrix[:most_px, :most_px]

@@ -1,4 +1,4 @@
-"""The cross-correlation matrix of the embeddings, before and after training."""
+"""Draws the cross-correlation matrix of the embeddings, before and after training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 def draw_correlation(
     matrices: Mapping[int, NDArray[np.float32]], *, num_dimensions: int, title: str, file: Path
 ) -> None:
-    """Writes a PNG with one heat map of C a step, side by side, all coloured from −1 to 1.
+    """Writes a PNG with a heat map of C for each step, side by side, all coloured from −1 to 1.
 
     Args:
       matrices: step → C (d, d) of the embeddings' first d dimensions.
-      num_dimensions: D, of which d may be a part.
+      num_dimensions: D, at least d.
     """
     width = 1.4 + 4 * len(matrices)
     figure = Figure(figsize=(width, 4.4), layout="constrained")

@@ -1,4 +1,4 @@
-"""The curves of a run: the two terms of the loss, and what the probes found, over the steps."""
+"""Draws the curves of a run: the loss and its two terms, and the probes, over the steps."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ History = Mapping[str, Mapping[int, float]]
 def draw_curves(history: History, *, redundancy_weight: float, title: str, file: Path) -> None:
     """Writes a PNG with the loss and its weighted terms on the left, the probes on the right.
 
-    The right is kNN where there are labels; RankMe, alignment and uniformity where not.
+    On the right is kNN if there are labels; otherwise RankMe, alignment and uniformity.
 
     Args:
       history: metric name → step → value, as `tracker.read_history` gives it.
@@ -33,7 +33,7 @@ def draw_curves(history: History, *, redundancy_weight: float, title: str, file:
 
 
 def _draw_loss(axes: Axes, history: History, redundancy_weight: float) -> None:
-    """The loss, and those of its terms that the objective has; logarithmic if all are positive."""
+    """The loss, and its terms if it has any; the axis is logarithmic if all are positive."""
     on_diagonal, off_diagonal = (
         history.get(f"train/{name}", {}) for name in ("on_diagonal", "off_diagonal")
     )
@@ -62,7 +62,7 @@ def _draw_knn(axes: Axes, points: Mapping[int, float]) -> None:
 
 
 def _draw_spread(figure: SubFigure, history: History) -> None:
-    """What needs no labels, one above the other: the scales have nothing in common."""
+    """The measures that need no labels, each in its own panel, as their scales differ."""
     rows = [
         (name, label, color)
         for name, label, color in (

@@ -1,4 +1,4 @@
-"""The spectrum of the representations, before and after training."""
+"""Draws the spectrum of the representations, before and after training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +18,12 @@ def draw_eigenvalues(
     title: str,
     file: Path,
 ) -> None:
-    """Writes a PNG with the eigenvalues of the covariance, in order of size, a line a step.
+    """Writes a PNG with the covariance's eigenvalues in order of size, one line for each step.
 
     Args:
       spectra: step → eigenvalues (F,), descending, sum 1.
       rank_me: step → RankMe of the same representations. It may rise while the curve steepens:
-        it takes the mean for one more direction, which the covariance leaves out.
+        RankMe counts the mean as one more direction, and the covariance leaves the mean out.
     """
     figure = Figure(figsize=(6, 3.8), layout="constrained")
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Pictures as text that a page of HTML carries within itself."""
+"""Pictures as text that is part of a page of HTML."""
 
 import base64
 import io
@@ -28,16 +28,16 @@ _STYLE: Any = {
 
 
 def styled() -> AbstractContextManager[None]:
-    """A context in which figures are drawn for a page."""
+    """A context in which figures are drawn in the page's style."""
     return matplotlib.rc_context(_STYLE)
 
 
 def to_svg(figure: Figure, *, name: str, words: str) -> str:
-    """The figure as an SVG element that scales with its place.
+    """The figure as an SVG element that is as wide as the page makes it.
 
     Args:
-      name: unlike that of any other picture of the page, whose parts must not be taken for its.
-      words: what it shows, for who cannot see it.
+      name: unique on the page; it keeps the ids in this SVG apart from those in others.
+      words: what the figure shows, for screen readers.
     """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})

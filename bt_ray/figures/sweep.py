@@ -1,4 +1,4 @@
-"""A sweep at a glance: score against each value that was drawn, and how each trial ended."""
+"""Draws a sweep: the score against each searched setting, and how each trial ended."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _PANEL_IN, _LOG_RATIO = 4.0, 20.0
 
 @dataclass(frozen=True)
 class Point:
-    """One trial: what was drawn, how it ended, its last score (none: at the foot)."""
+    """One trial: its searched settings, how it ended, and its last score, if it has any."""
 
     params: Mapping[str, Any]
     state: str
@@ -26,11 +26,11 @@ class Point:
 
 
 def draw_sweep_points(points: Sequence[Point], *, score: str, title: str, file: Path) -> None:
-    """One panel a drawn value, with the score of each trial above it.
+    """Writes a PNG with one panel for each searched setting: the trials' scores over its values.
 
-    Numbers that span more than a factor of twenty lie on a logarithmic axis. Trials that were
-    pruned show their last score, those that diverged lie at the lowest one; failed ones are not
-    shown.
+    Numbers that span more than a factor of twenty have a logarithmic axis. Pruned trials have their
+    last score; diverged ones, and those without a score, are drawn at the lowest score; failed ones
+    are not drawn.
     """
     shown = [point for point in points if point.state in _LOOKS]
     names = list(dict.fromkeys(name for point in shown for name in point.params))

@@ -1,8 +1,7 @@
 """Batch normalisation with the statistics of the global batch, on any device and backend.
 
-torch's SyncBatchNorm does this on GPUs alone and refuses CPU tensors; this one needs nothing
-but an all-gather and an all-reduce, so that the same code is tested with gloo and run with
-NCCL.
+torch's SyncBatchNorm refuses CPU tensors. This one needs only an all-gather and an all-reduce, so
+that the same code runs with gloo in the tests and with NCCL on GPUs.
 """
 
 from typing import Any, cast
@@ -22,8 +21,8 @@ class GlobalBatchNorm(_BatchNorm):
     """
 
     views = 1
-    """In how many equal parts the rows come, one after the other: each is normalised with
-    statistics of its own, as if it were passed alone, and the parts in turn."""
+    """The rows are this many views of equal size, one after the other. Each view is normalised with
+    its own statistics, and updates the running ones, as if the views were passed one by one."""
 
     def _check_input_dim(self, x: Tensor) -> None:
         if x.dim() < 2 or (self.training and len(x) % self.views):
@@ -33,7 +32,10 @@ class GlobalBatchNorm(_BatchNorm):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normalised input, same shape and dtype."""
+        """The normalised input, same shape and dtype.
+
+        Raises: ValueError if the rows cannot be divided into `views` equal parts.
+        """
         if not self.training or (world_size() == 1 and self.views == 1):
             return super().forward(x)
         self._check_input_dim(x)
@@ -53,9 +55,9 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 class _GlobalNormalize(torch.autograd.Function):
-    """Batch norm by torch's own kernels, which pass over the rows a few times only.
+    """Batch norm by torch's own kernels, which pass over the rows only a few times.
 
-    The statistics of all views travel together: the workers wait for each other once each way.
+    The statistics of all views are exchanged together: once in forward and once in backward.
     """
 
     @staticmethod
@@ -161,10 +163,11 @@ def _combine(means: Tensor, variances: Tensor, rows: float) -> tuple[Tensor, Ten
 
 
 def globalize_batch_norm(module: nn.Module, views: int = 1) -> nn.Module:
-    """`module` with every batch norm turned into a GlobalBatchNorm of the same parameters.
+    """`module` with every batch norm replaced by a GlobalBatchNorm of the same parameters.
 
     Args:
-      views: in how many parts the rows will come.
+      views: how many views a batch consists of, one after the other.
+    Raises: ValueError for a batch norm with a cumulative average (momentum=None).
     """
     if isinstance(module, _BatchNorm):
         if module.momentum is None:

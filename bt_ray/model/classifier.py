@@ -1,4 +1,4 @@
-"""An encoder with a linear layer that tells classes apart."""
+"""An encoder and a linear layer: an image classifier."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ _INITIAL_DEVIATION = 0.01
 class Classifier(nn.Module):
     """Logits (n, classes) of images (n, 3, px, px).
 
-    A frozen encoder stays in eval mode, without gradients, whatever mode the classifier is in.
+    A frozen encoder stays in eval mode, without gradients, also while the classifier is trained.
     """
 
     def __init__(self, encoder: nn.Module, head: nn.Module, *, frozen: bool) -> None:
@@ -22,14 +22,14 @@ class Classifier(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Sets the mode of what is trained."""
+        """Sets training or eval mode; a frozen encoder stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, classes)."""
+        """Logits (n, classes) of images (n, 3, px, px)."""
         logits: Tensor = self.head(self.represent(x))
         return logits
 
@@ -43,10 +43,14 @@ class Classifier(nn.Module):
 def build_classifier(
     pretrained: Pretrained, num_classes: int, *, frozen: bool, standardize: bool = False
 ) -> Classifier:
-    """The encoder with a new head: weights of deviation 0.01 from torch's generator, no biases.
+    """A classifier of this encoder and a new linear layer.
+
+    The layer's weights are drawn from a normal distribution of deviation 0.01 by torch's global
+    generator; its biases start at 0.
 
     Args:
-      standardize: each feature by a batch norm without weights of its own, before the head.
+      frozen: whether only the linear layer is trained.
+      standardize: whether a batch norm without weights standardises the features before the layer.
     Source: the code of Zbontar et al. 2021, which does not standardise.
     """
     linear = nn.Linear(pretrained.num_features, num_classes)

@@ -14,7 +14,10 @@ _SMALL_LAYERS = {
 
 
 def build_encoder(settings: ModelSettings) -> nn.Module:
-    """A module from images (n, 3, px, px) to representations (n, F), with `num_features` = F."""
+    """A module that turns images (n, 3, px, px) into representations (n, F).
+
+    Its weights are new, drawn by torch's global generator; its attribute `num_features` is F.
+    """
     if settings.encoder in _SMALL_LAYERS:
         return ConvEncoder(_SMALL_LAYERS[settings.encoder])
     import torchvision  # here: it takes as long to import as torch, and small encoders need none
@@ -29,7 +32,11 @@ def build_encoder(settings: ModelSettings) -> nn.Module:
 
 
 class ConvEncoder(nn.Sequential):
-    """3×3 convolutions, each with batch norm and ReLU, then the mean over all places."""
+    """3×3 convolutions, each with batch norm and ReLU, then the mean over height and width.
+
+    Args:
+      layers: output channels and stride of each convolution.
+    """
 
     num_features: int
 

@@ -1,8 +1,8 @@
-"""A pretrained encoder in the formats that others read, each read back and compared.
+"""Writes a pretrained encoder in formats that other programs read, and checks each file.
 
-A state dict and its safetensors twin carry torchvision's names: with `fc = Identity()` they load
-into `torchvision.models.resnet50`. ONNX and `torch.export` carry the computation too, for any
-number of images of one size.
+A state dict and its safetensors twin hold the weights under torchvision's names: with
+`fc = Identity()` they load into `torchvision.models.resnet50`. ONNX and `torch.export` hold the
+computation too, for any number of images of one size.
 """
 
 import warnings
@@ -21,14 +21,14 @@ from bt_ray.model.pretrained import Pretrained
 from bt_ray.model.weights import save_weights
 
 TOLERANCE = 1e-5
-"""Largest difference between the encoder and what was read back, as a share of its largest
-representation."""
+"""How far the outputs of the encoder and of a file that was read back may differ, as a share of the
+encoder's largest output."""
 _EXAMPLES, _OTHERS = 2, 3
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written, and the largest relative difference of what was read back."""
+    """A written file, and how far its outputs differ from the encoder's, as `TOLERANCE` counts."""
 
     file: Path
     difference: float
@@ -41,9 +41,9 @@ def export_encoder(
     """Writes the encoder into `folder`, one file a format, and reads each back.
 
     Args:
-      formats: of `FORMATS`.
-    Raises: CheckpointError if one that was read back computes something else than the encoder;
-      LaunchError if a format's package is not installed.
+      formats: names in `FORMATS`.
+    Raises: CheckpointError if a file that was read back computes something else than the encoder;
+      LaunchError if a format needs a package that is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     encoder = pretrained.encoder.cpu().float().eval()
@@ -72,7 +72,7 @@ Encode = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Format:
-    """How an encoder is written to a file, and how that becomes a function again."""
+    """How an encoder is written to a file, and how the file is read back as a function."""
 
     suffix: str
     write: Callable[[nn.Module, Tensor, Path], None]

@@ -1,8 +1,8 @@
-"""A pretrained encoder, from a checkpoint's folder or a file of weights.
+"""Loads a pretrained encoder, from a checkpoint's folder or from a file of weights.
 
-A folder says by its settings what the encoder is. A file of weights says nothing of itself:
-who names it gives the architecture, and its layout, that of torchvision's ResNets as the
-authors released theirs, may carry the prefixes that training code leaves behind.
+A folder holds the settings that say what the encoder is. A file of weights does not, so the caller
+gives the architecture. Its tensors must have the names of torchvision's ResNets, as in the authors'
+released weights; prefixes that training code leaves in front of them are removed.
 """
 
 import pickle
@@ -27,9 +27,10 @@ _MOST_NAMED = 3
 
 @dataclass(frozen=True)
 class Pretrained:
-    """An encoder in eval mode, (n, 3, px, px) → (n, F).
+    """An encoder in eval mode, from images (n, 3, px, px) to representations (n, F).
 
-    `settings`: of the run that trained it; of a file of weights, those it was opened with.
+    `settings` are those of the run that trained it; for a file of weights, those that the caller
+    opened it with.
     """
 
     encoder: nn.Module
@@ -37,7 +38,7 @@ class Pretrained:
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """F, the length of a representation."""
         return int(self.encoder.num_features)  # type: ignore[arg-type]
 
 
@@ -105,7 +106,7 @@ def _read(file: Path) -> Mapping[str, Tensor]:
 
 
 def _bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's tensors without training code's prefixes, and without other modules'."""
+    """The encoder's tensors, their prefixes removed; tensors of other modules are left out."""
     names = dict(tensors)
     while inner := next((p for p in _PREFIXES if any(n.startswith(p) for n in names)), None):
         names = {n.removeprefix(inner): t for n, t in names.items() if n.startswith(inner)}
@@ -113,6 +114,6 @@ def _bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def untrained(pretrained: Pretrained) -> Pretrained:
-    """The same architecture with the weights that its run's seed gives a new one."""
+    """The same architecture with new weights, drawn with the seed of the run's settings."""
     torch.manual_seed(pretrained.settings.training.seed)
     return Pretrained(build_encoder(pretrained.settings.model).eval(), pretrained.settings)

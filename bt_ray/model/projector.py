@@ -8,14 +8,16 @@ from torch import nn
 def build_projector(
     num_features: int, widths: Sequence[int], *, batch_norm: bool = True
 ) -> nn.Sequential:
-    """Linear layers of the given widths; all but the last followed by batch norm and ReLU.
+    """Linear layers of the given widths; all but the last are followed by batch norm and ReLU.
 
-    The linear layers have no bias, as in the reference code: each is followed by a
-    normalisation, the last by the objective's own. Without batch norm (Table 5) the layers that
-    lose theirs have one: it does what the batch norm's shift did. The paper does not say so.
+    The linear layers have no biases, as in the reference code: each is followed by a normalisation,
+    the last one by the objective's. Without batch norm (Table 5) all layers but the last have
+    biases, in place of batch norm's shift; the paper does not say so.
 
     Args:
-      widths: any number of layers; one is a single linear layer.
+      num_features: F, the length of a representation.
+      widths: output units of each layer, one or more; the last is D.
+      batch_norm: whether there is any.
     """
     modules: list[nn.Module] = []
     for i, width in enumerate(widths):

@@ -14,14 +14,15 @@ from bt_ray.model.projector import build_projector
 class Twins(nn.Module):
     """Embeds two batches of views with the same weights.
 
-    Batch norm sees each view with its own statistics: the views pass one after the other, or
-    at once through batch norms that tell them apart (`globalize_batch_norm`).
+    Batch norm uses each view's own statistics: the views pass one after the other, or together
+    through batch norms that keep them apart (`globalize_batch_norm`).
 
     The paper also breaks the symmetry: "adding a predictor network … to one of the network …
     and/or a stop-gradient mechanism on the other network" (section 4, Table 6). The predictor
     follows the projector of the first view, and the gradient stops at the embeddings of the
-    second, predictor or not: which view is which is our choice. As written, "one" and "the
-    other", the roles are not exchanged for a second loss, as SimSiam and BYOL do.
+    second, with or without a predictor. Which view has which role is our choice. The text says
+    "one" and "the other", so the views do not swap roles for a second loss, as they do in SimSiam
+    and BYOL.
     """
 
     def __init__(
@@ -40,9 +41,9 @@ class Twins(nn.Module):
         self._at_once = False
 
     def globalize_batch_norm(self) -> None:
-        """Has batch norm take in the rows of all workers.
+        """Makes every batch norm use the statistics of all workers' rows.
 
-        Both views then pass at once if both have gradients: the workers wait for each other
+        If both views have gradients, they then pass together, and the workers exchange statistics
         half as often.
         """
         self._at_once = not self.stop_gradient
@@ -53,7 +54,10 @@ class Twins(nn.Module):
             self.predictor = globalize_batch_norm(self.predictor)
 
     def forward(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (n, D) of each view, from two (n, 3, px, px); the first ones predicted."""
+        """Embeddings (n, D) of the two views (n, 3, px, px).
+
+        The first view's have passed the predictor, if there is one.
+        """
         return self.project(*self.represent(view_a, view_b))
 
     def represent(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +82,7 @@ class Twins(nn.Module):
 
 
 def build_twins(settings: ModelSettings) -> Twins:
-    """Twins with freshly initialised weights, on the CPU.
+    """Twins with new weights, drawn by torch's global generator, on the CPU.
 
     The predictor is an MLP like the projector, always with batch norm: "2 fully connected layers
     of size 8192 … with batch normalization followed by a ReLU nonlinearity in the hidden layer".

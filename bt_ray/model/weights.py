@@ -12,19 +12,19 @@ ENCODER = "encoder.safetensors"
 
 
 def file_of(part: str) -> str:
-    """Name of the file of one part of the twins in a checkpoint, such as `ENCODER`."""
+    """Name of the file with the weights of a part of the twins, such as `encoder`."""
     return f"{part}.safetensors"
 
 
 def save_weights(module: nn.Module, file: Path) -> None:
-    """Writes a module's parameters and buffers."""
+    """Writes a module's parameters and buffers to a safetensors file."""
     save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)
 
 
 def load_weights(module: nn.Module, file: Path) -> None:
-    """Loads a module's parameters and buffers.
+    """Loads a module's parameters and buffers from a safetensors file.
 
-    Raises: CheckpointError if names or shapes are those of another architecture.
+    Raises: CheckpointError if the file's names or shapes do not fit the module.
     """
     try:
         module.load_state_dict(load_file(file))

@@ -1,8 +1,9 @@
 """The objectives of Table 5, and those that section 5.2 proposes.
 
 λ is that of Eq. 1, N the global batch, Ẑ (N, D) the embeddings with mean 0 and variance 1 of each
-dimension over it (`standardize`), C = Ẑ_Aᵀ Ẑ_B / N (Eq. 2). Rows without BN in the MLP are the
-model's affair, and "no Normalization" is `BarlowTwins` with another statistic.
+dimension over it (`standardize`), C = Ẑ_Aᵀ Ẑ_B / N (Eq. 2). Two kinds of rows of the table are not
+here: "No BN in MLP" is a setting of the model, and "no Normalization" is `BarlowTwins` with the
+statistic "covariance".
 Source: Zbontar et al. 2021, section 4, "Loss Function Ablations".
 """
 
@@ -20,7 +21,7 @@ from bt_ray.objective.standardize import EPSILON, standardize, widen
 class InvarianceOnly(nn.Module):
     """Σᵢ (1 − Cᵢᵢ)²: Eq. 1 without its second term ("Only invariance term").
 
-    The diagonal takes N·D products, and C is not made.
+    Only the diagonal of C is computed, in N·D products.
     """
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Objective:
@@ -32,7 +33,7 @@ class InvarianceOnly(nn.Module):
 class RedundancyOnly(nn.Module):
     """λ Σᵢ Σ_{j≠i} Cᵢⱼ²: Eq. 1 without its first term ("Only red. red. term").
 
-    `on_diagonal` is told all the same, though nothing minimises it.
+    The term `on_diagonal` is reported too, though nothing minimises it.
     """
 
     def __init__(self, redundancy_weight: float, *, form: Form = "auto") -> None:
@@ -58,8 +59,9 @@ class FeatureNormalization(nn.Module):
 
         Y[b] = √D Ẑ[b] / ‖Ẑ[b]‖,   C = Y_Aᵀ Y_B / N.
 
-    Ours: no mean is subtracted a second time; and the sphere's radius is √D, where the text says
-    "unit sphere". On that one tr C is a mean cosine, at most 1, and Eq. 1 asks for a trace of D.
+    Two choices are ours: no mean is subtracted a second time; and the sphere's radius is √D, where
+    the text says "unit sphere". On the unit sphere tr C is a mean cosine, at most 1, but Eq. 1 asks
+    for a trace of D.
     """
 
     def __init__(self, redundancy_weight: float, *, form: Form = "auto") -> None:
@@ -79,7 +81,8 @@ class AutoCorrelation(nn.Module):
     """Σᵢ (1 − Cᵢᵢ)² + λ Σᵢ Σ_{j≠i} Aᵢⱼ² with A = Ẑ_Aᵀ Ẑ_A / N (section 5.2).
 
     The text: redundancy "could be computed from the off-diagonal terms of the auto-correlation
-    matrix of a single network's embedding". Which one, it does not say: the first view's is ours.
+    matrix of a single network's embedding". It does not say which network's; we take the first
+    view's.
     """
 
     def __init__(self, redundancy_weight: float, *, form: Form = "auto") -> None:
@@ -97,9 +100,9 @@ class AutoCorrelation(nn.Module):
 class CrossEntropy(nn.Module):
     """−log Σᵢ exp(Cᵢᵢ/τ) + λ log Σᵢ Σ_{j≠i} exp(max(Cᵢⱼ, 0)/τ) ("Cross-entropy with temp.").
 
-    The equation is the text's; the exponential of every entry needs C, a D×D matrix on every
-    worker, and the second sum two dimensions. Both terms may be negative. Neither τ nor this
-    loss's λ is published. The derivative of max(c, 0) at 0 is taken to be 0.
+    The equation is the text's. It needs every entry of C, so each worker holds a D×D matrix; and
+    the second sum needs D ≥ 2. Both terms may be negative. Neither τ nor this loss's λ is
+    published. The derivative of max(c, 0) at 0 is taken to be 0.
     """
 
     def __init__(self, redundancy_weight: float, temperature: float) -> None:
@@ -120,7 +123,7 @@ class CrossEntropy(nn.Module):
 
 
 def to_sphere(z: Tensor) -> Tensor:
-    """`z` (n, D) with each row's length √D; ε is added to its mean square, for rows of zeros."""
+    """`z` (n, D) with each row scaled to length √D; ε in its mean square keeps zero rows finite."""
     return z * torch.rsqrt(z.square().mean(1, keepdim=True) + EPSILON)
 
 

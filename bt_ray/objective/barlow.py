@@ -16,7 +16,12 @@ from bt_ray.objective.standardize import Statistic, check_pair, widen
 
 
 class BarlowTwins(nn.Module):
-    """`barlow_twins_terms`, weighed and added up."""
+    """The loss of Eq. 1 as a module: `barlow_twins_terms`, the second times λ, added up.
+
+    Args:
+      redundancy_weight: λ.
+      form, statistic: as for `barlow_twins_terms`.
+    """
 
     def __init__(
         self,
@@ -69,13 +74,17 @@ def barlow_twins_terms(
 ) -> tuple[Tensor, Tensor]:
     """The invariance term and the unweighted redundancy-reduction term of Eq. 1.
 
-    Computed in float32, or float64 if the embeddings are, whatever the autocast around it.
+    Autocast is switched off in here: the arithmetic is float32, or float64 if the embeddings are.
 
     Args:
-      form: "correlation" makes C (D×D), "gram" two N×N matrices and never C, "auto" takes what
-        `forms.choose_way` expects to be faster.
-      statistic: what C is: the cross-correlation of Eq. 2; the cross-covariance, which only centres
-        (Table 5, "no Normalization"); or the mean product of the embeddings as they come.
+      z_a, z_b: (n, D) float; row i of both from the same image; n is per worker.
+      form: "correlation" computes C (D×D); "gram" computes two N×N matrices and never C; "auto"
+        takes the one that `forms.choose_way` expects to be faster.
+      group: the workers that hold the rest of the global batch; all by default.
+      statistic: "correlation": C is the cross-correlation of Eq. 2; "covariance": C is the
+        cross-covariance, whose embeddings are only centred (Table 5, "no Normalization");
+        "moment": C is Z_Aᵀ Z_B / N of the embeddings as they are.
+    Returns: two scalars, identical on every worker.
     Raises: ValueError if the shapes differ.
     """
     check_pair(z_a, z_b)

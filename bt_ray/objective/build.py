@@ -1,4 +1,4 @@
-"""From settings to the objective they name."""
+"""Builds the objective that the settings name."""
 
 from typing import assert_never
 
@@ -16,7 +16,7 @@ from bt_ray.objective.barlow import BarlowTwins
 
 
 def build_objective(settings: ObjectiveSettings) -> nn.Module:
-    """The module from two batches of embeddings to an `objective.Objective`."""
+    """A module that turns two batches of embeddings, (n, D) each, into an `objective.Objective`."""
     lambda_, form = settings.redundancy_weight, settings.form
     match settings.variant:
         case "barlow_twins":

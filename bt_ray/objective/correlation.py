@@ -14,11 +14,14 @@ def correlation_terms(
     group: dist.ProcessGroup | None = None,
     statistic: Statistic = "correlation",
 ) -> tuple[Tensor, Tensor]:
-    """Both terms of the global batch; `barlow.barlow_twins_terms` says what they are.
+    """The two terms of `barlow.barlow_twins_terms`, from the matrix C.
 
     Args:
       z_a, z_b: (n, D) float: this worker's rows.
       num_rows: N, the rows of all workers.
+      group: these workers; all by default.
+      statistic: what C is the mean product of (`barlow.barlow_twins_terms`).
+    Returns: two scalars, identical on every worker.
     """
     c = correlation_matrix(z_a, z_b, num_rows, group, statistic)
     diagonal = c.diagonal()
@@ -34,7 +37,10 @@ def correlation_matrix(
     group: dist.ProcessGroup | None = None,
     statistic: Statistic = "correlation",
 ) -> Tensor:
-    """C (D, D), on every worker, for a computation that all of them repeat alike."""
+    """C (D, D), summed over all workers. Every worker must compute the same loss from it.
+
+    So the gradient of C is whole on every worker already (`collectives.sum_for_replicas`).
+    """
     z_a, z_b = (normalize(z, num_rows, group, statistic) for z in (z_a, z_b))
     return sum_for_replicas(z_a.T @ z_b / num_rows, group)
 
@@ -42,6 +48,6 @@ def correlation_matrix(
 def correlation_diagonal(
     z_a: Tensor, z_b: Tensor, num_rows: int, group: dist.ProcessGroup | None = None
 ) -> Tensor:
-    """The diagonal of C (D,) without the rest of it, likewise on every worker."""
+    """The diagonal of C (D,), without computing the rest; used like `correlation_matrix`."""
     z_a, z_b = (standardize(z, num_rows, group) for z in (z_a, z_b))
     return sum_for_replicas((z_a * z_b).sum(0) / num_rows, group)

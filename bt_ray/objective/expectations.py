@@ -1,26 +1,28 @@
 """What the terms of the Barlow Twins loss can be, from N samples and D dimensions alone.
 
-A column of standardised embeddings is a vector of length 1 in M = N − 1 dimensions (centring
-takes one away), and C_ij is the product of column i of one view with column j of the other. All
-below follows from that. ε of `barlow` is left out: it makes C a little smaller, which matters
-for nearly constant dimensions only, and it moves no bound that is said to hold for any C.
+A column of standardised embeddings, over √N, is a vector of length 1 in M = N − 1 dimensions
+(centring takes one away), and C_ij is the product of column i of one view with column j of the
+other. Everything below follows from that. ε of `standardize` is left out: it makes C a little
+smaller, which matters for nearly constant dimensions only, and the bounds that hold for any C hold
+with it too.
 """
 
 import math
 from dataclasses import dataclass
 
 _TOLERANCE = 0.01
-"""Share of the floor that a loss may lie under it: rounding (ours)."""
+"""By what share of the least possible loss a loss may lie below it, for rounding (ours)."""
 _UNMATCHED = 0.9
-"""Share of D from which `on_diagonal` counts as unmatched: correlations of about 0.05 (ours)."""
+"""The views count as unmatched if `on_diagonal` is at least this share of D, which means
+correlations of about 0.05 (ours)."""
 _COLLAPSED_RANK = 2.0
 _COLLAPSED_SHARE = 0.02
-"""An effective rank under 2, or under this share of the possible, counts as collapse (ours)."""
+"""An effective rank below 2, or below 2 % of the highest possible, counts as collapse (ours)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """The two terms, the redundancy one unweighted, with their standard deviations if random."""
+    """Both terms of the loss, unweighted, and their standard deviations where they are random."""
 
     on_diagonal: float
     off_diagonal: float
@@ -37,7 +39,7 @@ class Terms:
 
 
 def random_terms(num_samples: int, num_dimensions: int) -> Terms:
-    """The terms to expect where the rows of one view have nothing to do with the other's.
+    """The terms to expect if the rows of one view are unrelated to those of the other.
 
     The means are exact for any embeddings whose rows are paired at random: over all pairings
     of two columns a correlation has mean 0 and variance 1/M. The deviations are exact for

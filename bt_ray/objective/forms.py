@@ -1,19 +1,19 @@
-"""Which way to compute the loss: floating-point operations, bytes, and digits."""
+"""Chooses how to compute the loss, by floating-point operations, bytes, and lost digits."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Form = Literal["auto", "correlation", "gram"]
-"""What can be asked for."""
+"""What the setting `objective.form` may say."""
 Way = Literal["correlation", "gram_rows", "gram_columns"]
-"""What can be done."""
+"""The three computations there are: `correlation`, and `layouts.row_terms` and `column_terms`."""
 
 _FLOPS_PER_BYTE_SENT = 300
 _FLOPS_PER_BYTE_MOVED = 10
-"""What a worker computes while one byte goes through its network, or to or from its memory (ours:
-the network's runs from 50, a CPU and gloo, to 1200, one card of eight behind InfiniBand)."""
+"""Operations that a worker does while one byte passes its network, or its memory. Both are ours:
+for the network it is from 50 (a CPU and gloo) to 1200 (one card of eight behind InfiniBand)."""
 _PASSES_OVER_C = 10
-"""How often the correlation form reads or writes the whole of C, both ways."""
+"""How often the correlation form reads or writes the whole of C, forward and backward."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +24,11 @@ class Cost:
     bytes_sent: float
     """Over the network, with ring all-reduce and ring all-gather."""
     bytes_moved: float = 0.0
-    """To and from memory, of what does not hide behind the matrix products."""
+    """To and from memory, without what is moved during the matrix products."""
 
     @property
     def weight(self) -> float:
-        """All of it in flops."""
+        """The whole cost in flops, bytes counted as the flops that take as long."""
         sent, moved = self.bytes_sent, self.bytes_moved
         return self.flops + _FLOPS_PER_BYTE_SENT * sent + _FLOPS_PER_BYTE_MOVED * moved
 
@@ -36,7 +36,7 @@ class Cost:
 def cost(
     way: Way, *, num_samples: int, num_dimensions: int, num_workers: int, itemsize: int = 4
 ) -> Cost:
-    """What `way` costs one of W equal workers; terms of O(D) bytes are left out.
+    """The cost of `way` to each of W equal workers; terms of O(D) bytes are left out.
 
     With s = (W − 1)/W, and 2 flops for a multiplication and an addition:
 
@@ -65,11 +65,12 @@ def cost(
 
 
 def choose_way(form: Form, *, num_samples: int, num_dimensions: int, num_workers: int) -> Way:
-    """The way of least cost that `form` allows; columns where the Gram layouts are equal.
+    """The cheapest way that `form` allows; of two equally cheap Gram layouts, the columns.
 
-    `auto` never takes a Gram form for D < N. It finds off_diagonal as Σ Cᵢⱼ² − Σ Cᵢᵢ², of which
-    the first is about off_diagonal + D: with D ≪ N, where off_diagonal can be D²/N or less, log10
-    of N/D digits would be lost (docs/beyond-16000-dimensions.md), and nothing gained.
+    `auto` never takes a Gram form for D < N: it would be no faster, and less exact. A Gram form
+    computes off_diagonal as Σ Cᵢⱼ² − Σ Cᵢᵢ², and the first sum is about off_diagonal + D. With
+    D ≪ N off_diagonal can be D²/N or less, so the difference loses log10(N/D) digits
+    (docs/beyond-16000-dimensions.md).
     """
     sizes = {"num_samples": num_samples, "num_dimensions": num_dimensions}
 

@@ -6,7 +6,8 @@ With standardised embeddings Ẑ (N, D) and C = Ẑ_Aᵀ Ẑ_B / N (Eq. 2),
     ∂/∂Ẑ_A Σᵢⱼ Cᵢⱼ² = 2 K_B Ẑ_A / N²,
 
 and the diagonal of C takes N·D products. Derivation: docs/beyond-16000-dimensions.md.
-Of centred embeddings, or of those that came, the same holds, and less stands between Ẑ and Z.
+The same holds for embeddings that are only centred, or not changed at all; the gradient of Z then
+has fewer terms.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +22,8 @@ from bt_ray.objective.standardize import EPSILON, Statistic
 
 _BLOCK_COLUMNS = 1024
 _BLOCK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 25}
-"""Standardised columns that are held at a time: at least so many, for the products' speed, and
-up to so many elements: few, for a CPU's cache; many, for a GPU's launches."""
+"""How much is standardised at a time: at least so many columns, which keeps matrix products fast,
+and up to so many elements: few fit a CPU's cache; many mean few kernel launches on a GPU."""
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -31,30 +32,31 @@ def _identity(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What a worker computes of the Gram matrices, and how the parts are added up."""
+    """Which part of the Gram matrices a worker computes, and how the parts are put together."""
 
     rows: slice = field(default_factory=lambda: slice(None))
-    """The rows of the global batch that this worker brought, and takes the gradient of."""
+    """This worker's rows of the global batch; it computes the gradient of these."""
     gather: Callable[[Tensor], Tensor] = _identity
-    """From these rows (n, d) to those of the global batch (N, d)."""
+    """Turns this worker's rows (n, d) into those of the global batch (N, d)."""
     add_rows: Callable[[Tensor], Tensor] = _identity
-    """Sum over the workers that take other rows."""
+    """Sums a tensor over the workers, if each has other rows."""
     add_columns: Callable[[Tensor], Tensor] = _identity
-    """Sum over the workers that hold other columns."""
+    """Sums a tensor over the workers, if each has other columns."""
 
 
 def gram_terms(
     z_a: Tensor, z_b: Tensor, share: Share, statistic: Statistic
 ) -> tuple[Tensor, Tensor]:
-    """Both terms of the global batch; `barlow.barlow_twins_terms` says what they are.
+    """The two terms of `barlow.barlow_twins_terms`, from the Gram matrices.
 
     Memory beyond the embeddings and their gradients is O(N²) + O(N + D): standardised columns are
-    made block by block, and again in backward.
+    computed block by block, and computed again in backward.
 
     Args:
       z_a, z_b: (n, d) float: this worker's share of the embeddings.
       share: which share that is.
-      statistic: whether C is of standardised embeddings, of centred ones, or of these.
+      statistic: what C is the mean product of (`barlow.barlow_twins_terms`).
+    Returns: two scalars, identical on every worker.
     """
     on_diagonal, off_diagonal = _GramTerms.apply(z_a, z_b, share, statistic)
     return on_diagonal, off_diagonal

@@ -1,4 +1,4 @@
-"""The Gram form over workers: each takes some rows of the Gram matrices, or some columns of Ẑ."""
+"""The Gram form on many workers: each computes some rows of K, or uses some columns of Ẑ."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -18,14 +18,18 @@ def row_terms(
     group: dist.ProcessGroup | None,
     statistic: Statistic,
 ) -> tuple[Tensor, Tensor]:
-    """Both terms, from this worker's rows of K, (n, N), and the embeddings of all workers.
+    """Both terms; each worker computes its rows (n, N) of K, from the embeddings of all workers.
 
-    All workers' embeddings, as they came, are gathered and kept for backward, which sends
-    O(D) bytes: where each embedding's gradient must end orthogonal to its column.
+    Forward gathers the embeddings of all workers, as they are, and keeps them for backward.
+    Backward sends O(D) bytes only: the sums that make each column's gradient orthogonal to the
+    column.
 
     Args:
       z_a, z_b: (n, D) float: this worker's rows.
       counts: rows of each worker.
+      group: these workers; None: all.
+      statistic: what C is the mean product of (`barlow.barlow_twins_terms`).
+    Returns: two scalars, identical on every worker.
     """
     start = sum(counts[: rank(group)])
     share = Share(
@@ -43,14 +47,17 @@ def column_terms(
     group: dist.ProcessGroup | None,
     statistic: Statistic,
 ) -> tuple[Tensor, Tensor]:
-    """Both terms, from all rows of this worker's D/W columns; the workers' K are added up.
+    """Both terms; each worker computes K from D/W columns of all rows, and these K are added up.
 
-    The embeddings go there by an all-to-all, and their gradients back. With one worker this is
-    the Gram form itself.
+    An all-to-all brings each worker its columns of all embeddings, and another one brings the
+    gradients back. With one worker nothing is sent.
 
     Args:
       z_a, z_b: (n, D) float: this worker's rows.
       counts: rows of each worker.
+      group: these workers; None: all.
+      statistic: what C is the mean product of (`barlow.barlow_twins_terms`).
+    Returns: two scalars, identical on every worker.
     """
     z_a, z_b = (rows_to_columns(z, counts, group) for z in (z_a, z_b))
     share = Share(add_columns=partial(all_reduce_sum, group=group))

@@ -1,4 +1,4 @@
-"""What an objective is to the training loop."""
+"""What the training loop needs of an objective: a loss and its named terms."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss to minimise and, for people, its terms without gradient; all scalars.
+    """A loss to minimise, and its terms, detached, which are recorded as metrics; all scalars.
 
-    A module is an objective if it makes one of these from two batches of embeddings (n, D), row
-    i of both from the same image, n rows of the global batch on this worker. The loop knows no
-    more: the loss must be the global batch's and the same on every worker, its gradient that of
-    the one loss (`distributed.collectives`), and the names of the terms are its own affair. A loss
-    without statistics of the batch fits, and so does one over pairs of predictions and targets.
+    A module is an objective if it returns one of these for two batches of embeddings (n, D). Row i
+    of both is from the same image; n is per worker. Three rules hold:
+
+    - the loss is that of the global batch, and the same on every worker;
+    - its gradient is that of this one loss (see `distributed.collectives`);
+    - it names its terms as it likes.
+
+    A loss without statistics of the batch fits, and so does one over pairs of predictions and
+    targets.
     """
 
     loss: Tensor
@@ -21,7 +25,7 @@ class Objective:
 
 
 def weighted(on_diagonal: Tensor, off_diagonal: Tensor, lambda_: float) -> Objective:
-    """`on_diagonal` + λ `off_diagonal`, the form of Eq. 1, with both terms."""
+    """The objective `on_diagonal` + λ `off_diagonal` (Eq. 1); its terms are these two scalars."""
     return Objective(
         loss=on_diagonal + lambda_ * off_diagonal,
         terms={"on_diagonal": on_diagonal.detach(), "off_diagonal": off_diagonal.detach()},

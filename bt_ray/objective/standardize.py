@@ -9,17 +9,17 @@ from torch import Tensor
 from bt_ray.distributed.collectives import sum_over_workers
 
 EPSILON = 1e-5
-"""Added to each variance, as batch norm does; Eq. 2 has none and is undefined for a constant
-dimension, which thus gets correlation 0 and no gradient that is not finite."""
+"""Added to each variance, as batch norm does. Eq. 2 has no ε and is undefined for a constant
+dimension; with ε such a dimension has correlation 0 and a finite gradient."""
 
 Statistic = Literal["correlation", "covariance", "moment"]
-"""What Z_Aᵀ Z_B / N is of: standardised embeddings (Eq. 2), centred ones, or those that came."""
+"""Of which embeddings Z_Aᵀ Z_B / N is taken: standardised (Eq. 2), centred, or unchanged."""
 
 
 def normalize(
     z: Tensor, num_rows: int, group: dist.ProcessGroup | None, statistic: Statistic
 ) -> Tensor:
-    """`z` (n, D) as `statistic` wants it."""
+    """`z` (n, D): standardised, centred or unchanged, as `statistic` says."""
     if statistic == "moment":
         return z
     return (standardize if statistic == "correlation" else center)(z, num_rows, group)
@@ -44,7 +44,7 @@ def center(z: Tensor, num_rows: int, group: dist.ProcessGroup | None = None) -> 
 
 
 def check_pair(z_a: Tensor, z_b: Tensor) -> None:
-    """Raises ValueError unless both are matrices of one shape."""
+    """Raises ValueError unless both are matrices of the same shape."""
     if z_a.shape != z_b.shape or z_a.dim() != 2:
         raise ValueError(
             f"The embeddings must be two matrices of one shape, not {tuple(z_a.shape)} "

@@ -17,8 +17,14 @@ class LARS(Optimizer):
     a norm is 0), m ← μ·m + d, w ← w − γ·m. A parameter group with `adapt=False` skips the
     scaling and the decay β: plain momentum SGD.
 
+    Args:
+      groups: parameter groups as torch takes them, each with `lr` and `adapt`.
+      lr: γ.
+      weight_decay: β.
+      momentum: μ.
+      trust_coefficient: η.
     Source: You et al. 2017, in the form of the paper's code, which takes the norm of g + β·w
-    where the publication has ‖g‖ + β·‖w‖.
+      where the publication has ‖g‖ + β·‖w‖.
     """
 
     def __init__(
@@ -47,9 +53,10 @@ class LARS(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step; on a GPU all parameters of a group together, to launch few kernels.
+        """Makes one step.
 
-        On a CPU one after the other: what one operation wrote is still in the cache for the next.
+        On a GPU the parameters of a group are updated together, which launches few kernels. On a
+        CPU they are updated one after the other, while each one's values are still in the cache.
         """
         loss = None
         if closure is not None:
@@ -89,11 +96,11 @@ class LARS(Optimizer):
 
 
 def build_optimizer(settings: Settings, module: nn.Module) -> LARS:
-    """LARS over `module`: matrices and kernels adapted and decayed, vectors neither.
+    """LARS for the parameters of `module`, in two groups.
 
-    Vectors are the biases and the batch-norm parameters; their rate is
-    `optimizer.true_bias_rate`. Rates are scaled by batch / 256; each group keeps its highest
-    rate as `peak_lr`.
+    Matrices and kernels are adapted and decayed. Vectors, which are the biases and the batch-norm
+    parameters, are neither; their rate is `optimizer.true_bias_rate`. Rates are scaled by
+    batch / 256. Each group keeps its highest rate as `peak_lr`, for `set_rates`.
     """
     chosen = settings.optimizer
     parameters = list(module.parameters())

@@ -1,4 +1,4 @@
-"""The learning rate over a run: of pretraining by the step, of a classifier by the epoch."""
+"""The learning rate over a run: pretraining's changes every step, a classifier's every epoch."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,9 @@ def rate_factor(step: int, *, total_steps: int, warmup_steps: int, final_factor:
 
 
 def cosine_by_epoch(epoch: int, epochs: int) -> float:
-    """Share of the highest learning rate in `epoch`, counted from 0: 1 at first, 0 after the last.
+    """Share of the highest learning rate in `epoch`, counted from 0: half a cosine from 1 to 0.
+
+    It is 1 in the first epoch and would be 0 in the one after the last.
 
     Source: the code of Zbontar et al. 2021, which sets the rate once an epoch.
     """
@@ -25,5 +27,5 @@ def cosine_by_epoch(epoch: int, epochs: int) -> float:
 
 
 def staircase(epoch: int, falls: Sequence[int]) -> float:
-    """Share of the highest learning rate in `epoch`: from each fall on a tenth of before."""
+    """Share of the highest learning rate in `epoch`: a tenth of it from each of `falls` on."""
     return 0.1 ** sum(epoch >= fall for fall in falls)

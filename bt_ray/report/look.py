@@ -1,4 +1,4 @@
-"""How an encoder sees some images: a map of them, and what it takes to be alike."""
+"""How an encoder sees some images: a map of them, and which of them it finds alike."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ _PCA_DIMENSIONS = 50
 class Look:
     """Some images and their representations.
 
-    `pixels`: uint8 (n, px, px, 3); `features`: float32 (n, F); `labels`: int64 (n,), −1 where
-    there is none; `which`: what the images are, in words.
+    `pixels` is uint8 (n, px, px, 3); `features` float32 (n, F); `labels` int64 (n,), −1 for an
+    image without label; `which` says which images they are, such as "500 held-out images".
     """
 
     pixels: NDArray[np.uint8]
@@ -40,9 +40,11 @@ class Look:
 
 @torch.inference_mode()
 def look_at(pretrained: Pretrained, most_images: int) -> Look:
-    """Representations of the first of the run's held-out images, or else of its own.
+    """The first images of the run's held-out ones, or else of its training ones, encoded.
 
-    Raises: DataError if they are no longer there.
+    Args:
+      most_images: images at most.
+    Raises: DataError if the images are missing, or none of them can be decoded.
     """
     settings = pretrained.settings
     held_out = settings.data.test is not None
@@ -64,10 +66,10 @@ def look_at(pretrained: Pretrained, most_images: int) -> Look:
 
 
 def place(features: Tensor) -> tuple[NDArray[np.float32], str]:
-    """Images in the plane (n, 2), near each other if their representations are; and by what.
+    """Points (n, 2) that are near each other if their representations are, and the method's name.
 
-    t-SNE of the cosine distances, from the first two principal components on; these alone for
-    fewer than 30 images. The same every time.
+    The method is t-SNE of the cosine distances, which starts from the first two principal
+    components; for fewer than 30 images, it is these components. The result is the same every time.
     """
     unit = torch.nn.functional.normalize(features.double()).numpy()
     count = min(_PCA_DIMENSIONS, *unit.shape)
@@ -83,7 +85,7 @@ def place(features: Tensor) -> tuple[NDArray[np.float32], str]:
 
 @dataclass(frozen=True)
 class Likeness:
-    """An image, and those nearest to it, by their numbers; and the similarities."""
+    """An image's number, and its nearest neighbours' numbers and cosine similarities."""
 
     query: int
     neighbors: tuple[int, ...]
@@ -91,7 +93,10 @@ class Likeness:
 
 
 def alike(look: Look, num_queries: int, num_neighbors: int) -> list[Likeness]:
-    """Nearest neighbours of some images, of as many classes as there are, itself left out."""
+    """The nearest neighbours of `num_queries` images, the image itself left out.
+
+    The queries are of as many classes as possible.
+    """
     queries = _queries(look.labels, num_queries)
     similarities, rows = nearest(look.features[queries], look.features, num_neighbors + 1)
     found = []

@@ -1,4 +1,4 @@
-"""One page of HTML about one run or several: it opens anywhere, and asks for nothing else."""
+"""One page of HTML about one or several runs; it needs no other file and no network."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ _FACTS: tuple[tuple[str, Callable[[RunRecord], float | None], str], ...] = (
 
 @dataclass(frozen=True)
 class Page:
-    """A page of HTML; `missing`: what it does not show, in sentences, by the run's name."""
+    """A page of HTML; `missing` says by run's name, in sentences, what it cannot show."""
 
     html: str
     missing: dict[str, list[str]]
@@ -44,7 +44,7 @@ class Page:
 
 @dataclass(frozen=True)
 class RunView:
-    """What the page shows of a run alone."""
+    """What the page shows of one run."""
 
     record: RunRecord
     color: str
@@ -54,9 +54,9 @@ class RunView:
 
 
 def build_page(runs: Sequence[RunRecord]) -> Page:
-    """The page of these runs, at most 2 MB, with less in its pictures where they are many.
+    """The page of these runs, of at most 2 MB: with many runs, the pictures have less detail.
 
-    Raises: SettingsError if there are too many runs.
+    Raises: SettingsError if there are too many runs for 2 MB.
     """
     looks = [_look(run) for run in runs]
     charts = draw_charts(runs)
@@ -68,7 +68,7 @@ def build_page(runs: Sequence[RunRecord]) -> Page:
 
 
 def _look(run: RunRecord) -> Look | str:
-    """What the run's encoder makes of its images, or why that is not known."""
+    """The run's images, encoded; or why there are none, in a sentence; "" without checkpoint."""
     if run.checkpoint is None:
         return ""
     try:

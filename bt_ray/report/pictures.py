@@ -1,4 +1,4 @@
-"""The pictures of a report, as text that the page carries within itself."""
+"""The pictures of a report, as text that is part of the page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _NEIGHBORS = 6
 
 @dataclass(frozen=True)
 class Detail:
-    """How much the pictures show, which decides how large the page is."""
+    """How much detail the pictures have, which decides the page's size."""
 
     heat_px: int
     map_images: int
@@ -27,7 +27,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A cross-correlation matrix after so many steps."""
+    """A picture of the cross-correlation after `step` steps; `address` is a `data:` URI."""
 
     step: int
     address: str
@@ -35,7 +35,10 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small image; `similarity` and `is_same_class` to the query, none for itself."""
+    """A small image; its cosine similarity to the query and whether it is of the query's class.
+
+    Both are None for the query itself; the latter also if it is not known.
+    """
 
     address: str
     words: str
@@ -45,7 +48,11 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class LookPictures:
-    """How a run's encoder sees images; `agreement`: in words, none without labels."""
+    """Map and neighbours of a run's images.
+
+    `rows` have a query first, then its neighbours; `agreement` says how many of these are of the
+    query's class, None without labels.
+    """
 
     map: str
     method: str
@@ -66,7 +73,7 @@ _MEASURES = (
 
 
 def draw_charts(runs: Sequence[RunRecord]) -> list[str]:
-    """The curves of all runs, one chart a measure that any of them has, and their spectra."""
+    """SVGs: one chart for each measure that any run has, with all runs; and the spectra."""
     charts = []
     with styled():
         for number, (metric, title, is_probe) in enumerate(_MEASURES):
@@ -94,7 +101,7 @@ def draw_charts(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def draw_heat_maps(run: RunRecord, detail: Detail) -> list[HeatMap]:
-    """The cross-correlation at the first and the last probe that left it."""
+    """The cross-correlation at the first and at the last probe of the run."""
     steps = list(run.snapshots)
     return [
         HeatMap(step, to_png(*heat_map(run.snapshots[step]["cross_correlation"], detail.heat_px)))
@@ -103,7 +110,7 @@ def draw_heat_maps(run: RunRecord, detail: Detail) -> list[HeatMap]:
 
 
 def draw_look(look: Look, number: int, detail: Detail) -> LookPictures:
-    """Map and neighbours of the run of this number on the page."""
+    """Map and neighbours of a run; `number` is the run's place on the page."""
     shown = slice(0, detail.map_images)
     places, method = place(look.features[shown])
     with styled():
@@ -135,7 +142,7 @@ def draw_look(look: Look, number: int, detail: Detail) -> LookPictures:
 
 
 def _has_others(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each image has a class, and is not the only one of it."""
+    """Whether each image has a class that another image has too."""
     classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     found: NDArray[np.bool_] = ((classes >= 0) & (counts > 1))[index]
     return found
@@ -147,7 +154,7 @@ def _words(look: Look, image: int) -> str:
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> str:
-    """Large images are made small; small ones the page enlarges, pixel by pixel."""
+    """The image as a `data:` URI; large images are shrunk, small ones are enlarged by the page."""
     if len(pixels) <= _THUMBNAIL_PX:
         return to_jpeg(pixels) if len(pixels) > 32 else to_png(pixels)
     small = Image.fromarray(pixels).resize((_THUMBNAIL_PX, _THUMBNAIL_PX), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Everything that is known of a run, wherever it is kept, and what is not."""
+"""Collects all that is known of a run, from its folder and from MLflow, and what is missing."""
 
 import json
 from collections.abc import Mapping
@@ -9,13 +9,8 @@ from typing import Any
 from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, flatten, from_json
 from bt_ray.errors import SettingsError, TrackingError
-from bt_ray.tracking.mlflow import (
-    RecordedFacts,
-    find_recorded,
-    recorded_history,
-    recorded_run,
-    tracking_uri,
-)
+from bt_ray.tracking.mlflow import recorded_run, tracking_uri
+from bt_ray.tracking.mlflow_history import RecordedFacts, find_recorded, recorded_history
 from bt_ray.tracking.snapshots import Arrays, read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
 
@@ -26,9 +21,9 @@ History = Mapping[str, Mapping[int, float]]
 class RunRecord:
     """What is known of a run.
 
-    `settings`: none if MLflow alone knows the run; `flat` are the same as text, by dotted key.
-    `snapshots`: a probe's arrays, by step. `evaluations`: as their files have them. `missing`:
-    what cannot be shown, and why, in sentences.
+    `settings` is None if only MLflow knows the run; `flat` has the settings as text, by dotted key.
+    `snapshots` has the probes' arrays by step. `evaluations` has the content of their files.
+    `missing` says in sentences what cannot be shown, and why.
     """
 
     name: str
@@ -69,7 +64,7 @@ class RunRecord:
 
 
 def find_run(reference: str, storage: Path) -> RunRecord:
-    """The run that `reference` means: its folder, or its name or id.
+    """The run with this folder, name or MLflow id.
 
     Args:
       storage: folder of all runs; MLflow's records are there, unless MLFLOW_TRACKING_URI says
@@ -142,7 +137,7 @@ def _of_folder(folder: Path) -> RunRecord:
 
 
 def _of_mlflow(facts: RecordedFacts, uri: str) -> RunRecord:
-    """A run whose folder is out of reach: settings, curves and scores are with MLflow."""
+    """A run whose folder cannot be reached: MLflow has its settings, curves and scores."""
     if "objective.redundancy_weight" not in facts.params:
         raise SettingsError(
             f"The MLflow run {facts.run_id} ({facts.name}) is not a pretraining run: it has no "
@@ -176,7 +171,7 @@ def _of_mlflow(facts: RecordedFacts, uri: str) -> RunRecord:
 
 
 def _by_evaluation(scores: Mapping[str, float]) -> tuple[Mapping[str, Any], ...]:
-    """Scores as MLflow keeps them, such as `knn_top1`, by the evaluation that they begin with."""
+    """MLflow's scores, such as `knn_top1`, by the evaluation that their names begin with."""
     names = sorted({name.partition("_")[0] for name in scores})
     return tuple(
         {
@@ -188,7 +183,7 @@ def _by_evaluation(scores: Mapping[str, float]) -> tuple[Mapping[str, Any], ...]
 
 
 def _evaluations(storage: Path, run_id: str | None) -> tuple[Mapping[str, Any], ...]:
-    """The results below the storage that are of this run, by the evaluation's name."""
+    """The evaluations of this run below the storage, sorted by name."""
     if run_id is None:
         return ()
     found = [_read_json(file) for file in sorted((storage / "evaluations").glob("*.json"))]
@@ -197,7 +192,7 @@ def _evaluations(storage: Path, run_id: str | None) -> tuple[Mapping[str, Any], 
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """What a file of JSON says; nothing if it is not there, or not whole."""
+    """The object in a JSON file; empty if the file is missing or incomplete."""
     try:
         tree = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -206,7 +201,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _state(summary: Mapping[str, Any], history: History, facts: RecordedFacts | None) -> str:
-    """How far the run is, and how it ended, in words."""
+    """How far the run has come, and how it ended, in words."""
     done = max((step for points in history.values() for step in points), default=0)
     if summary:
         steps, total = summary["steps"], summary["total_steps"]

@@ -1,4 +1,4 @@
-"""What a report puts side by side: settings and scores."""
+"""The tables of a report: settings and scores of several runs, side by side."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -46,25 +46,25 @@ _MAIN = (
 
 @dataclass(frozen=True)
 class SettingRow:
-    """A setting's values, one a run; none where a run has no such setting."""
+    """A setting's value in each run; None if a run has no such setting."""
 
     key: str
     values: tuple[str | None, ...]
 
     @property
     def differs(self) -> bool:
-        """Whether the runs disagree."""
+        """Whether the value is not the same in all runs."""
         return len(set(self.values)) > 1
 
 
 def setting_rows(runs: Sequence[RunRecord]) -> list[SettingRow]:
-    """Every setting of the runs, in the order of the first that has it."""
+    """Every setting of the runs, in the order in which the runs have them."""
     keys = dict.fromkeys(key for run in runs for key in run.flat)
     return [SettingRow(key, tuple(run.flat.get(key) for run in runs)) for key in keys]
 
 
 def main_rows(rows: Sequence[SettingRow], num_runs: int) -> list[SettingRow]:
-    """Those to be seen first: of several runs what differs, of one what shapes it most."""
+    """The rows to show first: of several runs those that differ, of one run the main settings."""
     if num_runs > 1:
         return [row for row in rows if row.differs and row.key not in _PLACES]
     return [row for row in rows if row.key in _MAIN]
@@ -72,7 +72,7 @@ def main_rows(rows: Sequence[SettingRow], num_runs: int) -> list[SettingRow]:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Scores of one encoder; `run`: its place among the runs, none for published ones."""
+    """Scores of one encoder; `run` is its run's place on the page, None for published scores."""
 
     title: str
     run: int | None
@@ -81,7 +81,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """One kind of evaluation: what was measured, of the runs' encoders and of published ones."""
+    """The scores of one kind of evaluation, of the runs' encoders and published ones."""
 
     evaluation: str
     columns: tuple[str, ...]
@@ -89,7 +89,7 @@ class ScoreTable:
 
 
 def score_tables(runs: Sequence[RunRecord]) -> list[ScoreTable]:
-    """One table for each evaluation that any of the runs has."""
+    """One table for each kind of evaluation that any of the runs has."""
     names = dict.fromkeys(str(e["evaluation"]) for run in runs for e in run.evaluations)
     return [_score_table(name, runs) for name in names]
 
@@ -113,10 +113,10 @@ def _score_table(evaluation: str, runs: Sequence[RunRecord]) -> ScoreTable:
 
 
 def _variants(evaluation: str, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Measures by encoder: the run's (no words), and those that scores are compared with.
+    """Words for an encoder → its scores by heading; the words for the run's own encoder are "".
 
-    A score whose name goes on after another's, as `knn_top1_untrained` does, is of another
-    encoder.
+    A score whose name begins with another score's name belongs to another encoder:
+    `knn_top1_untrained` is `knn_top1` of the untrained one.
     """
     variants: dict[str, dict[str, float]] = {}
     for name, value in scores.items():
@@ -128,13 +128,13 @@ def _variants(evaluation: str, scores: Mapping[str, float]) -> dict[str, dict[st
 
 
 def _heading(evaluation: str, score: str) -> str:
-    """What stands above a score, as published ones are called: `1 % top1` of `semi_1pct_top1`."""
+    """The heading of a score, as in `published`: `1 % top1` for `semi_1pct_top1`."""
     measure = score.removeprefix(f"{evaluation.replace('-', '_')}_")
     return _SHARE_OF_LABELS.sub(r"\1 % ", _HEADINGS.get(measure, measure))
 
 
 def _conditions(record: Mapping[str, Any]) -> str:
-    """What an evaluation was told that changes its meaning, in a few words."""
+    """Options of an evaluation that change its meaning, in a few words."""
     order = record.get("order", {})
     return f" (k = {order['neighbors']})" if "neighbors" in order else ""
 

@@ -29,7 +29,7 @@ class KnnOrder(ImagesOrder):
 
 
 def evaluate_knn(order: KnnOrder) -> dict[str, Any]:
-    """The record of the evaluation, which is shown, kept in a file and logged to the run."""
+    """Makes the evaluation; its record, which is printed, kept in a file and logged to the run."""
     from bt_ray.evaluation.published import KNN
 
     opened = open_order(order)

@@ -1,4 +1,4 @@
-"""What every evaluation is told, opens and keeps."""
+"""The options, the images and the record that all evaluations have."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +25,7 @@ UNTRAINED = "_untrained"
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(EncoderOrder):
-    """What every evaluation is told."""
+    """The options of every evaluation."""
 
     baseline: bool = True
     """Score the same encoder untrained, too."""
@@ -45,10 +45,10 @@ class ImagesOrder(Evaluation):
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is evaluated.
+    """The encoder that is evaluated.
 
-    `given`: what the command line says of storage; `run`: the MLflow run that trained the
-    encoder, if known.
+    `given` are the command line's settings, such as the storage; `run` is the MLflow run that
+    trained the encoder, if known.
     """
 
     given: Settings
@@ -65,12 +65,12 @@ class Opened(Subject):
 
     @property
     def num_images(self) -> int:
-        """Of both sets."""
+        """Images of both sets together."""
         return self.train.manifest.num_rows + self.test.manifest.num_rows
 
     @property
     def data(self) -> dict[str, Any]:
-        """Which images they are, for the record."""
+        """Path and digest of both sets, for the record."""
         return {
             part: {"path": shards.root, "digest": shards.manifest.digest}
             for part, shards in (("train", self.train), ("test", self.test))
@@ -100,9 +100,9 @@ def open_order(order: ImagesOrder) -> Opened:
 
 
 def data_of(order: ImagesOrder, own: DataSettings | None) -> DataSettings:
-    """The images to evaluate on: those that are named, else the encoder's own run's.
+    """The images to evaluate on: those of the command line, or else those of the encoder's run.
 
-    Raises: DataError if there are none to learn from, or to score on.
+    Raises: DataError if there are no images to learn from, or none to score on.
     """
     train = order.train or (own.train if own else None)
     test = order.test or (own.test if own else None)
@@ -123,11 +123,11 @@ def print_scores(
     *,
     untrained: str = "the same, untrained",
 ) -> None:
-    """A table for people: this encoder's scores, the untrained one's, what is published.
+    """Prints a table of this encoder's scores, the untrained one's, and published ones.
 
     Args:
-      columns: name of a score → what stands above it; published scores go by the latter.
-      untrained: what the row of the untrained encoder is called.
+      columns: name of a score → its heading, which is also the name of the published score.
+      untrained: the title of the untrained encoder's row.
     """
     table = Table(title=escape(f"{title} of {order.encoder}"))
     table.add_column("")
@@ -157,10 +157,10 @@ def keep_record(
     """The record of an evaluation, kept in a file and logged to the encoder's run.
 
     Args:
-      name: of the evaluation, in the file's name.
-      data: which images it was made on.
-      more: what else to keep.
-      files: to be stored with the run.
+      name: the evaluation's name, which is part of the file's name.
+      data: the images that it was made on.
+      more: further entries of the record.
+      files: files to store with the run.
     """
     from bt_ray.evaluation.record import keep_evaluation
 
@@ -184,7 +184,7 @@ def keep_record(
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold."""
+    """The value as JSON can hold it."""
     if isinstance(value, Path):
         return str(value)
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -9,7 +9,6 @@ from bt_ray.errors import SettingsError
 from bt_ray.evaluation import protocols
 from pipelines.evaluations.order import (
     UNTRAINED,
-    ImagesOrder,
     Opened,
     keep_record,
     open_order,
@@ -28,7 +27,7 @@ _FROM_SCRATCH = {"paper": protocols.SEMI, "small": protocols.SEMI_SMALL_SCRATCH}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemiOrder(TrainedOrder, ImagesOrder):
+class SemiOrder(TrainedOrder):
     """Fine-tuning of encoder and linear layer on a part of the labels (the paper's Table 2).
 
     The same from untrained weights, which is supervised training on the same labels for as many
@@ -54,12 +53,12 @@ class SemiOrder(TrainedOrder, ImagesOrder):
                 raise SettingsError(f"--percent {percent:g} must lie above 0, and at most at 100.")
 
     def adaptable(self) -> tuple[str, ...]:
-        """Fields that are a protocol's, too."""
+        """Names of the options that replace a field of the protocol."""
         return (*super().adaptable(), "encoder_rate")
 
 
 def evaluate_semi(order: SemiOrder) -> dict[str, Any]:
-    """The record of the evaluation, which is shown, kept in a file and logged to the run."""
+    """Makes the evaluation; its record, which is printed, kept in a file and logged to the run."""
     from bt_ray.evaluation.published import SEMI
     from bt_ray.model.pretrained import untrained
 
@@ -106,13 +105,13 @@ def evaluate_semi(order: SemiOrder) -> dict[str, Any]:
 
 
 def _from_scratch(order: SemiOrder) -> "Protocol":
-    """With the order's epochs and batch, and rates of its own."""
+    """The protocol from untrained weights: the order's epochs and batch, and `scratch_rate`."""
     plain = replace(order, head_rate=order.scratch_rate, encoder_rate=order.scratch_rate)
     return plain.adapted(_FROM_SCRATCH[order.protocol])
 
 
 def _subsets(order: SemiOrder, opened: Opened) -> "dict[str, ShardSet]":
-    """The images to learn from by the name of their part, such as `1pct`, as shards."""
+    """Name of a part, such as `1pct`, → shards of its images, which are written if need be."""
     from bt_ray.data.preparation.prepare import write_source
     from bt_ray.data.shards.shard_set import ShardSet
     from bt_ray.data.shards.subset import draw_balanced, find_rows, read_names, subset

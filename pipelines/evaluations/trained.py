@@ -1,11 +1,11 @@
-"""Evaluations that train a classifier: what they are told, and how progress is shown."""
+"""Evaluations that train a classifier: their options, and training with visible progress."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from bt_ray.config import DataSettings, ScalingSettings
 from bt_ray.errors import DataError
-from pipelines.evaluations.order import Evaluation, Opened
+from pipelines.evaluations.order import ImagesOrder, Opened
 from pipelines.progress import ProgressLine
 from pipelines.terminal import console
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedOrder(Evaluation):
-    """An evaluation that trains a classifier; what is not given is the protocol's."""
+class TrainedOrder(ImagesOrder):
+    """An evaluation that trains a classifier; options left out are the protocol's."""
 
     epochs: int | None = None
     """Passes over the training images."""
@@ -27,7 +27,7 @@ class TrainedOrder(Evaluation):
     head_rate: float | None = None
     """First learning rate of the linear layer."""
     weight_decay: float | None = None
-    """Of what is trained."""
+    """Weight decay of all trained parameters."""
     workers: int = 1
     """Ray Train workers; 0 runs everything in this process. Never changes a result."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -40,12 +40,12 @@ class TrainedOrder(Evaluation):
     """Seed of the linear layer's first weights, of the images' order, their views and subsets."""
 
     def adapted(self, protocol: "Protocol") -> "Protocol":
-        """The protocol with what was given in place of its own."""
+        """The protocol, with the values given on the command line in place of its own."""
         given = {name: getattr(self, name) for name in self.adaptable()}
         return replace(protocol, **{name: v for name, v in given.items() if v is not None})
 
     def adaptable(self) -> tuple[str, ...]:
-        """Fields that are a protocol's, too."""
+        """Names of the options that replace a field of the protocol."""
         return ("epochs", "batch", "head_rate", "weight_decay")
 
 
@@ -70,7 +70,8 @@ def train_one(
     """A classifier on `pretrained`, trained on `train`, scored on the order's test images.
 
     Args:
-      kind: of evaluation, for people and for the name of its folder.
+      train: the shards to learn from.
+      kind: the evaluation's kind, in messages and in its folder's name.
     Raises: DataError if the images do not fill a batch.
     """
     from bt_ray.training.classify import build_task, classify

@@ -8,14 +8,13 @@ import tyro
 from bt_ray.errors import DataError
 from bt_ray.evaluation import protocols
 from bt_ray.evaluation.protocols import Protocol
-from pipelines.evaluations.linear import train_linear
-from pipelines.evaluations.order import ImagesOrder
+from pipelines.evaluations.classifier import train_linear
 from pipelines.evaluations.trained import TrainedOrder
 from pipelines.evaluations.voc import VocOrder, evaluate_voc
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListedOrder(TrainedOrder, ImagesOrder):
+class ListedOrder(TrainedOrder):
     """A linear classifier on the frozen encoder, on a data set of a known layout."""
 
     root: str | None = None
@@ -80,7 +79,7 @@ class TransferOrder:
 
 
 def evaluate_transfer(order: TransferOrder) -> dict[str, Any]:
-    """The record of the evaluation, which is shown, kept in a file and logged to the run."""
+    """Makes the evaluation; its record, which is printed, kept in a file and logged to the run."""
     from bt_ray.evaluation import published
 
     chosen = order.data

@@ -37,7 +37,7 @@ class VocOrder(Evaluation):
 
 
 def evaluate_voc(order: VocOrder) -> dict[str, Any]:
-    """The record of the evaluation, which is shown, kept in a file and logged to the run."""
+    """Makes the evaluation; its record, which is printed, kept in a file and logged to the run."""
     from bt_ray.data.sources.voc import read_voc
     from bt_ray.evaluation.encoder import open_encoder
     from bt_ray.evaluation.image_files import digest_files

@@ -28,8 +28,8 @@ def test_the_papers_own_scale_gives_the_papers_cases() -> None:
     batches = {case.x: case.published for case in build_study("figure2", settings, Axes()).cases}
     assert batches[256] == {"top1": pytest.approx(0.707)}
     assert list(batches) == [128, 256, 512, 1024, 2048, 4096]
-    widths = {case.x for case in build_study("figure4", settings, Axes()).cases}
-    assert {128, 8192, 16384} <= widths
+    widths = [case.changes.popitem()[1] for case in build_study("figure4", settings, Axes()).cases]
+    assert {(w,) * 3 for w in (128, 512, 2048, 8192, 16384)} <= set(widths)
     case_b = build_study("table6", settings, Axes()).cases[2]
     assert case_b.changes == {"model.predictor_widths": (8192, 8192)}
 
@@ -52,11 +52,11 @@ def test_published_scores_are_the_papers() -> None:
         assert set(published(name)) == {(None, None)}
 
 
-def test_the_last_layer_alone_varies_in_figure_4() -> None:
-    """Its width is that of the caption; hidden layers keep the preset's."""
+def test_all_layers_are_equally_wide_in_figure_4() -> None:
+    """Hidden layers do not keep the preset's width (512 here): all widen together."""
     study = build_study("figure4", preset("digits"), Axes(values=(8, 64), depths=(1, 3)))
     assert [case.changes["model.projector_widths"] for case in study.cases] == [
-        (8,), (64,), (512, 512, 8), (512, 512, 64)
+        (8,), (64,), (8, 8, 8), (64, 64, 64)
     ]  # fmt: skip
 
 

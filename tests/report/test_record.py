@@ -9,7 +9,8 @@ from mlflow import MlflowClient
 from bt_ray.config import Settings
 from bt_ray.errors import SettingsError
 from bt_ray.report.record import find_run
-from bt_ray.tracking.mlflow import experiment, git_revision, tracking_uri
+from bt_ray.tracking.mlflow import experiment, tracking_uri
+from bt_ray.tracking.revision import git_revision
 from tests.report.runs import begun_run, evaluated, finished_run
 
 

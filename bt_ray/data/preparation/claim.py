@@ -1,7 +1,7 @@
-"""Whose a folder of unfinished files is, and what of them is done.
+"""Which job a folder of unfinished files belongs to, and which of its tasks are finished.
 
-While a job lasts, a folder beside its files holds its claim (which source, which settings) and
-a record of each finished task. The manifest is written last.
+During a job, the subfolder `_unfinished` holds the job's claim (its source and settings) and a
+record of each finished task. The manifest is written last; then the subfolder is removed.
 """
 
 import json
@@ -15,7 +15,7 @@ from bt_ray.data.location import MANIFEST, first_line, locate, public_name, writ
 from bt_ray.errors import DataError
 
 Facts = Mapping[str, Any]
-"""What tells one job from another, by name."""
+"""The source and settings that distinguish one job from another, by name."""
 
 REJECTED = "rejected.jsonl"
 UNFINISHED = "_unfinished"
@@ -23,10 +23,11 @@ _CLAIM = f"{UNFINISHED}/claim.json"
 
 
 class Claim:
-    """A folder that belongs to one job, from its first file to its manifest.
+    """One job's right to write into a folder, from its first file to its manifest.
 
     Args:
-      what: the job's files, as people call them, such as `shards`.
+      root: the folder, a path or URI.
+      what: the job's files, as error messages call them, such as `shards`.
     """
 
     def __init__(self, root: str, what: str) -> None:
@@ -35,9 +36,10 @@ class Claim:
         self._filesystem, self._path = locate(root)
 
     def make(self, mine: Facts) -> dict[str, Any] | None:
-        """Makes the folder the job's own; what its manifest says, if there is one already.
+        """Claims the folder for the job with these facts.
 
-        Raises: DataError if the folder cannot be written, or is not this job's.
+        Returns: the content of the manifest if the folder is finished already; else None.
+        Raises: DataError if the folder cannot be written, or holds anything else.
         """
         try:
             names = {
@@ -69,13 +71,13 @@ class Claim:
             raise self.foreign() from error
 
     def foreign(self) -> DataError:
-        """What to say of a manifest that is not one of these files."""
+        """The error for a folder whose manifest describes something else."""
         return DataError(
             f"{self._shown!r} is not empty: its {MANIFEST} is of something else; give a new folder."
         )
 
     def refuse_other(self, theirs: Facts, mine: Facts, what: str | None = None) -> None:
-        """Raises DataError unless the folder's facts are those that are wanted."""
+        """Raises DataError unless the facts of the folder, `theirs`, equal the job's, `mine`."""
         for name, value in mine.items():
             if theirs.get(name) != value:
                 raise DataError(
@@ -85,7 +87,7 @@ class Claim:
                 )
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """What finished tasks of this or an earlier start left, by their names."""
+        """Records of finished tasks, by name, of this start of the job and of earlier ones."""
         selector = pa.fs.FileSelector(f"{self._path}/{UNFINISHED}", allow_not_found=True)
         try:
             names = [info.base_name for info in self._filesystem.get_file_info(selector)]
@@ -124,7 +126,7 @@ class Claim:
 
 
 def unwritable(shown: str, error: OSError) -> DataError:
-    """What to say when the destination fails."""
+    """The error for a destination that cannot be written."""
     return DataError(
         f"{shown!r} cannot be written ({first_line(error)}); what is finished is kept: make "
         "room or give access, and the same command continues."

@@ -1,4 +1,4 @@
-"""A source to be prepared, where to, and how: all that decides what shards will hold."""
+"""A preparation job: the source, the destination and the settings decide what shards hold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Job:
-    """A source to be prepared, where to, and how."""
+    """The source to prepare, the folder `root` to write into, and how."""
 
     source: Source
     root: str
@@ -46,14 +46,14 @@ class Job:
 
     @cached_property
     def rows_per_shard(self) -> int:
-        """Whole row groups, of about 256 MB."""
+        """Rows of a shard: whole row groups, of at most about 256 MB and 16,384 rows in all."""
         bytes_per_row = max(1, self.source.num_bytes // max(1, len(self.source)))
         rows = min(_ROWS_PER_SHARD, _BYTES_PER_SHARD // bytes_per_row)
         return max(1, rows // self.rows_per_row_group) * self.rows_per_row_group
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What tells this job from others that might have begun in its folder."""
+        """What distinguishes this job from another one that may have begun in its folder."""
         return {
             "identity": self.source.identity,
             "rows_per_row_group": self.rows_per_row_group,
@@ -74,6 +74,6 @@ class Job:
         )
 
     def parts(self, rows: Sequence[int]) -> list[Source]:
-        """The images numbered `rows`, a shard's worth each."""
+        """The images in these rows, cut into parts of one shard each."""
         size = self.rows_per_shard
         return [self.source.take(rows[i : i + size]) for i in range(0, len(rows), size)]

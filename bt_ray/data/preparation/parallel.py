@@ -1,4 +1,4 @@
-"""A job's tasks on many CPUs, or by actors that keep something between them, by Ray Data."""
+"""Runs a job's tasks on a Ray cluster, by Ray Data: each on some CPU, or in long-lived actors."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ _TASKS_IN_FLIGHT = 2  # one waits while one is done
 
 
 class _TaskSource(Datasource):
-    """One row for each task: what it returned, or its fault."""
+    """A Ray Data source with one row for each task: its return value, or its error."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -44,7 +44,7 @@ def _read(task: Task) -> Iterator[pa.Table]:
 
 
 def _outcome(task: Task) -> pa.Table:
-    """The task's return value, or the sentence of an error that trying again would not mend."""
+    """Runs the task; its return value, or the sentence of an error that a retry would not fix."""
     try:
         row = {"value": task(), "fault": None}
     except BtRayError as error:
@@ -55,7 +55,7 @@ def _outcome(task: Task) -> pa.Table:
 
 
 class _Actor:
-    """Does packed tasks, one after the other, in one process."""
+    """Runs pickled tasks, one after the other, in one process."""
 
     def __call__(self, packed: pa.Table) -> pa.Table:
         return pa.concat_tables(
@@ -64,7 +64,11 @@ class _Actor:
 
 
 def connect(cpus: int | None) -> None:
-    """Joins the Ray cluster, or starts one here for `cpus` tasks at once; none: one a CPU."""
+    """Joins the Ray cluster, or starts one on this machine.
+
+    Args:
+      cpus: CPUs that a started cluster offers at least; none: as many as the machine has.
+    """
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each execution
     if ray.is_initialized():
         return
@@ -79,11 +83,11 @@ def connect(cpus: int | None) -> None:
 
 
 def run_on_cluster(tasks: Sequence[Task], *, cpus: int | None = None) -> Iterator[str]:
-    """What the tasks return, as they end; a task whose worker was lost runs again elsewhere.
+    """Yields what the tasks return, as they end; if a worker is lost, its task runs again.
 
     Args:
-      cpus: tasks at once; none: as many as the cluster has CPUs.
-    Raises: DataError with the sentence of the first task that failed; those under way end.
+      cpus: tasks that run at the same time; none: as many as the cluster has CPUs.
+    Raises: DataError with the sentence of the first task that failed; running ones still end.
     """
     if not tasks:
         return
@@ -98,14 +102,15 @@ def run_on_cluster(tasks: Sequence[Task], *, cpus: int | None = None) -> Iterato
 def run_in_actors(
     tasks: Sequence[Task], *, actors: int, num_cpus: float, num_gpus: float = 0
 ) -> Iterator[str]:
-    """What the tasks return, as they end, each done by one of a few processes that stay.
+    """Yields what the tasks return, as they end; a few long-lived processes run them all.
 
-    What a task holds on to in its process, the next one finds there. A lost actor is replaced,
-    and its task done again.
+    What a task caches in its process, such as a loaded encoder, later tasks there find. A lost
+    actor is replaced, and its task runs again.
 
     Args:
-      num_cpus, num_gpus: that each actor has.
-    Raises: DataError with the sentence of the first task that failed; those under way end.
+      actors: processes, at most.
+      num_cpus, num_gpus: CPUs and GPUs of each actor.
+    Raises: DataError with the sentence of the first task that failed; running ones still end.
     """
     if not tasks:
         return

@@ -1,4 +1,4 @@
-"""From whatever a user names to shards, written once below the storage of all runs."""
+"""Turns the images that a user names into shards, written once below the storage of all runs."""
 
 import tempfile
 from dataclasses import dataclass, replace
@@ -16,10 +16,9 @@ _ROW_BYTES = 20  # of a table: numbers and offsets, beside names and images
 
 @dataclass(frozen=True)
 class Described:
-    """Images that a user named, described without writing anything.
+    """The shards of the images that a user named, which may not be written yet.
 
-    `root`: the shards that are there, or will be; `source`: what they will be written from,
-    none if they are there.
+    `root` is the shards' folder; `source` is what they will be written from, None if they exist.
     """
 
     root: str
@@ -28,7 +27,7 @@ class Described:
 
     @property
     def bytes_to_write(self) -> int:
-        """Size of the shards that are not there yet."""
+        """Size in bytes of the shards still to be written; 0 if they exist."""
         return 0 if self.source is None else self.manifest.num_bytes
 
 
@@ -46,9 +45,10 @@ def prepare_data(settings: Settings) -> Settings:
 
 
 def describe_data(settings: Settings) -> tuple[Described, Described | None]:
-    """What `data.train` and `data.test` name, and where their shards are or will be.
+    """The shards of `data.train` and of `data.test`, if it is given; nothing is written.
 
-    Raises: DataError if both are labelled, with different classes; if one is not there.
+    Raises: DataError if one of them names no images, or if both are labelled, with different
+      classes.
     """
     train = _describe(settings.data.train, settings)
     if settings.data.test is None:
@@ -77,9 +77,9 @@ def _describe(name: str, settings: Settings) -> Described:
 
 
 def expected_manifest(source: Source, rows_per_row_group: int) -> Manifest:
-    """What `write_shards` would say of the source, but for the shards themselves.
+    """The manifest that `write_shards` would write for the source, without its list of shards.
 
-    Its counts lead to the same plan as those of the shards.
+    It has the same counts, so it leads to the same plan.
     """
     full, rest = divmod(len(source), rows_per_row_group)
     bits = 0 if source.classes else full * -(-rows_per_row_group // 8) + -(-rest // 8)  # of nulls

@@ -1,8 +1,8 @@
-"""Images that are stored compressed in large blocks, laid out so that each can be read alone.
+"""Copies images out of large compressed blocks, so that each can be read alone.
 
-Shards take images from all over the source. Out of Parquet that would read every row group once
-for each shard; so, where there are many shards, the images are first copied, in one pass and as
-they are, into files beside the shards that are removed at the end.
+A shard takes images from all over the source. From Parquet, each shard would read every row group
+again. So, if there are many shards, the images are first copied in one pass, unchanged, into files
+beside the shards; these files are removed at the end.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ def needs_staging(job: Job) -> bool:
 
 
 def stage(job: Job, tasks: Tasks) -> Job:
-    """The job with a source of the same images in the same order, each to be read alone."""
+    """Copies the images; the job with a source of the same images that reads the copies."""
     parts = blocks(job.source, job.rows_per_shard)
     named = {f"stage-{number:05d}": part for number, part in enumerate(parts)}
     records = tasks.run("copied", partial(_copy, job.root), named)
@@ -50,7 +50,10 @@ def stage(job: Job, tasks: Tasks) -> Job:
 
 
 def blocks(source: Source, size: int) -> list[Source]:
-    """The source in its stored order, cut between blocks into parts of `size` images or more."""
+    """Parts of the source, in stored order, of whole blocks and at least `size` images each.
+
+    The last part may have fewer.
+    """
     order = source.stored_order
     rows = source.entries.select(order).append_column("at", pa.array(range(len(source))))
     rows = rows.sort_by([(name, "ascending") for name in order])
@@ -65,7 +68,7 @@ def blocks(source: Source, size: int) -> list[Source]:
 
 
 def _copy(root: str, name: str, part: Source) -> Record:
-    """Writes the part's images one after the other; how long each is."""
+    """Writes the part's images one after the other; records the size of each in bytes."""
     filesystem, path = locate(root)
     sizes = []
     with filesystem.open_output_stream(f"{path}/{UNFINISHED}/{name}.bin") as stream:

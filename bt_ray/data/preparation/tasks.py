@@ -1,4 +1,4 @@
-"""Work on parts of a source that may be cut short, done once: each finished task has a record."""
+"""Runs work on parts of a source; finished tasks are recorded, so that a restart skips them."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ Task = Callable[[], str]
 RunAll = Callable[[Sequence[Task]], Iterator[str]]
 Progress = Callable[[str, int, int], None]
 Work = Callable[[str, Source], Record]
-"""What a task does to its part, given its name: the facts to record."""
+"""The work of a task, from its name and its part of the source to the facts to record."""
 
 
 def one_after_the_other(tasks: Sequence[Task]) -> Iterator[str]:
@@ -26,13 +26,13 @@ def one_after_the_other(tasks: Sequence[Task]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Tasks:
-    """How the tasks of a preparation run, and which are done.
+    """How the tasks of a preparation run, and which of them are finished.
 
     Args:
       root: the folder that is being prepared.
-      records: of what is finished, by the tasks' names.
-      run_all: runs tasks, here or elsewhere, in any order.
-      on_progress: told of the phase and its images, done and in all.
+      records: records of finished tasks, by the tasks' names.
+      run_all: runs tasks, in this process or others, in any order.
+      on_progress: called with the phase, the number of images done, and the number of all.
     """
 
     root: str
@@ -41,7 +41,7 @@ class Tasks:
     on_progress: Progress
 
     def run(self, phase: str, work: Work, parts: Mapping[str, Source]) -> list[Record]:
-        """The records of the work on all parts, in order; what is finished is not done again."""
+        """The records of the work on all parts, in order; finished parts are not done again."""
         total = sum(map(len, parts.values()))
         done = {
             name: self.records[name]
@@ -64,13 +64,13 @@ class Tasks:
 
 
 def digest_of(part: Source) -> str:
-    """Changes when the part holds other images, or in another order."""
+    """SHA-256 of the part's sample ids, in order."""
     names = "\n".join(part.entries["sample_id"].to_pylist())
     return hashlib.sha256(names.encode()).hexdigest()
 
 
 def _do(root: str, name: str, work: Work, part: Source) -> str:
-    """Does the work and keeps its record, from which another start goes on."""
+    """Does the work and writes its record, so that a restart skips it."""
     record = {"name": name, "entries": digest_of(part), "num_images": len(part)}
     filesystem, path = locate(root)
     try:

@@ -1,8 +1,8 @@
-"""From a source to shards: looked at, copied if need be, written, described.
+"""Writes a source as shards: checks the images, copies them if need be, writes, describes.
 
-The images lie in the source's own order and are cut into parts of equal size, one a shard; so
-what a shard holds depends on the source and the settings alone, and tasks may run anywhere, in
-any order, more than once.
+The images keep the source's order and are cut into parts of equal size, one for each shard. So a
+shard's content depends on the source and the settings alone, and tasks may run anywhere, in any
+order, more than once.
 """
 
 import hashlib
@@ -40,21 +40,24 @@ def write_shards(
     run_all: RunAll = one_after_the_other,
     on_progress: Progress = lambda phase, done, total: None,
 ) -> ShardSet:
-    """Writes all images of `source` as shards into the folder `root`, or continues to.
+    """Writes all images of `source` as shards into the folder `root`, or continues to do so.
 
     Args:
-      treatment: what is done to the images on the way; none: nothing.
-      run_all: runs the tasks, here or on a cluster.
-      on_progress: told of the phase and its images, done and in all.
+      rows_per_row_group: images of each Parquet row group; only the last one may have fewer.
+      treatment: resizing, and what to do about bad images; none: images stay as they are, and a
+        bad one ends the job.
+      run_all: runs the tasks, in this process or on a cluster.
+      on_progress: called with the phase, the number of images done, and the number of all.
+    Returns: the shards, opened.
     Raises: DataError if the folder holds something else, an image cannot be decoded, or the
-      storage fails; what is finished by then is kept.
+      storage fails; shards that are finished by then are kept.
     """
     job = Job(source, root, rows_per_row_group, treatment or Treatment())
     return ShardSet(root, _prepare(job, run_all, on_progress))
 
 
 def _prepare(job: Job, run_all: RunAll, on_progress: Progress) -> Manifest:
-    """Writes what is not there yet of the job's shards, then their manifest."""
+    """Writes the job's missing shards, then their manifest."""
     claim = Claim(job.root, "shards")
     if (told := claim.make(job.facts)) is not None:
         return _finished(told, job, claim)
@@ -77,7 +80,7 @@ def _prepare(job: Job, run_all: RunAll, on_progress: Progress) -> Manifest:
 
 
 def _finished(told: dict[str, Any], job: Job, claim: Claim) -> Manifest:
-    """The manifest of shards that are there already, if they are the job's."""
+    """The manifest of finished shards. Raises: DataError if they are another job's."""
     try:
         manifest = Manifest.from_tree(told)
     except (KeyError, TypeError, ValueError) as error:
@@ -105,11 +108,11 @@ def rejected_lines(rejected: Iterable[dict[str, str]]) -> str:
 
 
 def _check(job: Job, tasks: Tasks) -> list[dict[str, str]]:
-    """The images that cannot be decoded, in the order of their ids.
+    """The images that cannot be decoded, sorted by id.
 
-    They are looked for before anything is written, since all row groups but the last must be full.
+    They are found before anything is written, since all row groups but the last must be full.
 
-    Raises: DataError if they are too many.
+    Raises: DataError if there are more than the treatment allows.
     """
     records = tasks.records.items()
     decoded = {record["entries"] for name, record in records if name.startswith("shard-")}
@@ -134,7 +137,7 @@ def _check(job: Job, tasks: Tasks) -> list[dict[str, str]]:
 
 
 def _look(_: str, part: Source) -> Record:
-    """Decodes the part's images, and tells which cannot be."""
+    """Decodes the part's images; records those that cannot be decoded."""
     rejected = [
         {"sample_id": image.sample_id, "source": image.origin, "reason": fault}
         for image in part.read()

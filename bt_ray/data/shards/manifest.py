@@ -1,4 +1,4 @@
-"""What a folder of shards holds, as its manifest says it."""
+"""The manifest of a folder of shards: its JSON file describes them."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import pyarrow as pa
 from bt_ray.errors import DataError
 
 SCHEMA_VERSION = 2
-"""1 had no `class_name` and `origin` columns, and less in its manifest; it is still read."""
+"""Schema 1 had no columns `class_name` and `source`, and a shorter manifest; it is still read."""
 
 SAMPLES = pa.schema(
     [
@@ -21,7 +21,7 @@ SAMPLES = pa.schema(
         ("height", pa.int32()),
     ]
 )
-"""What is read to train and to evaluate."""
+"""The columns that training and evaluation read."""
 
 COLUMNS = pa.unify_schemas(
     [SAMPLES, pa.schema([("class_name", pa.string()), ("source", pa.string())])]
@@ -38,7 +38,7 @@ class Shard:
     num_rows: int
     sha256: str
     num_bytes: int | None = None
-    """Of the file; none in manifests of schema 1."""
+    """Size of the file; none in manifests of schema 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,9 @@ class Preparation:
     """How a data set was prepared."""
 
     source: str
-    """What the images came from, as it was named."""
+    """The source's name, as the user gave it."""
     order: str
-    """In which order the images lie."""
+    """What the images are sorted by."""
     max_side_px: int | None
     """Longest side; images above it were resized."""
     resampling: str | None
@@ -58,21 +58,21 @@ class Preparation:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a folder of shards holds."""
+    """The content of a folder of shards."""
 
     schema_version: int
     identity: str
     classes: tuple[str, ...]
     num_rows: int
     num_bytes: int
-    """Of the rows in memory, as training reads them."""
+    """Size of all rows in memory, in the columns that training reads."""
     rows_per_row_group: int
     shards: tuple[Shard, ...]
     rows_per_class: tuple[int, ...] = ()
     num_rejected: int = 0
     """Images that could not be decoded, and were left out."""
     rejected_sha256: str | None = None
-    """Of the list of those, rejected.jsonl."""
+    """Of rejected.jsonl, which lists them."""
     preparation: Preparation | None = None
 
     @property
@@ -92,7 +92,10 @@ class Manifest:
 
     @classmethod
     def from_tree(cls, tree: dict[str, Any]) -> "Manifest":
-        """The manifest of this schema, or an older one, whose file holds this JSON."""
+        """The manifest in this JSON, of this schema or an older one.
+
+        Raises: DataError if a shard's name is a path; KeyError or TypeError if it is no manifest.
+        """
         shards = tuple(Shard(**shard) for shard in tree["shards"])
         if outside := [shard.file for shard in shards if not _is_plain(shard.file)]:
             raise DataError(

@@ -1,4 +1,4 @@
-"""Row groups of one Parquet file, read with every doubt: is it there, whole, and the one meant?"""
+"""Reads row groups of one shard, and checks that the file is complete and the manifest's."""
 
 import logging
 import time
@@ -28,11 +28,12 @@ def read_row_groups(
 ) -> pa.Table:
     """The samples of some row groups of a shard.
 
-    A storage that fails is asked again, with growing pauses.
+    If the storage fails, reading is tried again up to four times, after growing pauses.
 
     Args:
       root: the shards' folder in `filesystem`.
-      name: the same, as people know it.
+      name: the same folder, as error messages call it.
+      groups: numbers of the row groups in the shard.
     Raises: DataError if the file is missing, is not the one that the manifest describes, is
       damaged, or if the storage keeps failing.
     """

@@ -1,4 +1,4 @@
-"""One Parquet file of a data set, written row group by row group."""
+"""Writes one shard, a Parquet file, row group by row group."""
 
 import hashlib
 import io
@@ -21,13 +21,13 @@ _KEPT_MODES = ("L", "RGB")
 
 
 class Checksum(io.RawIOBase):
-    """Passes on what is written, and keeps its SHA-256."""
+    """A stream that writes to another one and computes the SHA-256 of what is written."""
 
     def __init__(self, stream: pa.NativeFile) -> None:
         self._stream, self._place, self.digest = stream, 0, hashlib.sha256()
 
     def writable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def tell(self) -> int:
@@ -35,7 +35,7 @@ class Checksum(io.RawIOBase):
         return self._place
 
     def write(self, content: bytes) -> int:  # type: ignore[override]
-        """Passes on all of it."""
+        """Writes all of `content`."""
         self._stream.write(content)
         self.digest.update(content)
         self._place += len(content)
@@ -51,11 +51,12 @@ def write_shard_file(
     max_side_px: int | None,
     is_checked: bool,
 ) -> tuple[Shard, int]:
-    """Writes the images as rows; one row group at a time is in memory.
+    """Writes the images as rows of a shard; one row group at a time is in memory.
 
     Args:
-      is_checked: the images are known to decode.
-    Returns: the shard, and the bytes of its samples in memory.
+      max_side_px: larger images are resized (`fit`); none: all images keep their bytes.
+      is_checked: whether the images are known to decode, and need no check.
+    Returns: the shard, and the size in bytes of its samples in memory.
     Raises: DataError if an image cannot be decoded; OSError if the storage fails.
     """
     num_rows = num_bytes = 0
@@ -104,7 +105,7 @@ def to_table(
 
 
 def fault_of(encoded: bytes) -> str | None:
-    """Why this cannot be decoded as an image; none if it can."""
+    """Why these bytes cannot be decoded as an image; None if they can."""
     try:
         decode(encoded)
     except OSError as error:
@@ -118,10 +119,10 @@ def reason(error: OSError) -> str:
 
 
 def fit(encoded: bytes, max_side_px: int | None) -> tuple[bytes, tuple[int, int]]:
-    """The image, resized if its longer side exceeds `max_side_px`, and its width and height.
+    """The encoded image, resized if its longer side exceeds `max_side_px`; its width and height.
 
-    What is resized becomes a JPEG of quality 95, by Lanczos, in RGB or levels of grey and without
-    metadata; every other image keeps its bytes.
+    A resized image (Lanczos) is a JPEG of quality 95, in RGB or greyscale, without metadata; every
+    other image keeps its bytes.
     """
     with Image.open(io.BytesIO(encoded)) as opened:
         width, height = opened.size

@@ -56,11 +56,14 @@ class ShardSet:
         return np.cumsum([0] + [shard.num_rows for shard in self.manifest.shards])
 
     def read(self, row_groups: NDArray[np.int64]) -> pa.Table:
-        """Rows of some row groups, in ascending order of their numbers, with a column `row`.
+        """The rows of these row groups, ascending, with their numbers in a column `row`.
 
         Each row group is read once, and each shard opened once.
 
-        Raises: DataError if a shard is missing, damaged or another one, or the storage fails.
+        Args:
+          row_groups: numbers of row groups, counted through all shards.
+        Raises: DataError if a shard is missing, damaged or not the manifest's, or the storage
+          fails.
         """
         filesystem, path = locate(self.root)
         size = self.manifest.rows_per_row_group
@@ -102,9 +105,9 @@ class ShardSet:
         )
 
     def read_share(self, rank: int, world_size: int, most_rows: int) -> pa.Table:
-        """One worker's share, every `world_size`-th row group, of the first `most_rows` rows.
+        """One worker's share of the first `most_rows` rows, rounded up to whole row groups.
 
-        The last row group counts whole.
+        The workers take row groups in turn: worker `rank` reads every `world_size`-th one.
         """
         count = -(-min(self.manifest.num_rows, most_rows) // self.manifest.rows_per_row_group)
         return self.read(np.arange(rank, count, world_size))

@@ -1,4 +1,4 @@
-"""Some images of a set of shards: drawn class by class, or named in a list."""
+"""Chooses some images of a set of shards: drawn class by class, or named in a list."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,14 @@ _GROUPS_AT_ONCE = 8
 def draw_balanced(
     labels: NDArray[np.int64], num_classes: int, *, share: float, seed: int
 ) -> NDArray[np.int64]:
-    """Ascending rows of equally many images of each class, `share` of all of them in sum.
+    """Ascending rows of about `share` of all images, equally many of each class.
 
-    At least one of each class, and all of a class that has too few. Of one seed, a smaller share
-    is part of a larger one.
+    A class has at least one image in it, and all of its images if it has too few. With the same
+    seed, a smaller share is part of a larger one.
 
     Args:
       labels: (n,), 0 to `num_classes` − 1.
+      share: above 0, at most 1.
     """
     each = max(1, round(share * len(labels) / num_classes))
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -35,7 +36,7 @@ def draw_balanced(
 
 
 def read_names(file: Path) -> list[str]:
-    """The file names in a list, one a line, such as SimCLR's `1percent.txt`.
+    """The file names in a text file with one name a line, such as SimCLR's `1percent.txt`.
 
     Raises: DataError if it cannot be read, or is empty.
     """
@@ -49,9 +50,9 @@ def read_names(file: Path) -> list[str]:
 
 
 def find_rows(shards: ShardSet, names: Sequence[str]) -> NDArray[np.int64]:
-    """Ascending rows of the images of these names, with or without their folders.
+    """Ascending rows of the images with these names; folders in front of a name may be left out.
 
-    Raises: DataError if a name is nobody's, or that of several images.
+    Raises: DataError if no image has a name, or if several have it.
     """
     ids = shards.read_columns(["sample_id"])["sample_id"].to_pylist()
     row_of = {name: row for row, name in enumerate(ids)}
@@ -79,7 +80,7 @@ def find_rows(shards: ShardSet, names: Sequence[str]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Reads encoded images from shards; each row group once, if the rows ascend."""
+    """Reads images from shards; the index has `row`. Each row group is read once if rows ascend."""
 
     shards: ShardSet
 
@@ -94,10 +95,11 @@ class _Rows:
 
 
 def subset(shards: ShardSet, rows: NDArray[np.int64], name: str) -> Source:
-    """The images of some rows, which must ascend, with all classes of the shards.
+    """A source of some images of the shards; it has all classes of the shards.
 
     Args:
-      name: what a person calls them.
+      rows: ascending.
+      name: the source's name in messages and in the manifest.
     """
     manifest = shards.manifest
     told = shards.read_columns(["sample_id", "label"]).take(pa.array(rows))

@@ -10,9 +10,11 @@ from bt_ray.errors import DataError
 
 
 def cifar10_folder(split: Literal["train", "test"]) -> Path:
-    """The folder of one split, a subfolder for each class, below `$XDG_CACHE_HOME/bt_ray`.
+    """The folder of one split, with a subfolder for each class, below `$XDG_CACHE_HOME/bt_ray`.
 
-    Raises: DataError if it has to be downloaded and cannot be.
+    CIFAR-10 is downloaded if it is not there yet.
+
+    Raises: DataError if it cannot be downloaded.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bt_ray"
     folder = cache / "cifar10" / split

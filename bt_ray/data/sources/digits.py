@@ -1,4 +1,4 @@
-"""The embedded digits."""
+"""scikit-learn's handwritten digits, which need no download."""
 
 import io
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _TEST_EVERY = 5
 
 @dataclass(frozen=True)
 class _Held:
-    """Images that the index itself holds."""
+    """Reads images that are in the index itself: column `encoded`."""
 
     def read(self, entries: pa.Table) -> Iterator[bytes]:
         return (encoded.as_py() for encoded in entries["encoded"])

@@ -1,4 +1,4 @@
-"""Many requests under way at once: an object store answers late, but many at a time."""
+"""Reads many items at a time: an object store answers slowly, but many requests at once."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ _AT_ONCE = 16
 
 
 def fetch(read: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`read` of each item, in order; a few results more than asked for are held."""
+    """Yields `read` of each item, in order; up to 16 run at a time, ahead of the caller."""
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for item in items:

@@ -20,7 +20,7 @@ _TRAIN_SPLITS, _TEST_SPLITS = ("train",), ("val", "valid", "validation", "test")
 
 @dataclass(frozen=True)
 class Files:
-    """Reads the files below `root` that images are named after."""
+    """Reads image files; an image's `sample_id` is the file's path below `root`."""
 
     root: str
 
@@ -85,7 +85,7 @@ def _remote_files(name: str) -> Iterator[tuple[str, tuple[int, int] | None]]:
 
 
 def _refuse_splits(name: str, classes: tuple[str, ...]) -> None:
-    """Raises DataError if what would be classes are training and held-out images."""
+    """Raises DataError if the subfolders are splits, such as `train` and `val`, not classes."""
     if not set(classes) <= {*_TRAIN_SPLITS, *_TEST_SPLITS}:
         return
     folder = public_name(name).rstrip("/")
@@ -108,9 +108,9 @@ def _name_empty_classes(folder: Path, classes: tuple[str, ...]) -> None:
 def _identity(
     name: str, facts: dict[str, tuple[int, int] | None], paths: list[str]
 ) -> tuple[str, int]:
-    """What names the folder's images, and their bytes, names included.
+    """The identity of the folder's images, and their size in bytes, paths included.
 
-    The former is its name and a digest of its images' paths, sizes and times of change.
+    The identity is the folder's name and a digest of the images' paths, sizes and times of change.
     """
     filesystem, folder = locate(name)
     is_here = isinstance(filesystem, pa.fs.LocalFileSystem)

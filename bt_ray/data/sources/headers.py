@@ -1,4 +1,4 @@
-"""What lies where in a tar archive, from its headers alone."""
+"""Finds the images in a tar archive, by reading its headers alone."""
 
 import io
 import tarfile
@@ -19,7 +19,7 @@ _READ_AHEAD = 2**20  # bytes; a request to an object store takes as long as to r
 
 @dataclass(frozen=True)
 class Member:
-    """An image in an archive, or an archive in it; `word`: what labels it, if anything does."""
+    """An image in an archive, or an archive in it: its place in bytes, and its label, if any."""
 
     name: str
     offset: int
@@ -28,7 +28,7 @@ class Member:
 
 
 class _Part(io.RawIOBase):
-    """A stretch of a file as a file of its own; reads of several parts may run at once."""
+    """A range of a file, readable like a file; several ranges may be read at the same time."""
 
     def __init__(self, file: pa.NativeFile, offset: int, size: int) -> None:
         self._file, self._offset, self._size, self._place = file, offset, size, 0
@@ -58,9 +58,9 @@ class _Part(io.RawIOBase):
 def list_members(filesystem: pa.fs.FileSystem, path: str) -> list[Member]:
     """The images of one archive, and those of the archives in it.
 
-    Links and sparse files, which hold no bytes of their own, are passed over.
+    Links and sparse files are skipped: they hold no bytes of their own.
 
-    Raises: DataError if it is no archive, compressed, or cut short.
+    Raises: DataError if the file is not a tar archive, is compressed, or is cut short.
     """
     read_ahead = 512 if isinstance(filesystem, pa.fs.LocalFileSystem) else _READ_AHEAD
     try:
@@ -129,7 +129,7 @@ def _scan(file: pa.NativeFile, whole: Member, read_ahead: int) -> tuple[list[Mem
 
 
 def _is_end(file: pa.NativeFile, offset: int, whole: Member) -> bool:
-    """Whether a block of zeros lies there; without it, the rest of an archive is lost."""
+    """Whether a block of zeros, which ends an archive, is at `offset`; else the rest is lost."""
     is_inside = offset + tarfile.BLOCKSIZE <= whole.offset + whole.size
     return is_inside and file.read_at(tarfile.BLOCKSIZE, offset) == bytes(tarfile.BLOCKSIZE)
 
@@ -147,6 +147,6 @@ def _fault(file: pa.NativeFile, whole: Member, error: tarfile.ReadError) -> str:
 
 
 def _key(name: str) -> str:
-    """What files that belong together share (WebDataset): all before the name's first dot."""
+    """The path up to the file name's first dot: WebDataset's files of one sample share it."""
     folder, slash, file = name.rpartition("/")
     return f"{folder}{slash}{file.partition('.')[0]}"

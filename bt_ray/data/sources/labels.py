@@ -1,4 +1,4 @@
-"""Labels from a text file, for images that have none of their own."""
+"""Labels from a text file, for a source without labels."""
 
 import hashlib
 import re
@@ -13,13 +13,14 @@ from bt_ray.errors import DataError
 
 
 def with_labels(source: Source, file: str) -> Source:
-    """The source, labelled by a text file.
+    """The source, with labels from a text file.
 
     Each line holds an image's name (with or without folders and suffix) and, after a space or
-    comma, its label; or, in all lines, a label alone, for the images in the order of their
-    names. Labels are whole numbers from 0, or words, such as synsets, which name the classes.
+    comma, its label. Or each line holds a label alone, for the images sorted by name. Labels are
+    whole numbers from 0, or words, such as synsets, which name the classes.
 
-    Raises: DataError if the source has labels, or an image is left without one.
+    Raises: DataError if the source has labels already, the file cannot be read, or it has no label
+      for some image.
     """
     if source.classes:
         raise DataError(f"{source.name} has labels of its own; leave out --labels {file}.")

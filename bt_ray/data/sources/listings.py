@@ -1,4 +1,4 @@
-"""Data sets whose images are named in lists, laid out as their authors hand them out.
+"""Data sets that list their images in files, in the layout that their authors publish.
 
 Places-205: `trainvalsplit_places205/{train,val}_places205.csv` with lines `PATH LABEL`, the images
 below `data/vision/torralba/deeplearning/images256`. iNaturalist 2018: `train2018.json` and
@@ -24,7 +24,7 @@ _MOST_STATED = 3
 
 @dataclass(frozen=True)
 class _Listing:
-    """Images of a split: below which folder they lie, their paths there, labels and classes."""
+    """The images of a split: their folder, and their paths in it, labels and classes."""
 
     folder: str
     paths: list[str]
@@ -40,7 +40,7 @@ def is_listing(name: str) -> bool:
 def listed_images(name: str) -> Source:
     """The images that `places205:SPLIT:ROOT` or `inat18:SPLIT:ROOT` names; SPLIT is train or val.
 
-    Raises: DataError if the lists, or images that they name, are not there.
+    Raises: DataError if a list, or an image that it names, is missing.
     """
     kind, _, rest = name.partition(":")
     split, _, root = rest.partition(":")

@@ -1,4 +1,4 @@
-"""From what a person calls images to a source of them."""
+"""Opens the source that a name means: a data set, archives, files, or a folder."""
 
 import re
 from pathlib import Path
@@ -25,16 +25,16 @@ _COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def open_source(name: str, labels: str | None = None) -> Source:
-    """The images that `name` means.
+    """The source that `name` means.
 
     Args:
       name: `digits` or `digits:test` (the embedded data); `cifar10` or `cifar10:test`
         (downloaded once, unless there is a folder of that name); `torchvision:CLASS:ROOT`;
         `places205:SPLIT:ROOT`, `inat18:SPLIT:ROOT`;
-        tar archives or Parquet files, one, a folder of them, or many by `{000..012}`; or a
-        folder of images. Places are paths, or any URIs that pyarrow opens.
-      labels: a text file that labels the images of a source that has no labels of its own.
-    Raises: DataError if there is nothing of that kind, or no image in it.
+        tar archives or Parquet files: one, a folder of them, or several as in `{000..012}`; or a
+        folder of images. Each is a path, or any URI that pyarrow opens.
+      labels: a text file with the labels of a source without labels (`labels.with_labels`).
+    Raises: DataError if there is no such source, or no image in it.
     """
     source = _open(name)
     return source if labels is None else with_labels(source, labels)
@@ -72,7 +72,7 @@ def _require_file(filesystem: pa.fs.FileSystem, path: str, name: str) -> None:
 
 
 def _folder(name: str) -> Source:
-    """Images in a folder; if there are none, tar archives there; or else Parquet files."""
+    """A folder's images; if it has none, its tar archives; if it has none, its Parquet files."""
     filesystem, path = locate(name)
     shown = public_name(name)
     try:

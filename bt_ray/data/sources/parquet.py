@@ -1,4 +1,4 @@
-"""Parquet files with a column of encoded images, such as those of Hugging Face."""
+"""Parquet files with a column of encoded images, such as Hugging Face's."""
 
 import json
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ _LABEL_NAMES = ("label", "labels", "cls", "fine_label", "class", "class_name")
 
 @dataclass(frozen=True)
 class _Rows:
-    """Reads values of the column `column`: columns `file`, `row_group`, `row`."""
+    """Reads images from `column` of the files; the index has `file`, `row_group` and `row`."""
 
     root: str
     files: tuple[str, ...]
     column: str
 
     def read(self, entries: pa.Table) -> Iterator[bytes]:
-        """The images; each row group is read once, and of it only what is asked for is kept."""
+        """The images; each row group is read once, and only the wanted rows are kept."""
         filesystem, _ = locate(self.root)
         places = np.stack([entries[name].to_numpy() for name in ("file", "row_group", "row")])
         held = np.empty(entries.num_rows, dtype=object)
@@ -44,7 +44,7 @@ class _Rows:
 
 
 def _values(table: pa.Table, rows: np.ndarray[Any, np.dtype[np.int64]]) -> list[bytes]:
-    """Rows of the table's only column, which may be a field of a struct; none is empty bytes."""
+    """Rows of the table's only column, which may be a field of a struct; null becomes b""."""
     column = table.column(0).combine_chunks()
     if pa.types.is_struct(column.type):
         column = column.flatten()[0]
@@ -55,10 +55,11 @@ def parquet_files(name: str, uris: list[str]) -> Source:
     """The images in the files `uris`, all of one file system and one schema, as one source.
 
     Images lie in a column of bytes or, as Hugging Face writes them, of structs with a field
-    `bytes`; labels in a column `label` (or of a like name) of numbers or words, where −1 is
-    none. Hugging Face's metadata name the classes, or the manifest beside our own shards.
+    `bytes`; labels lie in a column `label` (or one of a similar name) of numbers, where −1 means no
+    label, or of words. The classes' names come from Hugging Face's metadata, or from the manifest
+    beside our own shards.
 
-    Raises: DataError if a file is absent or no Parquet, or holds no such column.
+    Raises: DataError if a file is missing, is not Parquet, or has no such column.
     """
     filesystem, _ = locate(uris[0])
     paths = [locate(uri)[1] for uri in uris]
@@ -172,7 +173,7 @@ def _column_bytes(parquet: pq.ParquetFile, column: str) -> int:
 def _labels(
     column: pa.ChunkedArray, names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], list[int | None]]:
-    """Classes, and each row's label; `names`: of the numbers, if they are known."""
+    """Classes, and each row's label; `names` are the classes' names, if they are known."""
     values = column.to_pylist()
     given = [value for value in values if value is not None and value != -1]
     if not given:

@@ -1,4 +1,4 @@
-"""Images that lie in files among others, each at a known place."""
+"""Reads images that are byte ranges of larger files."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from bt_ray.data.sources.fetch import fetch
 
 @dataclass(frozen=True)
 class Ranges:
-    """Reads parts of files: columns `archive` (a number), `offset`, `size`."""
+    """Reads byte ranges; the index has `archive` (a number), `offset` and `size` in bytes."""
 
     root: str
     """Any path or URI of the archives' file system."""
     archives: tuple[str, ...]
 
     def read(self, entries: pa.Table) -> Iterator[bytes]:
-        """The images; of an object store several at once."""
+        """The images; from an object store, several are read at the same time."""
         filesystem, _ = locate(self.root)
         numbers = entries["archive"].unique().to_pylist()
         files = {n: filesystem.open_input_file(self.archives[n]) for n in numbers}

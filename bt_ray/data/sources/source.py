@@ -1,7 +1,7 @@
-"""A source: an index of images, in the order of their rows to be, and a reader of their bytes.
+"""A source: an index of images, in the order in which shards will hold them, and their reader.
 
-The index is one Arrow table. So a part of a source is a slice of it, which travels to another
-process on its own: what is read where, and how often, changes nothing in the result.
+The index is one Arrow table, so a part of a source is a slice of that table. Any process can read
+its part on its own; which process reads which part, and how often, does not change the result.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ class SourceImage:
 
 
 class Reader(Protocol):
-    """Reads the bytes of images; travels to other processes by pickle."""
+    """Reads the bytes of images; it is pickled to reach other processes."""
 
     def read(self, entries: pa.Table) -> Iterator[bytes]:
-        """The encoded images that rows of a source's index stand for, in their order."""
+        """Yields the encoded image of each row of a source's index, in order. Raises: OSError."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Source:
     """A countable, indexable collection of encoded images.
 
     Args:
-      identity: changes when the images do.
+      identity: a name that changes when the images do.
       classes: names of the labels; empty where there are none.
       entries: one row an image: `sample_id`, `label`, `origin`, and what the reader needs.
       num_bytes: of all encoded images and their names; an estimate if they are not encoded yet.
-      name: what a person called it, without secrets.
+      name: the name that the user gave, without secrets.
       stored_order: columns that sort `entries` as they are stored, block by block (all columns
         but the last name the block); empty if each image can be read alone.
     Raises: DataError if two images have one name.
@@ -73,13 +73,13 @@ class Source:
         return int(self.entries.num_rows)
 
     def take(self, rows: Iterable[int]) -> "Source":
-        """The source of these of its images only, `num_bytes` left as it is."""
+        """A source of these rows alone; `num_bytes` stays that of the whole source."""
         return replace(self, entries=self.entries.take(pa.array(rows, pa.int64())))
 
     def read(self) -> Iterator[SourceImage]:
-        """All images, one after the other.
+        """Yields all images, in order.
 
-        Raises: DataError if they are no longer there, or the storage fails.
+        Raises: DataError if an image is missing or cannot be read.
         """
         try:
             contents = self.reader.read(self.entries)
@@ -104,10 +104,10 @@ def index(
     origins: list[str] | None = None,
     **columns: object,
 ) -> pa.Table:
-    """The index of images that have these names, in an order that does not follow them.
+    """The index of images with these names, in the order of the names' SHA-256.
 
-    The order is that of the names' hashes: shuffled, so that any stretch of it is a fair sample
-    of the whole, and the same every time.
+    That order looks random, so any consecutive rows are a fair sample of the whole; and it is the
+    same every time.
     """
     names = pa.array(sample_ids, pa.string())
     table = pa.table({
@@ -122,7 +122,7 @@ def index(
 
 
 def identify(stem: str, facts: Iterable[str]) -> str:
-    """A name for images of which these facts hold."""
+    """An identity: `stem` and a digest of facts, such as paths and sizes of the files."""
     digest = hashlib.sha256()
     for number, fact in enumerate(facts):
         digest.update(f"\n{fact}".encode() if number else fact.encode())
@@ -130,10 +130,10 @@ def identify(stem: str, facts: Iterable[str]) -> str:
 
 
 def name_classes(words: list[str]) -> tuple[tuple[str, ...], list[int]]:
-    """Classes and labels of images that these words label.
+    """The classes, and each image's label, from one word an image.
 
-    Whole numbers are the labels themselves, counted from 0; other words are names of classes,
-    numbered in their order.
+    If all words are whole numbers, they are the labels. Otherwise they are names of classes, which
+    are sorted and numbered from 0.
     """
     if all(word.isascii() and word.isdigit() for word in words):
         labels = [int(word) for word in words]

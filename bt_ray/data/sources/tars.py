@@ -1,9 +1,8 @@
 """Tar archives: ImageNet's train and val, WebDataset's shards, any tar of images.
 
-An archive is gone through once, header by header, to learn where each image lies; a nested
-archive lies in the outer one uncompressed, so its members have a place there too. After that
-any image is one read at a known place: neither order nor number of readers matters, and
-nothing is extracted.
+An archive's headers are read once, to learn where each image lies. A nested archive lies in the
+outer one uncompressed, so its images have a place there too. From then on reading an image is one
+read at a known place, in any order and by any number of readers; nothing is extracted.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +23,12 @@ _ARCHIVES_AT_ONCE = 16
 def tar_archives(name: str, uris: list[str]) -> Source:
     """The images in the archives `uris`, all of one file system, as one source.
 
-    An image's class is the nested archive that it lies in (`n01440764.tar`); or else what the
-    file beside it with the suffix `.cls` says (WebDataset); or else its folder, the first level
-    of folders that differ. No image is labelled if none of that is there.
+    An image's class is the nested archive that it lies in (`n01440764.tar`); without one, the text
+    of the file of its name with the suffix `.cls` (WebDataset); without that, its folder, at the
+    first level where folders differ. If there is none of these, no image has a label.
 
-    Raises: DataError if an archive is absent, cut short, compressed or none, if there is no
-      image, or if only some of them are labelled.
+    Raises: DataError if an archive is missing, cut short, compressed or not a tar archive, if there
+      is no image, or if only some of them have a label.
     """
     filesystem, _ = locate(uris[0])
     paths = [locate(uri)[1] for uri in uris]
@@ -71,14 +70,14 @@ def tar_archives(name: str, uris: list[str]) -> Source:
 
 
 def _prefixes(paths: list[str]) -> list[str]:
-    """What tells members of several archives apart: the archives' names; of one, nothing."""
+    """What precedes a member's name in its id: the archive's name if there are several."""
     if len(paths) == 1:
         return [""]
     return [f"{path.rpartition('/')[2]}/" for path in paths]
 
 
 def _labels(name: str, members: list[Member]) -> tuple[tuple[str, ...], list[int | None]]:
-    """Classes, and the label of each member: of its own word, or else of its folder."""
+    """Classes, and each member's label, from its `word`; if none has one, from its folder."""
     words = [member.word for member in members if member.word is not None]
     if not words:
         words = _folders([member.name for member in members])
@@ -95,7 +94,7 @@ def _labels(name: str, members: list[Member]) -> tuple[tuple[str, ...], list[int
 
 
 def _folders(names: list[str]) -> list[str]:
-    """For each name its first folder below the one they share; nothing if one lies there."""
+    """Each name's first folder below the shared one; empty if some name has no such folder."""
     parts = [PurePosixPath(name).parts[:-1] for name in names]
     depth = 0
     while all(len(p) > depth for p in parts) and len({p[depth] for p in parts}) == 1:

@@ -1,7 +1,7 @@
-"""Torchvision's data sets, from a folder on this machine, without a network.
+"""Torchvision's data sets, read from a folder on this machine; nothing is downloaded.
 
-Where a data set keeps a file for each image, the file's bytes are taken as they are; where it
-hands out pictures (CIFAR-10, MNIST), these are stored as PNG, which loses nothing.
+If a data set has a file for each image, the shards get the file's bytes. If it returns pictures
+(CIFAR-10, MNIST), they are encoded as PNG, which is lossless.
 """
 
 import inspect
@@ -26,7 +26,7 @@ _LABEL_LISTS = ("targets", "labels", "_labels", "y")
 
 @dataclass(frozen=True)
 class _Pictures:
-    """Reads a data set: the file `path` if there is one, or else picture `number` as PNG."""
+    """Reads a data set: a row's file `path` or, if it is null, picture `number` as PNG."""
 
     kind: str
     root: str
@@ -46,11 +46,11 @@ class _Pictures:
 def torchvision_set(name: str) -> Source:
     """The data set that `torchvision:CLASS:ROOT[:SPLIT][:ARGUMENT=VALUE …]` names.
 
-    SPLIT is what the class calls `train` (train or test), `split` or `image_set`; other
-    arguments go to the class as they are. Labels are those of the class if they are whole
-    numbers; there are none otherwise (annotations of VOC).
+    SPLIT is the value of the class's argument `train` (train or test), `split` or `image_set`;
+    other arguments are passed on. Labels are the class's if they are whole numbers; otherwise, as
+    with VOC's annotations, there are none.
 
-    Raises: DataError if there is no such class, or no data set of it in ROOT.
+    Raises: DataError if torchvision has no such class, or ROOT holds no data set of it.
     """
     kind, root, arguments = _parse(name)
     dataset = _open(kind, root, arguments)

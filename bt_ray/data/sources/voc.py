@@ -1,4 +1,4 @@
-"""Pascal VOC 2007: images, and which classes' objects are in each."""
+"""Pascal VOC 2007: the images, and of which classes each one has objects."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,10 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class VocImages:
-    """Images of a split and what is in them.
+    """The images of a split, and their classes.
 
-    `targets`: int8 (n, classes): 1 where the image has an object of the class, −1 where it has
-    none, 0 where all that it has are marked difficult, which neither trains nor counts.
+    `targets` is int8 (n, classes): 1 if the image has an object of the class, −1 if it has none, 0
+    if all its objects of the class are marked difficult; 0 is neither trained on nor scored.
     """
 
     files: tuple[Path, ...]
@@ -33,12 +33,12 @@ class VocImages:
 
 
 def read_voc(root: Path, split: Split) -> VocImages:
-    """The images of a split, classes in the order of their names.
+    """The images of a split; the classes are sorted by name.
 
     Args:
       root: the folder that VOCdevkit/VOC2007 lies in, or one of these two.
-    Raises: DataError if the layout, an annotation or an image is not there; if an annotation is
-      damaged, or has a box that leaves its image.
+    Raises: DataError if a list, an annotation or an image is missing; if an annotation is damaged,
+      or has a box that is not within its image.
     """
     from torchvision.datasets import VOCDetection  # here: it takes as long to import as torch
 

@@ -1,7 +1,7 @@
-"""The random parameters of the two distorted views, drawn before anything is applied.
+"""Draws the random parameters of the two distorted views, before anything is applied.
 
-Drawing is vectorised over samples and keyed by (seed, epoch, sample, view): the same sample gets
-the same views on whatever worker, in whatever order.
+Drawing is vectorised over samples and keyed by (seed, epoch, sample, view): a sample gets the same
+views on any worker, in any order.
 
 Source: Zbontar et al. 2021, section 2.1, with BYOL's parameters (`config.ViewSettings`).
 """
@@ -19,7 +19,11 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 @dataclass(frozen=True, kw_only=True)
 class ViewParameters:
-    """How to make one view of each of n images; every field has length n."""
+    """The parameters of one view of each of n images; every field has length n.
+
+    Crops are in pixels of the encoded image. Booleans say whether an operation is applied;
+    `brightness`, `contrast` and `saturation` are factors.
+    """
 
     crop_left: NDArray[np.int32]
     crop_top: NDArray[np.int32]
@@ -44,7 +48,7 @@ class ViewParameters:
 
 
 def uniforms(*key: int, samples: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """Random numbers in [0, 1), shape (len(samples), count), a pure function of key and sample.
+    """Random numbers in [0, 1), (len(samples), count): a pure function of key and sample.
 
     A counter-based generator: the finaliser of SplitMix64 (Steele, Lea and Flood 2014),
     chained over the parts of the key, so that whole batches are drawn in one pass.
@@ -73,9 +77,10 @@ def draw(
     widths: NDArray[np.int64],
     heights: NDArray[np.int64],
 ) -> ViewParameters:
-    """Parameters of one view of each sample.
+    """The parameters of one view of each of n samples.
 
     Args:
+      epoch: counted from 0.
       samples: row indices in the data set, (n,).
       view: 0 for the first view, 1 for the second; blur and solarization differ.
       widths, heights: size of each image in pixels, (n,).
@@ -117,8 +122,8 @@ def _draw_crops(
 ) -> tuple[NDArray[np.int32], ...]:
     """Left, top, width, height of each crop, distributed as torchvision's RandomResizedCrop.
 
-    Ten attempts at an area and a ratio, the first that fits the image counts; if none does,
-    the largest central crop within the range of ratios.
+    An area and a ratio are drawn ten times, and the first crop that fits the image is taken. If
+    none fits, it is the largest central crop within the range of ratios.
     """
     w, h = widths[:, None].astype(np.float64), heights[:, None].astype(np.float64)
     area = w * h * _between(u[:, 0:_CROP_ATTEMPTS], *settings.crop_area)

@@ -1,9 +1,9 @@
-"""The same views as `views.reference` makes with Pillow, three times as fast on a CPU.
+"""Makes the views of `views.reference` three times as fast on a CPU.
 
-JPEGs are decoded by libjpeg-turbo without Pillow's copies (simplejpeg), crops are resized by
-torch's antialiased bicubic on whole levels, photometry is done by OpenCV, a look-up table where
-an operation looks at one level only. Every operation ends in whole 8-bit levels, as Pillow's do.
-What is no plain JPEG is decoded by Pillow, and what simplejpeg refuses is left to Pillow to judge.
+simplejpeg (libjpeg-turbo) decodes JPEGs without Pillow's copies. torch resizes crops, by
+antialiased bicubic interpolation of whole levels. OpenCV does the photometry, with look-up tables
+for operations on single levels. Every operation ends in whole 8-bit levels, as Pillow's do. Pillow
+decodes files that are not plain JPEGs, and those that simplejpeg refuses.
 """
 
 from typing import Any
@@ -29,9 +29,9 @@ cv2.setNumThreads(1)  # a loader's task has one CPU
 
 
 def decode(encoded: Any) -> Levels:
-    """The image in a buffer of bytes, as RGB; the same levels as `decode.decode` gives.
+    """The image in a buffer of bytes, as RGB (h, w, 3).
 
-    Raises: OSError, as Pillow does, if it cannot be decoded.
+    Raises: OSError if it cannot be decoded.
     """
     octets = memoryview(encoded).cast("B")  # Arrow's are signed, and simplejpeg wants none such
     try:
@@ -44,10 +44,10 @@ def decode(encoded: Any) -> Levels:
 
 
 def crop(image: Levels, parameters: ViewParameters, row: int, image_px: int) -> Levels:
-    """The view's crop, resized (bicubic, antialiased) to `image_px` square and flipped or not.
+    """The crop of view `row`, resized (bicubic, antialiased) to `image_px`², and flipped or not.
 
-    Small views are left to Pillow: they gain nothing, and importing torch takes as long as some
-    thousand of them.
+    Pillow resizes views below 64 pixels: torch would be no faster, and importing it takes as long
+    as resizing some thousand of them.
     """
     left, top = int(parameters.crop_left[row]), int(parameters.crop_top[row])
     right, bottom = left + int(parameters.crop_width[row]), top + int(parameters.crop_height[row])
@@ -58,7 +58,7 @@ def crop(image: Levels, parameters: ViewParameters, row: int, image_px: int) -> 
 
 
 def _resize_small(box: Levels, image_px: int) -> Levels:
-    """By octets, as Pillow's conversions from and to arrays take a third of the time."""
+    """Resizes by Pillow, by way of bytes: its conversions of arrays take a third of the time."""
     height, width, _ = box.shape
     view = Image.frombytes("RGB", (width, height), box.tobytes()).resize(
         (image_px, image_px), Image.Resampling.BICUBIC
@@ -79,7 +79,7 @@ def _resize(box: Levels, image_px: int) -> Levels:
 def photometry(
     view: Levels, parameters: ViewParameters, row: int, solarize_threshold: int
 ) -> Levels:
-    """Colour jitter, greyscale, blur and solarization of one view."""
+    """View `row`, (h, w, 3), after colour jitter, greyscale, blur and solarization."""
     if parameters.jitter[row]:
         for change in parameters.jitter_order[row]:
             if change == BRIGHTNESS:
@@ -117,7 +117,7 @@ def _gray(view: Levels) -> Levels:
 
 
 def _shift_hue(view: Levels, turns: float) -> Levels:
-    """By way of hue and saturation in whole 255ths, cut off, as Pillow keeps them."""
+    """Shifts the hue; hue and saturation are rounded down to whole 255ths, as Pillow keeps them."""
     hsv = cv2.cvtColor(view.astype(np.float32), cv2.COLOR_RGB2HSV)
     hue, saturation = hsv[..., 0], hsv[..., 1]
     shifted = (_ALL_LEVELS + int(turns * 255)) % 256 * np.float32(360 / 255)

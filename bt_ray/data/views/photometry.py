@@ -1,8 +1,8 @@
 """Photometry of a whole batch of views in one pass, on any device, as Pillow does it.
 
-The same operations in the same order as `reference.photometry`, vectorised: every operation
-works on the rows that want it and ends in whole 8-bit levels, since Pillow does; computing
-in float throughout differs from the reference five times as much.
+These are the operations of `reference.photometry`, in the same order, vectorised. Every operation
+changes only the views that were drawn for it, and ends in whole 8-bit levels, as Pillow's do;
+without that rounding the difference to the reference would be five times as large.
 """
 
 from collections.abc import Callable
@@ -123,7 +123,7 @@ def _blur(x: Tensor, sigma_px: NDArray[Any]) -> Tensor:
 
 
 def _filter_along(x: Tensor, weights: Tensor, reach: int, axis: int) -> Tensor:
-    """Each view filtered along one axis; its border pixels reach outwards."""
+    """Each view filtered along one axis; its border pixels are repeated outwards."""
     size = x.shape[axis]
     sides = (reach, reach, 0, 0) if axis == -1 else (0, 0, reach, reach)
     padded = functional.pad(x, sides, mode="replicate")

@@ -1,8 +1,8 @@
-"""The views made image by image with Pillow, as the paper's own code does: the reference.
+"""Makes views image by image with Pillow, as the paper's own code does: the reference.
 
-What was drawn (`views.draw`) is applied, which is deterministic. `views.fast` does the same on a
-CPU in a third of the time, `views.photometry` the part after the crop in one batched pass on any
-device; both to the same result.
+It applies the parameters that `views.draw` drew, which is deterministic. `views.fast` does the same
+on a CPU in a third of the time. `views.photometry` does the part after the crop, for a whole batch,
+on any device. Both agree with this reference up to the rounding of levels.
 """
 
 import io
@@ -17,15 +17,15 @@ from bt_ray.data.views.draw import BRIGHTNESS, CONTRAST, SATURATION, ViewParamet
 
 BOX_PASSES = 3
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Of an image that is decoded; Pillow takes what has more for an attack."""
+"""Most pixels of an image that is decoded; Pillow takes a larger one for an attack."""
 _OF_DAMAGED_FILES = (SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
 
 
 def decode(encoded: Any) -> Image.Image:
-    """The image in a buffer of bytes, as RGB, whatever its file is called.
+    """The image in a buffer of bytes, as RGB.
 
-    Of an animation the first frame, of 16 bits the upper eight; transparency is dropped, and a
-    camera's note of how to turn the image is not looked at, as in the paper's pipeline.
+    An animation gives its first frame, and 16-bit levels give their upper eight bits. Transparency
+    is dropped, and the camera's orientation tag (EXIF) is ignored, as in the paper's pipeline.
 
     Raises: OSError if it cannot be decoded, or has more pixels than Pillow's limit.
     """
@@ -42,7 +42,7 @@ def decode(encoded: Any) -> Image.Image:
 
 
 def crop(image: Image.Image, parameters: ViewParameters, row: int, image_px: int) -> Image.Image:
-    """The view's crop, resized (bicubic, antialiased) to `image_px` square and flipped or not."""
+    """The crop of view `row`, resized (bicubic, antialiased) to `image_px`², and flipped or not."""
     left, top = int(parameters.crop_left[row]), int(parameters.crop_top[row])
     right, bottom = left + int(parameters.crop_width[row]), top + int(parameters.crop_height[row])
     view = image.crop((left, top, right, bottom)).resize(
@@ -54,7 +54,7 @@ def crop(image: Image.Image, parameters: ViewParameters, row: int, image_px: int
 def photometry(
     view: Image.Image, parameters: ViewParameters, row: int, solarize_threshold: int
 ) -> Image.Image:
-    """Colour jitter, greyscale, blur and solarization of one RGB view (the reference)."""
+    """View `row`, in RGB, after colour jitter, greyscale, blur and solarization."""
     if parameters.jitter[row]:
         for change in parameters.jitter_order[row]:
             if change == BRIGHTNESS:

@@ -1,0 +1,46 @@
+"""The settings of a run: one frozen tree, saying everything, with JSON at its edges.
+
+The tree goes whole to the workers, into every checkpoint, onto the MLflow run and into the
+registered model. A field's docstring is its documentation: the command line prints it. To add a
+setting, add a field with a default and a docstring to its group, and its check to the group's
+`__post_init__`.
+"""
+
+from bt_ray.config.data import WITHOUT, DataSettings, Transformation, ViewSettings
+from bt_ray.config.flat import differences, flatten, shaping
+from bt_ray.config.model import Encoder, ModelSettings, ObjectiveSettings, Variant
+from bt_ray.config.optimizer import OptimizerSettings, ScheduleSettings
+from bt_ray.config.reading import SETTINGS_FILE, from_json, override, to_json
+from bt_ray.config.settings import Settings, check_pretraining
+from bt_ray.config.training import (
+    ProbeSettings,
+    ScalingSettings,
+    TrackingSettings,
+    TrainingSettings,
+)
+
+__all__ = [
+    "SETTINGS_FILE",
+    "WITHOUT",
+    "DataSettings",
+    "Encoder",
+    "ModelSettings",
+    "ObjectiveSettings",
+    "OptimizerSettings",
+    "ProbeSettings",
+    "ScalingSettings",
+    "ScheduleSettings",
+    "Settings",
+    "TrackingSettings",
+    "TrainingSettings",
+    "Transformation",
+    "Variant",
+    "ViewSettings",
+    "check_pretraining",
+    "differences",
+    "flatten",
+    "from_json",
+    "override",
+    "shaping",
+    "to_json",
+]

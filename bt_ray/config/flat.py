@@ -1,0 +1,38 @@
+"""A tree of settings as one dict by dotted key, and how two trees differ."""
+
+import dataclasses
+from typing import Any
+
+from bt_ray.config.settings import Settings
+
+
+def flatten(settings: Settings) -> dict[str, Any]:
+    """Every value of `settings` by its dotted key, such as `data.global_batch`."""
+    flat: dict[str, Any] = {}
+    for top in dataclasses.fields(settings):
+        value = getattr(settings, top.name)
+        if dataclasses.is_dataclass(value):
+            for leaf in dataclasses.fields(value):
+                flat[f"{top.name}.{leaf.name}"] = getattr(value, leaf.name)
+        else:
+            flat[top.name] = value
+    return flat
+
+
+def differences(one: Settings, other: Settings) -> list[str]:
+    """Dotted keys of the settings that shape a run's result and differ between the two trees."""
+    theirs = shaping(other)
+    return [key for key, value in shaping(one).items() if value != theirs[key]]
+
+
+def shaping(settings: Settings) -> dict[str, Any]:
+    """The settings that shape a run's result, by dotted key.
+
+    Left out: names, folders, the workers, tracking, and how many bad images are tolerated.
+    """
+    return {
+        key: value
+        for key, value in flatten(settings).items()
+        if key.split(".")[0] not in ("name", "storage", "scaling", "tracking")
+        and key != "data.max_bad_rate"
+    }

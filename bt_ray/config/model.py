@@ -1,0 +1,81 @@
+"""Settings of the network and of its loss."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bt_ray.config.checks import require, require_positive
+
+Encoder = Literal["conv4", "conv6", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+Variant = Literal[
+    "barlow_twins",
+    "invariance_only",
+    "redundancy_only",
+    "feature_normalization",
+    "cross_covariance",
+    "cross_entropy",
+    "auto_correlation",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Encoder and projector (paper, section 2.2)."""
+
+    encoder: Encoder = "resnet50"
+    """A torchvision ResNet, or one of the small convolutional encoders for small images."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """A ResNet's first layers: 7×7 stride 2 and max-pool, or 3×3 stride 1 for small images."""
+    projector_widths: tuple[int, ...] = (8192, 8192, 8192)
+    """Output units of each linear layer of the projector; the last is D."""
+    projector_batch_norm: bool = True
+    """Batch norm after each linear layer of the projector but the last (Table 5: "No BN in MLP");
+    without it these layers have biases."""
+    predictor_widths: tuple[int, ...] | None = None
+    """Output units of each linear layer of a predictor on the first view (Table 6: 8192 8192); the
+    last must be D; none: no predictor."""
+    stop_gradient: bool = False
+    """No gradient from the second view, the one without a predictor (Table 6)."""
+    start_from: str | None = None
+    """A checkpoint, or a run's folder, whose weights a *new* run starts from: the encoder's, and
+    the projector's and predictor's if they have the same layers; none: weights drawn from the
+    seed. (To *continue* a run, give its name.)"""
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.projector_widths) > 0 and all(width > 0 for width in self.projector_widths),
+            f"model.projector_widths={self.projector_widths} must name at least one width above 0.",
+        )
+        require(
+            self.predictor_widths is None
+            or (
+                self.predictor_widths[-1:] == self.projector_widths[-1:]
+                and all(width > 0 for width in self.predictor_widths)
+            ),
+            f"model.predictor_widths={self.predictor_widths} must be above 0 and end with "
+            f"{self.projector_widths[-1]}, as model.projector_widths does.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """The loss (paper, Eq. 1), and its ablations (Table 5; docs/ablations.md)."""
+
+    variant: Variant = "barlow_twins"
+    """Which loss: the paper's (barlow_twins), one that Table 5 compares it with (invariance_only,
+    redundancy_only, feature_normalization, cross_covariance, cross_entropy), or auto_correlation,
+    whose redundancy term is of one view's own correlations (section 5.2)."""
+    redundancy_weight: float = 5e-3
+    """λ of Eq. 1: weight of the redundancy-reduction term."""
+    form: Literal["auto", "correlation", "gram"] = "auto"
+    """How the loss is computed: by the D×D correlations, by two N×N Gram matrices (the same loss,
+    for D above N), or by the faster of the two."""
+    temperature: float = 0.1
+    """τ of cross_entropy; the paper does not give its own."""
+
+    def __post_init__(self) -> None:
+        require_positive("objective", self, "redundancy_weight", "temperature")
+        require(
+            not (self.variant == "cross_entropy" and self.form == "gram"),
+            "objective.form=gram cannot compute objective.variant=cross_entropy, which needs every "
+            "correlation; use auto.",
+        )

@@ -1,0 +1,73 @@
+"""Settings of the optimizer and of its learning rate."""
+
+import math
+from dataclasses import dataclass
+
+from bt_ray.config.checks import require, require_positive, require_probability
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """LARS with the paper's numbers (section 2.2), and what they mean for the true gradient.
+
+    The published rates were tuned with code whose gradient is 1/W of the true one: autograd does
+    not see its all-reduce of the correlation matrix, and DDP then averages over W workers. LARS
+    ignores a gradient's scale, so `weight_rate` holds as it is. Parameters that LARS does not adapt
+    need their rate divided by W; the decay, which LARS adds to the gradient, is multiplied by W.
+    `reference_world_size` is that W.
+    """
+
+    weight_rate: float = 0.2
+    """Base learning rate of weights, for a batch of 256."""
+    bias_rate: float = 0.0048
+    """Base learning rate of biases and batch-norm parameters, for a batch of 256, as published."""
+    weight_decay: float = 1.5e-6
+    """Weight decay as published."""
+    reference_world_size: int = 32
+    """W, the number of workers of the run that the published numbers were tuned for."""
+    momentum: float = 0.9
+    """Momentum of LARS."""
+    trust_coefficient: float = 0.001
+    """η of LARS: the share of its weight's norm that a step at rate 1 moves."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            "optimizer", self, "weight_rate", "bias_rate", "trust_coefficient",
+            "reference_world_size",
+        )  # fmt: skip
+        require(
+            math.isfinite(self.weight_decay) and self.weight_decay >= 0,
+            f"optimizer.weight_decay={self.weight_decay} must be a finite number, 0 or above.",
+        )
+        require(0 <= self.momentum < 1, f"optimizer.momentum={self.momentum} must lie in [0, 1).")
+
+    @property
+    def true_bias_rate(self) -> float:
+        """`bias_rate` for the true gradient of the global loss."""
+        return self.bias_rate / self.reference_world_size
+
+    @property
+    def true_weight_decay(self) -> float:
+        """`weight_decay` for the true gradient of the global loss."""
+        return self.weight_decay * self.reference_world_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """How long, and how the learning rate moves (paper, section 2.2)."""
+
+    epochs: int = 300
+    """Passes over the training images."""
+    warmup_epochs: float = 10
+    """Epochs of linear warm-up; a cosine follows."""
+    final_factor: float = 1e-3
+    """The last learning rate, as a share of the highest."""
+
+    def __post_init__(self) -> None:
+        require_positive("schedule", self, "epochs")
+        require(
+            0 <= self.warmup_epochs <= self.epochs,
+            f"schedule.warmup_epochs={self.warmup_epochs} must lie between 0 and "
+            f"schedule.epochs={self.epochs}.",
+        )
+        require_probability("schedule", self, "final_factor")

@@ -1,0 +1,72 @@
+"""The whole tree: everything about one run."""
+
+from dataclasses import dataclass, field
+
+from bt_ray.config.checks import require
+from bt_ray.config.data import DataSettings, ViewSettings
+from bt_ray.config.model import ModelSettings, ObjectiveSettings
+from bt_ray.config.optimizer import OptimizerSettings, ScheduleSettings
+from bt_ray.config.training import (
+    ProbeSettings,
+    ScalingSettings,
+    TrackingSettings,
+    TrainingSettings,
+)
+from bt_ray.errors import SettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything about one run."""
+
+    name: str
+    """Name of the run and of its folder; the same name continues the same run."""
+    storage: str = "runs"
+    """Folder of all runs, written shards and the MLflow store; workers must be able to reach it."""
+    data: DataSettings
+    views: ViewSettings = field(default_factory=ViewSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    scaling: ScalingSettings = field(default_factory=ScalingSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.name) and "/" not in self.name and self.name not in (".", ".."),
+            f"name={self.name!r} must be a plain folder name.",
+        )
+        require(
+            self.objective.variant != "cross_entropy" or self.model.projector_widths[-1] > 1,
+            "objective.variant=cross_entropy needs two dimensions, and model.projector_widths="
+            f"{self.model.projector_widths} end with one.",
+        )
+        workers, batch = max(1, self.scaling.workers), self.data.global_batch
+        if batch % workers:
+            below = batch - batch % workers
+            near = [n for n in (below, below + workers) if n > 0]
+            raise SettingsError(
+                f"data.global_batch={batch} must be divisible by scaling.workers={workers}; "
+                f"try {' or '.join(map(str, near))}."
+            )
+
+    @property
+    def rate_scale(self) -> float:
+        """Factor from a base learning rate to this batch's (paper, section 2.2)."""
+        return self.data.global_batch / 256
+
+    @property
+    def registered_model(self) -> str:
+        """Name of this run's encoder in the model registry."""
+        return self.tracking.registered_model or f"barlow-{self.name}"
+
+
+def check_pretraining(settings: Settings) -> None:
+    """Raises SettingsError for settings that pretraining cannot use: one view an image."""
+    require(
+        settings.views.count == 2,
+        f"views.count={settings.views.count} serves to train a classifier; pretraining compares 2.",
+    )

@@ -1,0 +1,89 @@
+"""Settings of the loop, of what is measured in it, of where it runs and is recorded."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bt_ray.config.checks import require, require_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How the loop runs."""
+
+    seed: int = 0
+    """Seed of the initial weights, the order of the images and the views."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of encoder and projector; the objective is always float32 or better."""
+    channels_last: bool = True
+    """Lay images out channels-last, which convolutions prefer."""
+    log_every_steps: int = 10
+    """Steps between two lines of metrics."""
+    checkpoint_every_epochs: float = 1
+    """Epochs between two checkpoints; one is always written at the end."""
+    probe_every_epochs: float = 5
+    """Epochs between two probes (RankMe, alignment, uniformity, kNN); one is always made before
+    and after."""
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"training.seed={self.seed} must be 0 or above.")
+        require_positive(
+            "training", self, "log_every_steps", "checkpoint_every_epochs", "probe_every_epochs"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings:
+    """The probes of the encoder during training; kNN needs labels, the other measures do not."""
+
+    neighbors: int = 200
+    """k of the weighted k-nearest-neighbour classifier."""
+    temperature: float = 0.1
+    """Temperature of its weights, exp(cosine / temperature)."""
+    bank_images: int = 50_000
+    """Training images whose features are searched, at most, to a whole row group."""
+    query_images: int = 10_000
+    """Held-out images that are classified, at most, to a whole row group."""
+
+    def __post_init__(self) -> None:
+        require_positive("probe", self, "neighbors", "temperature", "bank_images", "query_images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingSettings:
+    """How much of the cluster a run uses, and what happens when workers are lost."""
+
+    workers: int = 1
+    """Training workers (W); 0 runs everything in the calling process. Never changes a result."""
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """What a worker computes on; auto: a GPU if the cluster has one for each worker."""
+    cpus_per_worker: float = 1
+    """Logical CPUs that Ray reserves for each worker."""
+    threads_per_worker: int | None = None
+    """Threads of a CPU worker's arithmetic; none: the machine's cores over its workers."""
+    max_failures: int = 3
+    """Times that lost workers are replaced and training goes on from the last checkpoint."""
+    max_hours: float | None = None
+    """Hours of training after which the run writes a checkpoint and ends; none: no limit. The
+    schedule stays that of all `schedule.epochs`: the same command continues where it stopped,
+    for as many hours again."""
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 0, f"scaling.workers={self.workers} must be 0 or above.")
+        require_positive("scaling", self, "cpus_per_worker")
+        for name in ("threads_per_worker", "max_hours"):
+            if getattr(self, name) is not None:
+                require_positive("scaling", self, name)
+        require(
+            self.max_failures >= 0,
+            f"scaling.max_failures={self.max_failures} must be 0 or above.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """Where a run is recorded."""
+
+    experiment: str = "bt_ray"
+    """MLflow experiment that the run is recorded in."""
+    registered_model: str | None = None
+    """Name in the model registry; none: `barlow-<name of the run>`."""
