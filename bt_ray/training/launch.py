@@ -4,7 +4,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray.train.v2.api.callback import UserCallback
+from ray.train import UserCallback
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint, replaced_images, stream_digest
 from bt_ray.config import Settings, check_pretraining, to_json
