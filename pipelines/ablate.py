@@ -13,7 +13,7 @@ from bt_ray.presets import PRESETS, starting_point
 from pipelines.terminal import console, finish, guarded, quiet_libraries
 
 if TYPE_CHECKING:
-    from bt_ray.ablations.progress import Progress
+    from bt_ray.ablations.progress import StudyProgress
 
 _STUDIES = ("table5", "table6", "figure2", "figure3", "figure4", "figure5")
 
@@ -106,7 +106,7 @@ def run(name: str, order: Ablate) -> dict[str, Any]:
     }
 
 
-def _print(progress: "Progress") -> None:
+def _print(progress: "StudyProgress") -> None:
     """A line a run."""
     result, left = progress.result, progress.seconds_left
     words = ", ".join(

@@ -13,7 +13,7 @@ from pipelines.terminal import console
 if TYPE_CHECKING:
     from bt_ray.tuning.budget import Budget
     from bt_ray.tuning.order import SweepOrder
-    from bt_ray.tuning.progress import Progress, Row
+    from bt_ray.tuning.progress import Row, SweepProgress
     from bt_ray.tuning.space import SearchSpace
     from bt_ray.tuning.sweep import SweepSummary
 
@@ -80,7 +80,7 @@ class TrialTable:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, progress: "Progress") -> None:
+    def show(self, progress: "SweepProgress") -> None:
         """Shows how it stands, at most twice a second."""
         if self._live is None:
             self._tell(progress)
@@ -88,7 +88,7 @@ class TrialTable:
             self._last = time.monotonic()
             self._live.update(build_table(self._title, progress), refresh=True)
 
-    def _tell(self, progress: "Progress") -> None:
+    def _tell(self, progress: "SweepProgress") -> None:
         """A line for each trial whose state has changed."""
         for row in progress.rows:
             if self._told.get(row.number) != row.state:
@@ -98,7 +98,7 @@ class TrialTable:
                     console.print(describe(row, progress), soft_wrap=True, markup=False)
 
 
-def describe(row: "Row", progress: "Progress") -> str:
+def describe(row: "Row", progress: "SweepProgress") -> str:
     """One trial and how the sweep stands, in a line."""
     drawn = ", ".join(f"{name}={shown(value)}" for name, value in row.params.items())
     line = f"trial {row.number}: {row.state}, {drawn}"
@@ -116,7 +116,7 @@ def describe(row: "Row", progress: "Progress") -> str:
     return line
 
 
-def build_table(title: str, progress: "Progress") -> Table:
+def build_table(title: str, progress: "SweepProgress") -> Table:
     """The trials, the best first, then those that run, then the others."""
     best = progress.best
     caption = f"{progress.num_ended} of {progress.total} trials"
@@ -150,11 +150,11 @@ def _rank(row: "Row") -> tuple[int, float]:
 
 def print_summary(summary: "SweepSummary") -> None:
     """All trials, then what came of the best."""
-    from bt_ray.tuning.progress import Progress, row_of
+    from bt_ray.tuning.progress import SweepProgress, row_of
 
     rows = tuple(row_of(trial) for trial in summary.trials)
     epochs = round(max((row.epochs for row in rows), default=0))
-    whole = Progress(rows=rows, total=len(rows), epochs=epochs, left_s=0.0)
+    whole = SweepProgress(rows=rows, total=len(rows), epochs=epochs, left_s=0.0)
     console.print(build_table(f"{summary.name}: {summary.score} of held-out images", whole))
     for row in rows:
         if row.reason is not None:

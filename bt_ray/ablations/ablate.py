@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bt_ray.ablations.progress import Progress, Watch
+from bt_ray.ablations.progress import ResultCollector, StudyProgress
 from bt_ray.ablations.result import Result
 from bt_ray.ablations.score import LinearProtocol, is_labelled
 from bt_ray.ablations.study import Case, Changes, Study
@@ -68,7 +68,7 @@ def ablate(
     plan: Plan,
     folder: Path,
     *,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[StudyProgress], None] = lambda progress: None,
     prepare_process: Callable[[], None] | None = None,
 ) -> tuple[Row, ...]:
     """Every case's results; those whose files are in `folder` are not made again.
@@ -85,7 +85,7 @@ def ablate(
     if settings.scaling.workers > 0:
         connect(settings)
     searches = _searches(study, settings)
-    watch = Watch(len(searches) + len(study.cases) * plan.seeds, on_progress)
+    collector = ResultCollector(len(searches) + len(study.cases) * plan.seeds, on_progress)
     name = f"{study.name}-{settings.name}"
     own_folder = Path(settings.storage) / "ablations" / name
     own_folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def ablate(
                 [order for _, order in runs], folder / RESULTS, at_once=plan.at_once,
                 parent=parent, prepare_process=prepare_process,
             )  # fmt: skip
-            found = watch.collect({order.key: label for label, order in runs}, results)
+            found = collector.collect({order.key: label for label, order in runs}, results)
             by_label: dict[str, list[Result]] = {case.label: [] for case in study.cases}
             for label, order in runs:
                 by_label[label].append(found[order.key])

@@ -1,4 +1,4 @@
-"""How far an ablation is, run by run."""
+"""How far an ablation is, told after each of its runs."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -8,25 +8,29 @@ from bt_ray.ablations.result import Result
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """A run has come to its result."""
+class StudyProgress:
+    """How far a study is once a run has come to its result."""
 
     label: str
-    """Of its case."""
+    """Of the run's case."""
     result: Result
     is_new: bool
-    """Whether it was made now."""
+    """Whether the run was made now; else its result was in a file."""
     done: int
     total: int
-    """Of all runs, searches included."""
+    """Runs of the study, those of searches included."""
     seconds_left: float | None
-    """None before the first new one."""
+    """Until all runs are done, at the mean time of the new ones; none before the first of those."""
 
 
-class Watch:
-    """Tells of each result as it comes, and how long the others will take."""
+class ResultCollector:
+    """Collects results as they come, and tells of each.
 
-    def __init__(self, total: int, on_progress: Callable[[Progress], None]) -> None:
+    Args:
+      total: results that are to come.
+    """
+
+    def __init__(self, total: int, on_progress: Callable[[StudyProgress], None]) -> None:
         self._total, self._on_progress = total, on_progress
         self._done = self._num_new = 0
         self._began = time.monotonic()
@@ -37,8 +41,8 @@ class Watch:
         """The results by their keys.
 
         Args:
-          label_of: label of a run's case by its result's key.
-          results: with whether they are new.
+          label_of: from a result's key to the label of its run's case.
+          results: each with whether it is new.
         """
         found = {}
         for result, is_new in results:
@@ -46,7 +50,7 @@ class Watch:
             self._done += 1
             self._num_new += is_new
             self._on_progress(
-                Progress(
+                StudyProgress(
                     label=label_of[result.key],
                     result=result,
                     is_new=is_new,

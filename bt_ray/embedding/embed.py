@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from bt_ray.data.preparation.claim import Claim
 from bt_ray.data.preparation.staging import blocks
-from bt_ray.data.preparation.tasks import Progress, Record, RunAll, Tasks
+from bt_ray.data.preparation.tasks import OnProgress, Record, RunAll, Tasks
 from bt_ray.data.preparation.write import rejected_lines
 from bt_ray.data.shards.manifest import Shard
 from bt_ray.data.sources import Source
@@ -73,7 +73,7 @@ def usual_rows_per_file(num_images: int) -> int:
     return min(_MOST_ROWS, max(_FEWEST_ROWS, -(-num_images // _USUAL_FILES)))
 
 
-def embed(job: EmbeddingJob, run_all: RunAll, on_progress: Progress) -> EmbeddingManifest:
+def embed(job: EmbeddingJob, run_all: RunAll, on_progress: OnProgress) -> EmbeddingManifest:
     """Writes the job's missing files, then their manifest.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a sweep will take, said before it starts: trials, epochs, hours from measured steps."""
+"""A forecast of a sweep: its trials and epochs, and its hours from steps that are timed."""
 
 from dataclasses import dataclass, replace
 from statistics import mean
@@ -19,11 +19,12 @@ _DRAWS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a sweep will take at most; pruning makes it less.
+    """What the rest of a sweep takes at most; pruning makes it less.
 
-    `trials`: that are left; `seeds`: further runs of the winner's settings; `epochs`: of each;
-    `run_hours`: of one of them that has the machine for itself, the mean of those measured;
-    `hours`: of all that is left; none where the hardware is not this machine's.
+    `trials`: trials that are left; `ended`: trials that are not; `seeds`: further runs of the
+    winner's settings; `epochs` and `steps`: of each run; `run_hours`: hours of a run that has the
+    machine for itself, the mean over `measured` sizes of model; `hours`: hours of all that is left.
+    Hours are none where the runs' hardware is not this machine's.
     """
 
     trials: int
@@ -37,7 +38,7 @@ class Budget:
 
 
 def forecast_sweep(space: SearchSpace, settings: Settings, order: SweepOrder) -> Budget:
-    """The budget of what is left of a sweep; steps of up to three sizes of model are timed.
+    """The budget of the rest of a sweep, from timed steps of up to three sizes of model.
 
     Raises: SettingsError if the space does not fit the settings; the first error that a run of
       the settings would end with.
@@ -72,7 +73,7 @@ def forecast_sweep(space: SearchSpace, settings: Settings, order: SweepOrder) ->
 
 
 def _sizes(space: SearchSpace, settings: Settings) -> list[Settings]:
-    """Settings that the space leads to, of different sizes: the points first."""
+    """Settings that the space proposes, one for each size of model, batch and image."""
     found: dict[object, Settings] = {}
     for changes in space.draw(_DRAWS):
         changed = override(settings, changes)
@@ -83,7 +84,7 @@ def _sizes(space: SearchSpace, settings: Settings) -> list[Settings]:
 
 
 def _forecast(settings: Settings, name: str) -> Forecast:
-    """Of a run that has a folder of its own."""
+    """The forecast of a run in a folder of its own."""
     return forecast(replace(settings, name=f"{name}-forecast"))
 
 

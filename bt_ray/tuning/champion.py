@@ -35,11 +35,12 @@ _SCORES = "test_scores.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a contest came to.
+    """The outcome of a contest with the champion.
 
-    `model_version`: of the sweep's best encoder; `scores`: its own, on the test images;
-    `seed_scores`: those of its settings with each seed, its own first; `spread`: their standard
-    deviation, none of a single one; `champion`: the version that it had to beat, if there was one.
+    `model_version`: the sweep's best encoder; `score`: name of the score that decides; `scores`:
+    the encoder's, on the test images; `seed_scores`: that score of its settings with each seed, its
+    own first; `spread`: their standard deviation, none of a single one; `champion`: the version
+    that it had to beat, if there was one; `sentence`: all this in words.
     """
 
     model_version: str
@@ -54,7 +55,7 @@ class Verdict:
 
 
 class _Book:
-    """Scores of encoders that were judged, so that each is judged once."""
+    """Keeps the scores of encoders in a file, so that each is computed once."""
 
     def __init__(self, file: Path, contest: Contest) -> None:
         self._file, self._contest = file, contest
@@ -77,10 +78,10 @@ class _Book:
 def contend(
     best: TrialRecord, settings: Settings, order: SweepOrder, trial_order: TrialOrder
 ) -> Verdict:
-    """Registers the best trial's encoder, and lets it contend with the champion.
+    """Registers the best trial's encoder, and gives it the alias `champion` if it wins.
 
     Args:
-      settings: as the user gave them, storage located.
+      settings: the user's, with the storage located.
     Raises: DataError if test images are among the training images; TrackingError.
     """
     run_folder = trial_order.run_folder(best.number)

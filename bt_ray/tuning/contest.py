@@ -1,4 +1,4 @@
-"""One evaluation for all encoders that contend: the same images, the same method."""
+"""Scores the encoders that compete: all on the same images, by the same method."""
 
 from dataclasses import dataclass, replace
 

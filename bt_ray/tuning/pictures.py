@@ -26,10 +26,10 @@ _PLOTS: dict[str, Callable[..., Any]] = {
 
 
 def draw_sweep(order: TrialOrder, folder: Path) -> list[Path]:
-    """Draws what can be drawn of the trials so far; the files.
+    """Draws the pictures that the trials so far allow; their files.
 
-    Importances need two finished trials that differ in their scores; what cannot be drawn is left
-    out. A server that is away costs its copies.
+    Optuna's importances, for example, need two finished trials of different scores. If the MLflow
+    server does not answer, the pictures are in the folder alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     points = [Point(r.params, r.state, r.score) for r in order.records]

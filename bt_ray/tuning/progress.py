@@ -1,4 +1,4 @@
-"""How a sweep stands: its trials, the best so far, the time that is left."""
+"""The state of a sweep: its trials, the best so far, the time that is left."""
 
 import time
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from bt_ray.tuning.records import State, TrialRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A trial that has begun; `epochs` and `score` as far as they are known."""
+    """A trial that has begun; `epochs` and `score`: the latest that are known."""
 
     number: int
     params: dict[str, Any]
@@ -22,15 +22,15 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """A moment of a sweep. `rows`: all trials that have begun, by number; `total`: all of them."""
+class SweepProgress:
+    """The state of a sweep. `rows`: trials that have begun, by number; `total`: trials in all."""
 
     rows: tuple[Row, ...]
     total: int
     epochs: int
     """Of a whole trial."""
     left_s: float | None
-    """About how long the trials that are left will take; none if nothing is known of it."""
+    """Seconds until all trials have ended; none while there is nothing to estimate them from."""
 
     @property
     def best(self) -> Row | None:
@@ -43,7 +43,7 @@ class Progress:
 
     @property
     def num_ended(self) -> int:
-        """Trials that have ended, however."""
+        """Trials that have ended, in whatever state."""
         return sum(row.state not in ("running", "waiting") for row in self.rows)
 
 
@@ -69,7 +69,7 @@ class Board:
             self._rows[number] = replace(self._rows[number], state="waiting")
 
     def hear(self, number: int, epochs: float, score: float | None) -> None:
-        """A trial told of a score."""
+        """A trial has reported a score."""
         self._rows[number] = replace(self._rows[number], epochs=epochs, score=score)
 
     def end(self, record: TrialRecord) -> None:
@@ -77,14 +77,16 @@ class Board:
         self._rows[record.number] = row_of(record)
         self._began.pop(record.number, None)
 
-    def look(self) -> Progress:
-        """How it stands now."""
+    def look(self) -> SweepProgress:
+        """The state of the sweep now."""
         now = time.monotonic()
         rows = tuple(
             replace(row, seconds=now - self._began[number]) if number in self._began else row
             for number, row in sorted(self._rows.items())
         )
-        return Progress(rows=rows, total=self._total, epochs=self._epochs, left_s=self._left(rows))
+        return SweepProgress(
+            rows=rows, total=self._total, epochs=self._epochs, left_s=self._left(rows)
+        )
 
     def _left(self, rows: tuple[Row, ...]) -> float | None:
         """The mean time of whole trials × those that are left, side by side."""

@@ -1,4 +1,4 @@
-"""What came of each trial, one JSON file a trial, written whole at its end."""
+"""What came of each trial: a JSON file for each, written when the trial has ended."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 State = Literal["finished", "pruned", "diverged", "failed"]
-"""How a trial ended: at its last step, earlier by the search's choice, by a loss or score that was
-not finite, or of an error."""
+"""How a trial ended: at its last step; earlier, as the search gave it up; with a loss or score that
+is not finite; or with an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class TrialRecord:
     """One trial that has ended.
 
     `params`: what the search drew; `changes`: the settings that follow from it; `score`: the last
-    one, none if there is none; `scores`: epoch → score on the way; `seconds`: of its last start.
+    one, if there is any; `scores`: epoch → score on the way; `seconds`: duration of its last start.
     """
 
     number: int
@@ -36,13 +36,13 @@ class TrialRecord:
 
 
 class Records:
-    """The records of a sweep, in a folder of theirs."""
+    """The records of a sweep, which have `folder` to themselves."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def keep(self, record: TrialRecord) -> None:
-        """Writes the record; a kill leaves it whole or not at all."""
+        """Writes the record; if the process is killed meanwhile, there is no record yet."""
         self._folder.mkdir(parents=True, exist_ok=True)
         fresh = self._file(record.number).with_suffix(".new")
         fresh.write_text(json.dumps(asdict(record), indent=2))
@@ -59,7 +59,7 @@ class Records:
             yield _from_tree(json.loads(file.read_text()))
 
     def set_aside(self, number: int) -> None:
-        """Keeps the record of a trial that is run again under another name."""
+        """Renames the record of a trial that is to be run again."""
         old = self._file(number)
         if old.is_file():
             old.rename(old.with_suffix(".failed"))

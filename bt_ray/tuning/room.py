@@ -12,7 +12,7 @@ _DRIVER_CPUS = 0.01  # Tune refuses 0; the trial's own workers do the work
 
 
 def trial_resources(settings: Settings) -> dict[str, float]:
-    """What a trial's own process reserves: next to nothing if it has workers to train."""
+    """What a trial's own process reserves: next to nothing if workers train for it."""
     if settings.scaling.workers > 0:
         return {"CPU": _DRIVER_CPUS}
     cpus = {"CPU": settings.scaling.cpus_per_worker}
@@ -20,10 +20,10 @@ def trial_resources(settings: Settings) -> dict[str, float]:
 
 
 def join_cluster(settings: Settings, at_once: int | None) -> int:
-    """Joins or starts the cluster; how many trials it has room for, at least one.
+    """Joins or starts the cluster; the number of trials to run side by side, at least one.
 
-    A cluster that is started here gets as many logical CPUs as the trials reserve, of which there
-    are as many as workers fit on the machine's cores: what decodes shares those.
+    On a cluster that is started here, as many trials run as have cores for their workers. It gets
+    as many logical CPUs as they reserve, and decoders share the workers' cores.
 
     Raises: LaunchError if not even one fits.
     """
@@ -50,9 +50,9 @@ def _room(settings: Settings) -> int:
 
 
 def share_threads(settings: Settings, at_once: int) -> Settings:
-    """The settings with the machine's cores shared by trials that compute on it side by side.
+    """The settings with threads for each worker, so that all trials together use every core once.
 
-    On a cluster of several machines, and where the settings name the threads, they stay.
+    They stay as they are on a cluster of several machines, and where they name the threads.
     """
     scaling = settings.scaling
     if scaling.threads_per_worker is not None or len(ray.nodes()) > 1:

@@ -41,7 +41,8 @@ class SearchSpace:
     def check(self, settings: Settings) -> None:
         """Tries the points, the grid and many draws on the settings.
 
-        Raises: SettingsError if the space is empty, a key is no setting, or a value none of it.
+        Raises: SettingsError if the space is empty, a key is no setting, or a setting cannot have
+          its value.
         """
         if not any(changes for _, changes in self._draws(_DRAWS_CHECKED)):
             raise SettingsError(f"The search space {self.name!r} is empty; name a setting to vary.")
@@ -54,7 +55,7 @@ class SearchSpace:
             override(settings, changes)
 
     def draw(self, count: int) -> list[Changes]:
-        """Changes of the settings at the points, then of random draws."""
+        """The first `count` changes: those of the points, then of random draws."""
         fixed = [changes for _, changes in self._fixed(with_grid=False)]
         return [*fixed, *(changes for _, changes in self._draws(count))][:count]
 

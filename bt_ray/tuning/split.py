@@ -15,7 +15,7 @@ from bt_ray.training.run_folder import locate_storage, open_storage
 
 
 def hold_out(settings: Settings, *, share: float = 0.1, seed: int = 0) -> Settings:
-    """The settings with `data.train` less a held-out part of it, and that part as `data.test`.
+    """The settings with part of the training images held out: it becomes `data.test`.
 
     Both are shards below the storage, written once: the same images with the same `share` and
     `seed` give the same shards, whatever else the settings say.
@@ -56,7 +56,7 @@ def draw_rows(shards: ShardSet, *, share: float, seed: int) -> NDArray[np.int64]
 
 
 def _check(settings: Settings, shards: ShardSet, held: NDArray[np.int64], share: float) -> None:
-    """Raises SettingsError unless both parts can serve."""
+    """Raises SettingsError if a part has too few images."""
     num_kept = shards.manifest.num_rows - len(held)
     if len(held) < 2 or num_kept < settings.data.global_batch:
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""One start of a search: Ray Tune and Optuna, to the last trial or a signal."""
+"""One start of a search: Ray Tune runs the trials that Optuna proposes, or a signal ends it."""
 
 import logging
 import os
@@ -12,34 +12,23 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
-import optuna
 from ray import tune
 
 from bt_ray.config import Settings
 from bt_ray.training.fit import beside
+from bt_ray.tuning.callback import TrialCallback
 from bt_ray.tuning.order import SweepOrder
-from bt_ray.tuning.progress import Board, Progress
+from bt_ray.tuning.progress import Board, SweepProgress
 from bt_ray.tuning.room import trial_resources
-from bt_ray.tuning.search import HalvingStops, StudySearch
+from bt_ray.tuning.search import StudySearch
 from bt_ray.tuning.space import Params, SearchSpace
-from bt_ray.tuning.study import (
-    answering_study,
-    begin_again,
-    build_sampler,
-    enqueue,
-    number_of,
-    open_study_storage,
-    reconcile,
-    replay,
-)
+from bt_ray.tuning.study import SweepStudy, answering_study, build_pruner, build_sampler
 from bt_ray.tuning.trial import TrialOrder, run_trial
-from bt_ray.tuning.watch import Watch
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial may end before it has a score
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 
@@ -63,68 +52,57 @@ class Start:
     def run(
         self,
         points: tuple[Params, ...],
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[SweepProgress], None],
     ) -> int | None:
-        """Runs the trials that are left; the signal that ended this early, if one did."""
+        """Runs the trials that are left.
+
+        Returns: the number of the signal that ended this early; none if all trials have ended.
+        """
         url, records = self._trial_order.study, self._trial_order.records
         total = self._order.total(len(points))
         with answering_study(url):
-            search = self._open_search(total)
-            search.begun = reconcile(search.study, self._space, records)
+            study = self._open_study(total)
+            begun = study.reconcile()
             if self._order.retry_failed:
-                search.begun = begin_again(search.study, self._space, records)
-                left = len(search.begun)
+                begun = study.begin_again()
+                left = len(begun)
             else:
-                enqueue(search.study, points)
-                left = len(search.begun) + max(0, total - _count_begun(search.study))
-            scheduler = self._scheduler(search.study)
+                study.enqueue(points)
+                left = len(begun) + max(0, total - study.count_begun())
         if left == 0:
             return None
         ended = list(records)
         board = Board(
             ended, total=max(total, len(ended) + left), epochs=self._epochs, at_once=self._at_once
         )
-        watch = Watch(self._trial_order, search, board, on_progress)
+        search = StudySearch(
+            study, self._space, self._trial_order, begun=begun, epochs=self._epochs
+        )
+        callback = TrialCallback(self._trial_order, search, board, on_progress)
         place = Path(self._trial_order.folder) / "tune"  # Ray's own notes; ours are elsewhere
         try:
             with self._listening(search), answering_study(url):
-                beside(lambda: self._tuner(search, scheduler, watch, left, place).fit())
+                beside(self._tuner(search, callback, left, place).fit)
         finally:
             shutil.rmtree(place, ignore_errors=True)
         return self._signal
 
-    def _open_search(self, trials: int) -> StudySearch:
-        storage = open_study_storage(self._trial_order.study)
-        name = self._trial_order.name
-        known = optuna.get_all_study_names(storage)
-        begun = (
-            len(optuna.load_study(study_name=name, storage=storage).trials) if name in known else 0
-        )
-        sampler = build_sampler(
+    def _open_study(self, trials: int) -> SweepStudy:
+        order = self._trial_order
+        study = SweepStudy(order.study, order.name, self._space, order.records)
+        study.optuna.sampler = build_sampler(
             self._order.search,
             seed=self._split.training.seed,
-            begun=begun,
+            begun=len(study.trials()),
             trials=trials,
         )
-        return StudySearch(self._space, name, storage, sampler, self._trial_order)
-
-    def _scheduler(self, study: optuna.Study) -> HalvingStops | None:
-        if self._order.pruning == "none":
-            return None
-        scheduler = HalvingStops(
-            self._trial_order,
-            epochs=self._epochs,
-            grace_epochs=self._order.grace_epochs or self._epochs / 9,
-            reduction=self._order.reduction,
-        )
-        replay(study, scheduler.recall)
-        return scheduler
+        study.optuna.pruner = build_pruner(self._order, self._epochs)
+        return study
 
     def _tuner(
         self,
         search: StudySearch,
-        scheduler: HalvingStops | None,
-        watch: Watch,
+        callback: TrialCallback,
         left: int,
         place: Path,
     ) -> tune.Tuner:
@@ -136,7 +114,6 @@ class Start:
             ),
             tune_config=tune.TuneConfig(
                 search_alg=search,
-                scheduler=scheduler,
                 num_samples=left,
                 max_concurrent_trials=self._at_once,
                 reuse_actors=True,  # a process that has imported torch serves for the next trial
@@ -147,7 +124,7 @@ class Start:
                 storage_path=str(place),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=self._order.restarts),
-                callbacks=[watch],
+                callbacks=[callback],
             ),
         )
 
@@ -171,13 +148,3 @@ class Start:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _count_begun(study: optuna.Study) -> int:
-    """Trials of the sweep that have begun; one that is repeated counts once."""
-    begun = (trial for trial in study.get_trials(deepcopy=False) if not _waits(trial))
-    return len({number_of(trial) for trial in begun})
-
-
-def _waits(trial: optuna.trial.FrozenTrial) -> bool:
-    return trial.state == optuna.trial.TrialState.WAITING

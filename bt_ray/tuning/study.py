@@ -1,23 +1,20 @@
 """Optuna's study of a sweep: opened, brought in line with the records, told how trials ended."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.exceptions import OptunaError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from bt_ray.errors import LaunchError
+from bt_ray.tuning.order import Search, SweepOrder
 from bt_ray.tuning.records import Records, TrialRecord
 from bt_ray.tuning.space import Params, SearchSpace
-
-Search = Literal["tpe", "random", "grid"]
-"""How values are proposed, once the points have been tried: by Optuna's tree-structured Parzen
-estimator, at random, or the space's grid alone."""
 
 RETRY_OF = "retry_of"
 """Attribute of a trial of the study that repeats an earlier one: its number."""
@@ -32,7 +29,10 @@ def study_url(folder: Path) -> str:
 
 @contextmanager
 def answering_study(url: str) -> Iterator[None]:
-    """Makes one sentence of whatever goes wrong with a study's storage."""
+    """Makes one sentence of whatever goes wrong with a study's storage.
+
+    Raises: LaunchError in place of an error of Optuna or of the database.
+    """
     try:
         yield
     except (SQLAlchemyError, OptunaError, ImportError) as error:
@@ -51,7 +51,7 @@ def _without_password(url: str) -> str:
 
 
 def open_study_storage(url: str) -> optuna.storages.RDBStorage:
-    """A database that studies are kept in, made if need be.
+    """The database of this URL, with Optuna's tables; it is made if it does not exist.
 
     Raises: LaunchError if it is damaged, locked for long, or does not answer.
     """
@@ -64,7 +64,7 @@ def open_study_storage(url: str) -> optuna.storages.RDBStorage:
 def build_sampler(
     search: Search, *, seed: int, begun: int, trials: int
 ) -> optuna.samplers.BaseSampler:
-    """What proposes values.
+    """Optuna's sampler, which proposes values.
 
     Args:
       begun: trials that the study has already, so that a sweep that is continued does not draw
@@ -78,98 +78,142 @@ def build_sampler(
     return optuna.samplers.RandomSampler(seed=seed + begun)
 
 
-def number_of(trial: optuna.trial.FrozenTrial) -> int:
-    """The sweep's number of a trial of the study; a repeated one keeps that of the first go."""
-    return int(trial.user_attrs.get(RETRY_OF, trial.number))
+def build_pruner(order: SweepOrder, epochs: int) -> optuna.pruners.BasePruner:
+    """Optuna's pruner, which says whether a trial lags behind.
 
-
-def reconcile(study: optuna.Study, space: SearchSpace, records: Records) -> list[int]:
-    """Tells the study of all trials that have ended, and finds those that have not.
-
-    Trials of which there are only records, since the study was lost, are added to it.
-
-    Returns: ids of the study's trials that were begun and have not ended.
+    Args:
+      epochs: of a whole trial.
     """
-    known = {number_of(trial) for trial in study.get_trials(deepcopy=False)}
-    lost = [record for record in records if record.number not in known]
-    for record in lost:
-        study.add_trial(_placeholder(study, space, record))
-    unfinished = []
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        ended = records.read(number_of(trial))
-        if ended is None:
-            unfinished.append(trial._trial_id)
-        else:
-            tell(study, optuna.Trial(study, trial._trial_id), ended)
-    return unfinished
-
-
-def _placeholder(
-    study: optuna.Study, space: SearchSpace, record: TrialRecord
-) -> optuna.trial.FrozenTrial:
-    """A trial of the study for a record, as if it had just been begun."""
-    drawn = optuna.trial.FixedTrial(record.params)
-    space.propose(drawn)
-    return optuna.create_trial(
-        state=TrialState.RUNNING,
-        params=drawn.params,
-        distributions=drawn.distributions,
-        user_attrs={RETRY_OF: record.number},
+    if order.pruning == "none":
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=order.grace_epochs or max(1, round(epochs / 9)),
+        reduction_factor=order.reduction,
     )
 
 
-def begin_again(study: optuna.Study, space: SearchSpace, records: Records) -> list[int]:
-    """Sets the records of failed trials aside, and begins each again in the study.
+def number_of(trial: optuna.Trial | FrozenTrial) -> int:
+    """The sweep's number of a trial of the study; one that repeats another has that one's."""
+    return int(trial.user_attrs.get(RETRY_OF, trial.number))
 
-    Returns: ids of the study's trials, those included that an earlier start began again and did
-      not end.
+
+class SweepStudy:
+    """A sweep's study, opened or made.
+
+    Trials are named by their number in the study, which `number_of` turns into the sweep's.
+
+    Args:
+      url: of the database.
+      records: what came of the trials that have ended.
+    Raises: LaunchError as `open_study_storage` does.
     """
-    failed = [record for record in records if record.state == "failed"]
-    for record in failed:
-        study.add_trial(_placeholder(study, space, record))
-        records.set_aside(record.number)
-    return [
-        trial._trial_id
-        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        if RETRY_OF in trial.user_attrs
-    ]
 
+    def __init__(self, url: str, name: str, space: SearchSpace, records: Records) -> None:
+        self._storage = open_study_storage(url)
+        self._space, self._records = space, records
+        self.optuna = optuna.create_study(
+            storage=self._storage,
+            pruner=optuna.pruners.NopPruner(),
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+        )
+        """Optuna's study; its sampler and its pruner may be replaced."""
 
-def enqueue(study: optuna.Study, points: Sequence[Params]) -> None:
-    """Has the points tried first; those that are waiting or were tried are not tried again."""
-    for point in points:
-        study.enqueue_trial(point, skip_if_exists=True)
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The study's trials in these states, or all of them, by number."""
+        return self.optuna.get_trials(deepcopy=False, states=states or None)
 
+    def count_begun(self) -> int:
+        """Trials of the sweep that have begun; one that was repeated counts once."""
+        begun = (trial for trial in self.trials() if trial.state != TrialState.WAITING)
+        return len({number_of(trial) for trial in begun})
 
-def tell(study: optuna.Study, trial: optuna.Trial, record: TrialRecord) -> None:
-    """Ends a trial of the study as its record says.
+    def reopen(self, number: int) -> optuna.Trial:
+        """A trial that an earlier process began, to be continued or ended."""
+        study_id = self._storage.get_study_id_from_name(self.optuna.study_name)
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        return optuna.Trial(self.optuna, trial_id)
 
-    A diverged one is worse than any other; a failed one says nothing about its settings.
-    """
-    reported = study._storage.get_trial(trial._trial_id).intermediate_values
-    for epoch, score in record.scores.items():
-        if round(epoch) not in reported:
-            trial.report(score, round(epoch))
-    for name, value in _facts(record).items():
-        trial.set_user_attr(name, value)
-    match record.state:
-        case "finished":
-            study.tell(trial, record.score)
-        case "diverged":
-            study.tell(trial, _WORST)
-        case "pruned":
-            study.tell(trial, state=TrialState.PRUNED)
-        case "failed":
-            study.tell(trial, state=TrialState.FAIL)
+    def reconcile(self) -> list[int]:
+        """Tells the study of all trials that have ended, and finds those that have not.
+
+        Trials of which there are only records, since the study was lost, are added to it.
+
+        Returns: numbers of the trials that were begun and have not ended.
+        """
+        known = {number_of(trial) for trial in self.trials()}
+        for record in self._records:
+            if record.number not in known:
+                self._begin(record)
+        unfinished = []
+        for trial in self.trials(TrialState.RUNNING):
+            ended = self._records.read(number_of(trial))
+            if ended is None:
+                unfinished.append(trial.number)
+            else:
+                self.tell(self.reopen(trial.number), ended)
+        return unfinished
+
+    def begin_again(self) -> list[int]:
+        """Sets the records of failed trials aside, and begins each again in the study.
+
+        Returns: numbers of the trials that repeat others and have not ended, those of earlier
+          starts included.
+        """
+        for record in [record for record in self._records if record.state == "failed"]:
+            self._begin(record)
+            self._records.set_aside(record.number)
+        return [t.number for t in self.trials(TrialState.RUNNING) if RETRY_OF in t.user_attrs]
+
+    def _begin(self, record: TrialRecord) -> None:
+        """Adds a running trial with what the record's trial drew."""
+        drawn = optuna.trial.FixedTrial(record.params)
+        self._space.propose(drawn)
+        self.optuna.add_trial(
+            optuna.create_trial(
+                state=TrialState.RUNNING,
+                params=drawn.params,
+                distributions=drawn.distributions,
+                user_attrs={RETRY_OF: record.number},
+            )
+        )
+
+    def enqueue(self, points: Sequence[Params]) -> None:
+        """Has the points tried first; those that are waiting or were tried are not tried again."""
+        for point in points:
+            self.optuna.enqueue_trial(point, skip_if_exists=True)
+
+    def note(self, trial: optuna.Trial, epoch: float, score: float) -> bool:
+        """Notes a score of a trial on its way; the first of each whole epoch counts.
+
+        Returns: whether the pruner gives the trial up for it.
+        """
+        if round(epoch) in self.trials()[trial.number].intermediate_values:
+            return False
+        trial.report(score, round(epoch))
+        return trial.should_prune()
+
+    def tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        """Ends a trial of the study as its record says.
+
+        A diverged one is worse than any other; a failed one says nothing about its settings.
+        """
+        for epoch, score in record.scores.items():
+            self.note(trial, epoch, score)
+        for name, value in _facts(record).items():
+            trial.set_user_attr(name, value)
+        match record.state:
+            case "finished":
+                self.optuna.tell(trial, record.score)
+            case "diverged":
+                self.optuna.tell(trial, _WORST)
+            case "pruned":
+                self.optuna.tell(trial, state=TrialState.PRUNED)
+            case "failed":
+                self.optuna.tell(trial, state=TrialState.FAIL)
 
 
 def _facts(record: TrialRecord) -> dict[str, Any]:
     facts = {"outcome": record.state, "run": record.name, "reason": record.reason}
     return {name: value for name, value in facts.items() if value is not None}
-
-
-def replay(study: optuna.Study, report: Callable[[int, float, float], None]) -> None:
-    """Reports every score that the study holds: the trial's number, epoch and score."""
-    for trial in study.get_trials(deepcopy=False):
-        for epoch, score in sorted(trial.intermediate_values.items()):
-            report(number_of(trial), epoch, score)

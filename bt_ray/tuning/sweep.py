@@ -15,7 +15,7 @@ from bt_ray.training.run_folder import locate_storage, open_storage, sole_owner
 from bt_ray.tuning.champion import Verdict, contend
 from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.pictures import draw_sweep
-from bt_ray.tuning.progress import Progress
+from bt_ray.tuning.progress import SweepProgress
 from bt_ray.tuning.records import TrialRecord
 from bt_ray.tuning.room import join_cluster, share_threads
 from bt_ray.tuning.score import Score
@@ -31,7 +31,7 @@ _DRAWS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSummary:
-    """What a sweep found. `best`: none if no trial finished; `verdict`: on its encoder."""
+    """What a sweep found. `best`: none if no trial finished; `verdict`: on the best's encoder."""
 
     run_id: str
     name: str
@@ -47,17 +47,18 @@ def sweep(
     settings: Settings,
     order: SweepOrder | None = None,
     *,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[SweepProgress], None] = lambda progress: None,
 ) -> SweepSummary:
-    """Tries settings of `space` on top of `settings`, and has the best encoder contend.
+    """Trains with settings that `space` proposes; the best encoder competes with the champion.
 
-    Trials are compared on a held-out part of the training images; test images are looked at for
-    the best one alone. A sweep of this name that was ended early, however, is gone on with.
+    Trials are compared on a held-out part of the training images; the best one alone is scored on
+    the test images. A sweep of this name that ended early is continued.
 
     Args:
-      on_progress: told how the sweep stands, several times a second.
+      space: which settings change; all others are those of `settings`.
+      on_progress: called with the state of the sweep, several times a second.
     Raises: SettingsError for a key that is no setting, or another sweep's name; LaunchError if
-      the sweep is going already, its study cannot be used, or a trial does not fit the cluster;
+      the sweep runs already, its study cannot be used, or a trial does not fit the cluster;
       RunStoppedError after SIGINT or SIGTERM; RunFailedError if every trial failed.
     """
     order = order or SweepOrder()
@@ -94,9 +95,9 @@ def sweep(
 
 
 def order_points(space: SearchSpace, order: SweepOrder) -> tuple[dict[str, object], ...]:
-    """What is tried first: the space's points, or its grid.
+    """Values to try first: the space's points, or all of its grid.
 
-    Raises: SettingsError if a grid is wanted, and the space has none.
+    Raises: SettingsError if a grid is asked for, and the space has none.
     """
     if order.search != "grid":
         return space.points
@@ -132,7 +133,7 @@ def _claim(folder: Path, space: SearchSpace, settings: Settings, order: SweepOrd
 
 
 def _choose_score(split: Settings, space: SearchSpace) -> Score:
-    """That of kNN if every image, learnt from or held out, has a label.
+    """The accuracy of kNN if all images, held-out ones too, have labels; else RankMe × cosine.
 
     Raises: SettingsError for views that vary where there are no labels.
     """
@@ -161,7 +162,7 @@ def _stopped(signal_number: int, order: TrialOrder) -> RunStoppedError:
 def _conclude(
     space: SearchSpace, settings: Settings, order: SweepOrder, trial_order: TrialOrder
 ) -> SweepSummary:
-    """The summary, once the best encoder has contended; its figures are drawn before.
+    """Draws the figures and has the best encoder compete with the champion; the summary.
 
     Raises: RunFailedError if every trial failed.
     """

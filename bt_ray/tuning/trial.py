@@ -1,4 +1,4 @@
-"""One trial: a training run in a process of the sweep's, recorded at its end."""
+"""One trial: a training run in a process of its own, whose end is recorded."""
 
 import json
 import os
@@ -25,21 +25,21 @@ from bt_ray.tuning.records import Records, State, TrialRecord
 from bt_ray.tuning.score import Score, is_score, read_score
 
 PRUNED = "pruned"
-"""Name of the file in a trial's folder that says that the search gave it up."""
+"""Name of a file in a trial's folder: the search has given the trial up."""
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError, OutOfMemoryError)
-"""Errors after which another try may do better: memory is shared with other trials."""
+"""Errors after which another try may succeed, as memory is shared with other trials."""
 _LOCK_WAIT_S = 60
 _LOOK_EVERY_S = "1"  # at the workers, not Ray Train's 2 s: a trial waits for it when it ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOrder:
-    """What all trials of a sweep share; it travels to their processes."""
+    """What all trials of a sweep share; it is sent to their processes."""
 
     name: str
     """Of the sweep."""
     settings: str
-    """That the trials change, as JSON."""
+    """The settings that the trials change, as JSON."""
     folder: str
     """Of the sweep."""
     score: Score
@@ -49,7 +49,7 @@ class TrialOrder:
 
     @property
     def records(self) -> Records:
-        """Of trials that have ended."""
+        """The records of trials that have ended."""
         return Records(Path(self.folder) / "trials")
 
     def trial_name(self, number: int) -> str:
@@ -57,11 +57,11 @@ class TrialOrder:
         return f"{self.name}-{number:03d}"
 
     def run_folder(self, number: int) -> Path:
-        """Where a trial's run is kept."""
+        """Folder of a trial's run."""
         return Path(self.folder) / "runs" / self.trial_name(number)
 
     def trial_settings(self, number: int, changes: Mapping[str, Any]) -> Settings:
-        """A trial's own settings; its encoder, should it win, goes by the preset's name.
+        """A trial's settings; if it wins, its model has the name that all trials would give it.
 
         Raises: SettingsError if the changes do not fit together.
         """
@@ -82,17 +82,17 @@ class TellTune:
     steps_per_epoch: int
 
     def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
-        """Tells of the score, if there is one."""
+        """Reports the score, if the measures hold one."""
         score = read_score(measures, self.kind)
         if is_score(score):
             tune.report({"epoch": step / self.steps_per_epoch, "step": step, "score": score})
 
 
 def run_trial(config: dict[str, Any], *, order: TrialOrder) -> None:
-    """Trains what `config` says, and writes the record of how that ended.
+    """Trains with the changes in `config`, and writes the record of how that ended.
 
-    Without a record, the trial has not ended: it was asked to stop, or its process was killed.
-    Raises: what says that memory ran out: Ray Tune then starts the trial again, a few times.
+    A trial without a record has not ended: it was asked to stop, or its process was killed.
+    Raises: an error of `OUT_OF_MEMORY`, after which Ray Tune starts the trial again, a few times.
     """
     number, params, changes = config["number"], config["params"], config["changes"]
     if order.records.read(number) is not None:
@@ -129,7 +129,6 @@ def _train(order: TrialOrder, number: int, changes: Mapping[str, Any]) -> Summar
     run_folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(run_folder / ".lock", timeout=_LOCK_WAIT_S):
         pass  # of a sweep that was killed, the last processes may still be about to end
-    (run_folder / PRUNED).unlink(missing_ok=True)  # of a start that was killed: to be judged again
     plan = build_plan(settings, ShardSet.open(settings.data.train).manifest)
     return pretrain(
         settings,

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from bt_ray.ablations.ablate import Plan, Row, ablate
 from bt_ray.ablations.paper import Axes, build_study
-from bt_ray.ablations.progress import Progress
+from bt_ray.ablations.progress import StudyProgress
 from bt_ray.ablations.result import key_of, read_result
 from bt_ray.ablations.show import write_study
 from bt_ray.ablations.study import Case, Study
@@ -45,8 +45,8 @@ def two_values(settings: Settings) -> Study:
 
 def make(
     study: Study, settings: Settings, folder: Path, plan: Plan
-) -> tuple[tuple[Row, ...], list[Progress]]:
-    told: list[Progress] = []
+) -> tuple[tuple[Row, ...], list[StudyProgress]]:
+    told: list[StudyProgress] = []
     return ablate(study, settings, plan, folder, on_progress=told.append), told
 
 

@@ -4,7 +4,7 @@ from bt_ray.config import Settings, override
 from bt_ray.errors import SettingsError
 from bt_ray.tuning.budget import check_budget, forecast_sweep
 from bt_ray.tuning.order import SweepOrder
-from bt_ray.tuning.progress import Board, Progress
+from bt_ray.tuning.progress import Board, SweepProgress
 from bt_ray.tuning.records import TrialRecord
 from bt_ray.tuning.space import load_space
 from pipelines.sweep_table import build_table, describe, human
@@ -16,7 +16,8 @@ from pipelines.sweep_table import build_table, describe, human
         ({"trials": 0}, "trials=0 must be at least 1"),
         ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"max_hours": 0.0}, "max_hours=0.0 must be a finite number above 0"),
-        ({"reduction": 1.0}, "reduction=1 must be above 1"),
+        ({"grace_epochs": 0}, "grace_epochs=0 must be at least 1"),
+        ({"reduction": 1}, "reduction=1 must be at least 2"),
         ({"held_out": 1.0}, "held_out=1 must lie between 0 and 1"),
         ({"restarts": -1}, "must be 0 or above"),
     ],
@@ -66,7 +67,7 @@ def test_the_time_left_is_that_of_whole_trials_side_by_side() -> None:
     assert Board([], total=5, epochs=10, at_once=2).look().left_s is None
 
 
-def shown(progress: Progress) -> list[list[str]]:
+def shown(progress: SweepProgress) -> list[list[str]]:
     table = build_table("a sweep", progress)
     return [list(column.cells) for column in table.columns]  # type: ignore[arg-type]
 

@@ -9,55 +9,50 @@ from optuna.trial import TrialState
 
 from bt_ray.errors import LaunchError
 from bt_ray.tuning import study as study_module
+from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.records import Records, State, TrialRecord
 from bt_ray.tuning.space import SearchSpace, load_space
 from bt_ray.tuning.study import (
-    begin_again,
+    SweepStudy,
+    build_pruner,
     build_sampler,
-    enqueue,
+    number_of,
     open_study_storage,
-    reconcile,
-    replay,
     study_url,
 )
 
 SPACE: SearchSpace = load_space("projector")
 
 
-def new_study(folder: Path) -> optuna.Study:
-    return optuna.create_study(
-        storage=open_study_storage(study_url(folder)),
-        study_name="s",
-        direction="maximize",
-        load_if_exists=True,
-    )
+def open_study(folder: Path, records: Records | None = None) -> SweepStudy:
+    return SweepStudy(study_url(folder), "s", SPACE, records or Records(folder / "trials"))
 
 
-def begin(study: optuna.Study) -> optuna.Trial:
-    trial = study.ask()
+def begin(study: SweepStudy) -> optuna.Trial:
+    trial = study.optuna.ask()
     SPACE.propose(trial)
     return trial
 
 
-def record(trial: optuna.Trial, state: State, score: float | None = 0.5) -> TrialRecord:
+def record(trial: optuna.Trial, state: State) -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         name=f"s-{trial.number:03d}",
         params=trial.params,
         changes={},
         state=state,
-        score=score,
+        score=0.5,
         scores={1.0: 0.25, 2.0: 0.5},
         reason="It broke." if state == "failed" else None,
     )
 
 
-def states(study: optuna.Study) -> list[TrialState]:
-    return [trial.state for trial in study.trials]
+def states(study: SweepStudy) -> list[TrialState]:
+    return [trial.state for trial in study.trials()]
 
 
 def test_a_record_is_read_as_it_was_kept(tmp_path: Path) -> None:
-    records, kept = Records(tmp_path / "trials"), record(begin(new_study(tmp_path)), "failed")
+    records, kept = Records(tmp_path / "trials"), record(begin(open_study(tmp_path)), "failed")
     assert records.read(0) is None
     assert list(records) == []
     records.keep(kept)
@@ -66,57 +61,107 @@ def test_a_record_is_read_as_it_was_kept(tmp_path: Path) -> None:
 
 
 def test_the_study_is_told_how_trials_ended(tmp_path: Path) -> None:
-    study, records = new_study(tmp_path), Records(tmp_path / "trials")
+    study, records = open_study(tmp_path), Records(tmp_path / "trials")
     ends: tuple[State, ...] = ("finished", "pruned", "diverged", "failed")
     for state in ends:
         records.keep(record(begin(study), state))
-    unfinished = begin(study)
-    assert reconcile(study, SPACE, records) == [unfinished._trial_id]
-    finished, pruned, diverged, failed, running = study.trials
+    begin(study)
+    assert study.reconcile() == [4]
+    finished, pruned, diverged, failed, running = study.trials()
     assert (finished.state, finished.value) == (TrialState.COMPLETE, 0.5)
     assert pruned.state == TrialState.PRUNED
     assert pruned.intermediate_values == {1: 0.25, 2: 0.5}
     assert (diverged.state, diverged.value) == (TrialState.COMPLETE, 0.0)
     assert (failed.state, failed.user_attrs["reason"]) == (TrialState.FAIL, "It broke.")
     assert running.state == TrialState.RUNNING
-    assert reconcile(study, SPACE, records) == [unfinished._trial_id]  # and no other is begun
+    assert study.reconcile() == [4]  # and no other is begun
+
+
+def test_a_trial_is_continued_by_another_process(tmp_path: Path) -> None:
+    """With what was drawn for it; what was not yet drawn then is drawn now."""
+    first = open_study(tmp_path)
+    depth = first.optuna.ask().suggest_int("depth", 1, 5)
+    second = open_study(tmp_path)
+    (number,) = second.reconcile()
+    trial = second.reopen(number)
+    SPACE.propose(trial)
+    assert trial.params["depth"] == depth
+    assert "output_width" in trial.params
+    second.note(trial, 1.0, 0.25)
+    second.tell(trial, record(trial, "finished"))
+    (told,) = first.trials()
+    assert (told.state, told.value) == (TrialState.COMPLETE, 0.5)
+    assert told.intermediate_values == {1: 0.25, 2: 0.5}
 
 
 def test_a_lost_study_is_made_anew_from_the_records(tmp_path: Path) -> None:
-    study, records = new_study(tmp_path), Records(tmp_path / "trials")
+    study, records = open_study(tmp_path), Records(tmp_path / "trials")
     for state in ("finished", "pruned"):
         records.keep(record(begin(study), state))  # type: ignore[arg-type]
-    reconcile(study, SPACE, records)
-    before = [(t.params, t.state, t.value, t.intermediate_values) for t in study.trials]
-    other = new_study(tmp_path / "..")
-    assert reconcile(other, SPACE, records) == []
-    assert [(t.params, t.state, t.value, t.intermediate_values) for t in other.trials] == before
+    study.reconcile()
+    before = [(t.params, t.state, t.value, t.intermediate_values) for t in study.trials()]
+    (tmp_path / "other").mkdir()
+    other = open_study(tmp_path / "other", records)
+    assert other.reconcile() == []
+    assert [(t.params, t.state, t.value, t.intermediate_values) for t in other.trials()] == before
 
 
 def test_failed_trials_alone_are_begun_again(tmp_path: Path) -> None:
-    study, records = new_study(tmp_path), Records(tmp_path / "trials")
+    study, records = open_study(tmp_path), Records(tmp_path / "trials")
     for state in ("finished", "failed", "diverged"):
         records.keep(record(begin(study), state))  # type: ignore[arg-type]
-    reconcile(study, SPACE, records)
-    (again,) = begin_again(study, SPACE, records)
-    trial = optuna.Trial(study, again)
-    assert trial.params == study.trials[1].params
+    study.reconcile()
+    assert study.begin_again() == [3]
+    trial = study.reopen(3)
+    assert trial.params == study.trials()[1].params
+    assert number_of(trial) == 1
     assert records.read(1) is None
     records.keep(record(begin(study), "finished"))  # another one, of a number of its own
-    assert study_module.number_of(study.trials[3]) == 1
-    # Killed meanwhile: the next start goes on with it, whichever way it is asked to.
-    assert begin_again(study, SPACE, records) == [again]
-    assert again in reconcile(study, SPACE, records)
+    assert study.count_begun() == 4
+    # Killed meanwhile: the next start continues it, whichever way it is asked to.
+    assert study.begin_again() == [3]
+    assert 3 in study.reconcile()
 
 
 def test_points_are_queued_once_however_often_a_sweep_starts(tmp_path: Path) -> None:
-    study = new_study(tmp_path)
+    study = open_study(tmp_path)
     for _ in range(2):
-        enqueue(study, SPACE.points)
+        study.enqueue(SPACE.points)
     assert states(study) == [TrialState.WAITING]
+    assert study.count_begun() == 0
     assert begin(study).params == SPACE.points[0]
-    enqueue(study, SPACE.points)
+    study.enqueue(SPACE.points)
     assert states(study) == [TrialState.RUNNING]
+
+
+def pruned_at(study: SweepStudy, scores: dict[int, float]) -> int | None:
+    """Epoch at which a new trial of these scores is given up."""
+    trial = begin(study)
+    return next((e for e, score in scores.items() if study.note(trial, e, score)), None)
+
+
+def test_of_three_trials_at_a_rung_one_goes_on(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.optuna.pruner = build_pruner(SweepOrder(), epochs=18)
+    assert pruned_at(study, dict.fromkeys(range(1, 18), 0.5)) is None
+    # Rungs are at 2 and at 6 epochs; a trial that overtakes the first there goes on.
+    assert pruned_at(study, {1: 0.1, 2: 0.4}) == 2
+    assert pruned_at(study, {1: 0.1, 2: 0.6, 5: 0.1, 6: 0.4}) == 6
+    assert pruned_at(study, {1: 0.1, 2: 0.6, 6: 0.6, 17: 0.1}) is None
+    study.optuna.pruner = build_pruner(SweepOrder(pruning="none"), epochs=18)
+    assert pruned_at(study, {2: 0.0, 6: 0.0}) is None
+
+
+def test_scores_of_earlier_starts_are_remembered(tmp_path: Path) -> None:
+    """By the pruner, too, even if the study was lost."""
+    study, records = open_study(tmp_path), Records(tmp_path / "trials")
+    records.keep(record(begin(study), "finished"))
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        again = open_study(folder, records)
+        again.optuna.pruner = build_pruner(SweepOrder(grace_epochs=2), epochs=18)
+        again.reconcile()
+        assert pruned_at(again, {1: 0.1, 2: 0.4}) == 2
 
 
 def test_a_continued_sweep_does_not_draw_again_what_it_drew(tmp_path: Path) -> None:
@@ -129,15 +174,6 @@ def test_a_continued_sweep_does_not_draw_again_what_it_drew(tmp_path: Path) -> N
     assert draws[0] == draws[1] != draws[2]
 
 
-def test_scores_of_earlier_starts_are_remembered(tmp_path: Path) -> None:
-    study, records = new_study(tmp_path), Records(tmp_path / "trials")
-    records.keep(record(begin(study), "pruned"))
-    reconcile(study, SPACE, records)
-    heard: list[tuple[int, float, float]] = []
-    replay(study, lambda number, epoch, score: heard.append((number, epoch, score)))
-    assert heard == [(0, 1, 0.25), (0, 2, 0.5)]
-
-
 def test_a_damaged_study_is_answered_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(LaunchError, match=r"not a database.*move it away") as caught:
@@ -148,13 +184,13 @@ def test_a_damaged_study_is_answered_with_a_sentence(tmp_path: Path) -> None:
 def test_a_locked_study_is_answered_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new_study(tmp_path)
+    open_study(tmp_path)
     monkeypatch.setattr(study_module, "_LOCK_WAIT_S", 0.1)
     holder = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:
         with pytest.raises(LaunchError, match=r"database is locked.*wait for that one"):
-            new_study(tmp_path)
+            open_study(tmp_path)
     finally:
         holder.close()
 

@@ -21,7 +21,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import LaunchError, SettingsError
 from bt_ray.training.run_folder import sole_owner
 from bt_ray.tuning.order import SweepOrder
-from bt_ray.tuning.progress import Progress
+from bt_ray.tuning.progress import SweepProgress
 from bt_ray.tuning.space import Changes, SearchSpace, load_space
 from bt_ray.tuning.sweep import sweep
 
@@ -93,7 +93,7 @@ def load_study(summary_paths: dict[str, str], name: str) -> optuna.Study:
 
 def test_a_sweep_ends_in_a_champion(small_settings: Settings) -> None:
     settings = override(small_settings, {"scaling.workers": 2, "scaling.cpus_per_worker": 0.5})
-    seen: list[Progress] = []
+    seen: list[SweepProgress] = []
     summary = sweep(
         load_space("redundancy_weight"),
         settings,

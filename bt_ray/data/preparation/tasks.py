@@ -14,7 +14,8 @@ from bt_ray.data.sources import Source
 Record = dict[str, Any]
 Task = Callable[[], str]
 RunAll = Callable[[Sequence[Task]], Iterator[str]]
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
+"""Called with a phase, the images that it has done, and those that it has in all."""
 Work = Callable[[str, Source], Record]
 """The work of a task, from its name and its part of the source to the facts to record."""
 
@@ -38,7 +39,7 @@ class Tasks:
     root: str
     records: Mapping[str, Record]
     run_all: RunAll
-    on_progress: Progress
+    on_progress: OnProgress
 
     def run(self, phase: str, work: Work, parts: Mapping[str, Source]) -> list[Record]:
         """The records of the work on all parts, in order; finished parts are not done again."""

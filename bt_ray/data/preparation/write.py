@@ -17,7 +17,7 @@ from bt_ray.data.preparation.claim import REJECTED, Claim
 from bt_ray.data.preparation.job import Job, Treatment
 from bt_ray.data.preparation.staging import needs_staging, stage
 from bt_ray.data.preparation.tasks import (
-    Progress,
+    OnProgress,
     Record,
     RunAll,
     Tasks,
@@ -38,7 +38,7 @@ def write_shards(
     rows_per_row_group: int,
     treatment: Treatment | None = None,
     run_all: RunAll = one_after_the_other,
-    on_progress: Progress = lambda phase, done, total: None,
+    on_progress: OnProgress = lambda phase, done, total: None,
 ) -> ShardSet:
     """Writes all images of `source` as shards into the folder `root`, or continues to do so.
 
@@ -56,7 +56,7 @@ def write_shards(
     return ShardSet(root, _prepare(job, run_all, on_progress))
 
 
-def _prepare(job: Job, run_all: RunAll, on_progress: Progress) -> Manifest:
+def _prepare(job: Job, run_all: RunAll, on_progress: OnProgress) -> Manifest:
     """Writes the job's missing shards, then their manifest."""
     claim = Claim(job.root, "shards")
     if (told := claim.make(job.facts)) is not None:

@@ -7,7 +7,6 @@ it gets the rows of the plan (`batches.check_place`).
 """
 
 import math
-import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, cast
@@ -16,8 +15,6 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
-from ray.data._internal.execution import streaming_executor_state
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -26,6 +23,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.decode import Columns, make_views, read_steps
 from bt_ray.data.stream.plan import Plan, Span, build_plan
 from bt_ray.data.stream.spares import find_spares
+from bt_ray.ray_internals import schedule_attentively
 
 _MOST_READ_TASKS = 2000
 _WINDOWS_READ_AT_ONCE = 2
@@ -33,7 +31,6 @@ _PREFETCHED_BATCHES = 2
 _CPUS_OF_A_DECODER = 0.66
 """Three decode on two cores: no core waits for Ray to bring the next task. Ray Data rounds 2/3 to
 0.66667, of which only two fit."""
-_IDLE_STEP_S, _PAUSE_S, _LONGEST_WAIT_S = 0.01, 0.05, 0.02
 
 
 class PlanSource(Datasource):
@@ -108,37 +105,11 @@ def _decode(block: pa.Table, settings: Settings, shards: ShardSet, plan: Plan) -
     return {name: values[np.newaxis] for name, values in columns.items()}
 
 
-class AttentiveScheduling(ExecutionCallback):
-    """Lets Ray Data's scheduler see at once what is finished, and rest while nothing is wanted.
-
-    Ray 2.60 waits for *all* running tasks to have something ready, for at most a tenth of a
-    second: a core whose task is finished would have no other for a good part of a task's time.
-    Shorter waits give it one. And it asks again at once as long as some finished task's output
-    may not be taken yet: in training, whose data run ahead of it, that loop would use up a core.
-    A step that comes back sooner than a wait could have ended is such a question; it is followed
-    by a pause, which is short: a batch passes several such steps on its way to a worker.
-    """
-
-    def __init__(self) -> None:
-        self._last_step = 0.0
-
-    def before_execution_starts(self, executor: object) -> None:
-        """Called in the process that schedules."""
-        streaming_executor_state.WAIT_FOR_TASK_COMPLETION_TIMEOUT_S = _LONGEST_WAIT_S
-
-    def on_execution_step(self, executor: object) -> None:
-        """Called after each step of the scheduler."""
-        if time.monotonic() - self._last_step < _IDLE_STEP_S:
-            time.sleep(_PAUSE_S)
-        self._last_step = time.monotonic()
-
-
 def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Dataset:
     """A data set whose rows are the workers' parts of steps `start` to `stop`, one a block."""
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # byte, so that every row is a block of its own
-    if AttentiveScheduling not in context.custom_execution_callback_classes:
-        context.custom_execution_callback_classes.append(AttentiveScheduling)
+    schedule_attentively(context)
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
     source = PlanSource(shards, plan, workers=settings.scaling.workers, start=start, stop=stop)

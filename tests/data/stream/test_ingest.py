@@ -8,7 +8,6 @@ import pytest
 import ray.data
 import torch
 from numpy.typing import NDArray
-from ray.data._internal.execution import streaming_executor_state
 from ray.data._internal.execution.interfaces import ExecutionResources
 
 from bt_ray.config import Settings, override
@@ -72,14 +71,6 @@ def test_the_stream_is_the_plans_on_any_number_of_workers_and_read_tasks_from_an
     monkeypatch.setattr(ingest, "_WINDOWS_READ_AT_ONCE", windows_at_once)
     divided = override(settings, {"scaling.workers": workers})
     assert streamed_digest(divided, start) == local_digest(settings, start)
-
-
-def test_ray_still_has_the_wait_that_is_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "WAIT_FOR_TASK_COMPLETION_TIMEOUT_S"  # without it, decoders would idle, unnoticed
-    waited = getattr(streaming_executor_state, name)
-    monkeypatch.setattr(streaming_executor_state, name, waited)
-    ingest.AttentiveScheduling().before_execution_starts(None)
-    assert getattr(streaming_executor_state, name) < 0.1
 
 
 def test_three_decoders_fit_on_two_cpus_as_ray_data_counts_them() -> None:

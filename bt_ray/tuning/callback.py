@@ -1,4 +1,4 @@
-"""What the sweep's own process does as trials begin, report and end."""
+"""What the sweep's process does when a trial begins, reports or ends."""
 
 import logging
 from collections.abc import Callable
@@ -11,36 +11,41 @@ from ray.tune.experiment import Trial
 from bt_ray.errors import TrackingError
 from bt_ray.tracking.mlflow import recorded_run
 from bt_ray.training.stop import StopRequest
-from bt_ray.tuning.progress import Board, Progress
+from bt_ray.tuning.progress import Board, SweepProgress
 from bt_ray.tuning.records import TrialRecord
 from bt_ray.tuning.search import StudySearch
-from bt_ray.tuning.trial import OUT_OF_MEMORY, TrialOrder, describe, explain
+from bt_ray.tuning.trial import OUT_OF_MEMORY, PRUNED, TrialOrder, describe, explain
 
 _log = logging.getLogger(__name__)
 
 
-class Watch(tune.Callback):
-    """Keeps the board, records trials whose process died, passes a stop on, tells MLflow."""
+class TrialCallback(tune.Callback):
+    """Updates the board, asks trials to stop, records processes that died, tags MLflow runs."""
 
     def __init__(
         self,
         order: TrialOrder,
         search: StudySearch,
         board: Board,
-        on_progress: Callable[[Progress], None],
+        on_progress: Callable[[SweepProgress], None],
     ) -> None:
         self._order, self._search, self._board = order, search, board
         self._on_progress = on_progress
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Asks all trials to stop if the sweep shall; again and again, as some may just begin."""
-        if self._search.stopping:
-            for trial in trials:
-                if trial.status == Trial.RUNNING:
-                    StopRequest(self._order.run_folder(trial.config["number"])).make()
+        """Asks the trials that lag behind to stop, or all, if the sweep shall.
+
+        It asks at each step, as a trial that has just begun, or begun again, forgets what it was
+        asked before.
+        """
+        for trial in trials:
+            if trial.status == Trial.RUNNING:
+                run_folder = self._order.run_folder(trial.config["number"])
+                if self._search.stopping or (run_folder / PRUNED).exists():
+                    StopRequest(run_folder).make()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Shows how it stands."""
+        """Shows the state of the sweep."""
         self._on_progress(self._board.look())
 
     def on_trial_start(
@@ -65,7 +70,7 @@ class Watch(tune.Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Notes how it ended, if it did and was not asked to stop with all others."""
+        """Notes how it ended; one that was stopped with the whole sweep has not."""
         record = self._order.records.read(trial.config["number"])
         if record is not None:
             self._end(record)
@@ -78,7 +83,7 @@ class Watch(tune.Callback):
         number = config["number"]
         record = self._order.records.read(number)
         if record is None:
-            starts = trial.run_metadata.num_failures
+            starts = trial.num_failures
             record = describe(
                 self._order, number, config["params"], config["changes"], "failed",
                 f"{_why(trial)} It was started {starts} times.",

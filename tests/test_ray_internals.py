@@ -1,0 +1,92 @@
+"""Ray's private parts are where they are used; a new version that moves them fails here."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray.data
+
+from bt_ray import ray_internals
+from bt_ray.ray_internals import AttentiveScheduling, schedule_attentively
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for room in ("bt_ray", "pipelines", "tune_spaces", "benchmarks")
+    for path in (ROOT / room).rglob("*.py")
+)
+OF_OPTUNA = {"_storage", "_study_id", "_trial_id", "_cached_frozen_trial"}
+OF_TUNE = {"_brackets", "_ot_study", "_ot_trials"}
+
+
+def _private_parts(code: str) -> Iterator[str]:
+    """Modules and attributes of Ray and Optuna that are not for everybody."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            if isinstance(node, ast.Attribute) and node.attr in OF_OPTUNA | OF_TUNE:
+                owner = node.value
+                if node.attr in OF_TUNE or not (isinstance(owner, ast.Name) and owner.id == "self"):
+                    yield node.attr
+            continue
+        for name in names:
+            if name.startswith(("ray.", "optuna.")) and ("._" in name or ".v2." in name):
+                yield name
+
+
+def test_private_parts_are_seen() -> None:
+    code = """
+from ray.data._internal import x
+import ray.train.v2.api.callback
+from optuna import _imports
+study._storage
+self._brackets
+self._storage
+from ray.train import UserCallback
+"""
+    assert list(_private_parts(code)) == [
+        "ray.data._internal.x",
+        "ray.train.v2.api.callback",
+        "optuna._imports",
+        "_storage",
+        "_brackets",
+    ]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_private_parts_of_ray_are_used_in_one_file_and_optunas_nowhere(source: str) -> None:
+    if source != "bt_ray/ray_internals.py":
+        assert list(_private_parts((ROOT / source).read_text())) == []
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_ray_data_waits_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls both of the callback's methods, and its loop reads the wait at each step."""
+    name, version = "WAIT_FOR_TASK_COMPLETION_TIMEOUT_S", f"Ray {ray.__version__}"
+    state = ray_internals.streaming_executor_state
+    assert hasattr(state, name), f"{version} has no {name}: cores would idle between tasks."
+    monkeypatch.setattr(state, name, 0.1)
+    waits, steps = list[float](), list[object]()
+    wait, step = ray.wait, AttentiveScheduling.on_execution_step
+
+    def spy_wait(*arguments: Any, **options: Any) -> Any:
+        waits.append(options.get("timeout"))
+        return wait(*arguments, **options)
+
+    def spy_step(self: AttentiveScheduling, executor: object) -> None:
+        steps.append(executor)
+        step(self, executor)
+
+    monkeypatch.setattr(ray, "wait", spy_wait)
+    monkeypatch.setattr(AttentiveScheduling, "on_execution_step", spy_step)
+    schedule_attentively(ray.data.DataContext.get_current())
+    ray.data.range(4, override_num_blocks=4).map(lambda row: row).materialize()
+    assert ray_internals._LONGEST_WAIT_S in waits, f"{version} does not wait so: {set(waits)} s."
+    assert steps, f"{version} does not call on_execution_step: a core would spin."
