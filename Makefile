@@ -18,7 +18,7 @@ endif
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: help setup demo test check lint types test-fast test-slow format lock clean
+.PHONY: help setup demo test check lint types test-fast test-slow wheel format lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -54,6 +54,10 @@ test: check ## Everything that must hold
 
 test-slow: $(STAMP) ## The long campaigns
 	$(BIN)/pytest -q -m slow --timeout 3600
+
+wheel: $(STAMP) ## Build dist/bt_ray-VERSION-py3-none-any.whl
+	@rm -rf build  # setuptools would pack what an earlier build left there
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 format: $(STAMP) ## Format the code and mend what lint can
 	$(BIN)/ruff format --quiet .

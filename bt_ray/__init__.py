@@ -1,3 +1,3 @@
 """bt_ray: Barlow Twins pretraining of image encoders on Ray."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

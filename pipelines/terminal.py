@@ -26,6 +26,7 @@ T = TypeVar("T")
 console = Console(stderr=True)
 
 _QUIET = {
+    "MLFLOW_CONFIGURE_LOGGING": "false",  # its errors are shown as ours are
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
@@ -41,6 +42,11 @@ def quiet_libraries() -> None:
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", ".*An input example was not provided")
+    if "mlflow" in sys.modules:  # which only bt_ray.tracking imports
+        # "Successfully registered model …" goes past all loggers, and MLflow's own switch for it,
+        # disable_logging, is thrown back by an import in mid-run.
+        stream = sys.modules["mlflow.utils.logging_utils"].MLFLOW_LOGGING_STREAM
+        stream.write = lambda _: None
 
 
 def finish(record: dict[str, Any]) -> None:

@@ -8,23 +8,24 @@ import ray
 
 from bt_ray.config import Settings
 from bt_ray.errors import LaunchError
+from bt_ray.training.apple import decline_apple_gpu
 
 _DATA_CPUS = 1.0
 _LOCALLY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # none takes this node away
-    "RAY_idle_worker_killing_time_threshold_ms": "60000",  # after 1 s, loaders come and go all day
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",  # 1 s is Ray's: readers would come and go
 }
-"""Environment of all processes of a cluster that is started here; the user's own comes first."""
+"""Environment of every process of a cluster that is started here; what the user has set wins."""
 
 
 def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) -> None:
-    """Joins the Ray cluster, or starts one here, and sees that the run fits in.
+    """Joins the Ray cluster, or starts one on this machine, and checks that the run fits.
 
     Args:
-      extra_cpus: logical CPUs that are taken beside the run's own.
-      at_once: such runs that a cluster that is started here has logical CPUs for.
-    Raises: LaunchError if a worker would get no GPU, or if nothing would be left for Ray Data
-      beside the workers: Ray would wait for it in silence.
+      extra_cpus: logical CPUs that the caller takes besides the run's own.
+      at_once: how many such runs a cluster that is started here has room for.
+    Raises: LaunchError if there is no GPU for each worker, or no CPU left for Ray Data besides
+      the workers': Ray would wait for them forever, without a word.
     """
     needed = cpus_needed(settings) + extra_cpus
     if not ray.is_initialized():
@@ -32,6 +33,8 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
         num_cpus = max(os.cpu_count() or 1, math.ceil(at_once * needed)) if is_local else None
         if is_local:
             os.environ |= _LOCALLY | os.environ
+            if settings.scaling.accelerator == "auto":
+                decline_apple_gpu()
         ray.init(
             num_cpus=num_cpus,
             log_to_driver=False,

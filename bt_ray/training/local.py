@@ -15,6 +15,7 @@ from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import LaunchError, RunFailedError
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
+from bt_ray.training.apple import decline_apple_gpu
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.context import Measures
 from bt_ray.training.loop import train
@@ -102,11 +103,15 @@ def train_here(assignment: Assignment, total_steps: int) -> None:
 
 
 def choose_device(settings: Settings) -> torch.device:
-    """What a run in this process computes on.
+    """What a run in this process computes on: a CUDA GPU or the CPU.
 
     Raises: LaunchError if that is a GPU, and there is none.
     """
-    has_gpu = torch.cuda.is_available()
-    if settings.scaling.accelerator == "gpu" and not has_gpu:
-        raise LaunchError("scaling.accelerator=gpu needs a GPU, and there is none here; use cpu.")
-    return torch.device("cuda" if has_gpu and settings.scaling.accelerator != "cpu" else "cpu")
+    wanted, has_gpu = settings.scaling.accelerator, torch.cuda.is_available()
+    if wanted == "gpu" and not has_gpu:
+        raise LaunchError(
+            "scaling.accelerator=gpu needs a GPU with CUDA, and there is none here; use cpu."
+        )
+    if wanted == "auto" and not has_gpu:
+        decline_apple_gpu()
+    return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")

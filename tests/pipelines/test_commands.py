@@ -20,6 +20,7 @@ from bt_ray.config import override, to_json
 from bt_ray.errors import SettingsError
 from bt_ray.presets import PRESETS, preset, starting_point
 from pipelines.preset_table import LABELS, describe
+from tests.pipelines.ours import foreign_lines
 from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +155,7 @@ def test_a_submitted_job_gives_the_same_result_as_the_command(head: str, tmp_pat
     )
     assert here.returncode == 0, here.stderr
     assert here.stdout.count("\n") == 1
+    assert foreign_lines(here.stderr) == []
     snippet = here.stderr[here.stderr.index("    import mlflow") :]
     (tmp_path / "cat.jpg").write_bytes(make_jpeg())
     code = (

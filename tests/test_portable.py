@@ -1,0 +1,87 @@
+"""Linux is not asked for: what only Linux has may be missing, and an Apple GPU is declined."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bt_ray.config import override
+from bt_ray.presets import preset
+from bt_ray.training.apple import decline_apple_gpu
+from bt_ray.training.local import choose_device
+
+ROOT = Path(__file__).parents[1]
+ELSEWHERE = """
+import os, pkgutil, socket, sys
+from importlib import import_module
+
+OURS = ("bt_ray", "pipelines", "tune_spaces")
+
+
+def import_all():
+    for package in OURS:
+        for found in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
+            import_module(found.name)
+
+
+import_all()  # and with ours, all libraries, which know how to live elsewhere
+for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+    del sys.modules[name]
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+for name in [name for name in dir(os) if name.lower().startswith("sched_")]:
+    delattr(os, name)
+del socket.AF_UNIX
+
+is_importing = True
+
+
+def hide_proc(event, arguments):
+    if is_importing and event in ("open", "os.listdir", "os.scandir"):
+        if str(arguments[0]).startswith(("/proc", "/sys/")):
+            raise FileNotFoundError(arguments[0])
+
+
+sys.addaudithook(hide_proc)
+import_all()
+is_importing = False  # psutil reads /proc, where there is one
+
+from pipelines.pretrain import main
+sys.argv = ["pretrain", "digits", "--storage", sys.argv[1], *sys.argv[2:]]
+main()
+"""
+
+
+@pytest.mark.run
+def test_all_modules_are_imported_and_a_run_is_trained_without_what_only_linux_has(
+    tmp_path: Path,
+) -> None:
+    flags = ("--schedule.epochs", "2", "--schedule.warmup-epochs", "1", "--scaling.workers", "0")
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path), *flags],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('{"run_id"')
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "has_cuda", "device", "is_said"),
+    [("auto", False, "cpu", True), ("cpu", False, "cpu", False), ("auto", True, "cuda", False)],
+)
+def test_an_apple_gpu_is_declined_with_a_sentence_said_once(
+    accelerator: str, has_cuda: bool, device: str, is_said: bool,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    decline_apple_gpu.cache_clear()
+    settings = override(preset("digits"), {"scaling.accelerator": accelerator})
+    with caplog.at_level(logging.WARNING):
+        assert {choose_device(settings).type for _ in range(2)} == {device}
+    sentences = [record.getMessage() for record in caplog.records]
+    assert len(sentences) == is_said
+    assert all("Apple GPU (MPS) is here and is not used" in sentence for sentence in sentences)
