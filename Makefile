@@ -18,7 +18,12 @@ endif
 
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: help setup demo test check lint types test-fast test-slow wheel format lock clean
+# Where results hang on how a CPU computes.
+NUMERIC := tests/data/stream tests/data/views tests/evaluation tests/model tests/objective \
+  tests/optim tests/training/test_loop.py
+
+.PHONY: help setup demo test check lint types test-fast test-whole test-lesser-cpu test-cluster \
+  test-slow wheel format lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -36,7 +41,7 @@ setup: $(STAMP) ## Make the environment in .venv
 demo: $(STAMP) ## Pretrain on handwritten digits, or on DATA=FOLDER or DATA=cifar10
 	$(BIN)/python -m pipelines.pretrain $(DEMO)
 
-check: $(STAMP) ## Format, lint, types and the tests without Ray: under a minute
+check: $(STAMP) ## Format, lint, types and the fast tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types test-fast
 
 lint: $(STAMP)
@@ -47,10 +52,19 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test-fast: $(STAMP)
-	$(BIN)/pytest -q -m "not (run or ray or server or slow or gpu)"
+	$(BIN)/pytest -q -m "not (run or ray or cluster or slow or gpu)"
 
-test: check ## Everything that must hold
-	$(BIN)/pytest -q -m "(run or ray or server) and not (slow or gpu)"
+test: check ## What must hold on this machine, whatever its CPU
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-whole test-lesser-cpu
+
+test-whole: $(STAMP)
+	$(BIN)/pytest -q -m "(run or ray) and not (cluster or slow or gpu)"
+
+test-lesser-cpu: $(STAMP)
+	$(BIN)/python tests/lesser_cpu.py -q -m "not (run or ray or cluster or slow or gpu)" $(NUMERIC)
+
+test-cluster: $(STAMP) ## What needs its own cluster, fresh environment or server
+	$(BIN)/pytest -q -m "cluster and not (slow or gpu)"
 
 test-slow: $(STAMP) ## The long campaigns
 	$(BIN)/pytest -q -m slow --timeout 3600

@@ -16,22 +16,13 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.sources import open_source
 from bt_ray.presets import preset
 
-# Ray's own pace is that of long runs on large clusters; a test has no time for it.
-os.environ |= {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-
 SHARED = Path(os.environ.get("BT_RAY_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    """Small tensors gain nothing from more, and threads that wait for a busy core lose much."""
+def _alike_in_any_order() -> None:
+    """A test before it neither has drawn random numbers nor has left it more threads."""
+    torch.manual_seed(0)
     torch.set_num_threads(1)
 
 
@@ -44,9 +35,9 @@ def _no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         sys.modules["mlflow"].set_tracking_uri(None)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A Ray cluster of four logical CPUs for one test module."""
+    """A Ray cluster of four logical CPUs; its processes serve one test after the other."""
     import ray
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)

@@ -10,14 +10,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+_IMPORTED = (
+    "bt_ray.training.loop", "pytest", "torch", "torch._dynamo", "torch.distributed",
+)  # fmt: skip
+
 
 def run_workers(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """`function(rank, world_size, *arguments)` of each of `world_size` workers, by rank.
 
-    Each in a process of its own, forked from a server that has imported torch already.
+    Each in a process of its own, forked from a server that has imported already what most of them
+    need. What a test does to a module goes with it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch._dynamo", "torch.distributed"])
+    context.set_forkserver_preload(list(_IMPORTED))
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
         with ProcessPoolExecutor(world_size, mp_context=context) as pool:

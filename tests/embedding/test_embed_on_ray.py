@@ -84,7 +84,7 @@ def test_gpus_that_are_not_there_are_not_waited_for(cluster: None) -> None:
         build_pool(2, "gpu", Computation())
 
 
-@pytest.mark.run
+@pytest.mark.cluster
 def test_after_kill_9_the_same_command_continues_to_the_same_bytes(
     pretrained: Pretrained, tmp_path: Path
 ) -> None:

@@ -33,10 +33,11 @@ def test_activations_are_those_of_a_real_forward(
             "model.encoder": encoder,
             "model.stem": "cifar",
             "views.image_px": 16,
+            "data.global_batch": 16,
         },
     )
     twins = build_state(settings, CPU).module
-    views = [torch.randn(128, 3, 16, 16) for _ in range(2)]
+    views = [torch.randn(16, 3, 16, 16) for _ in range(2)]
     with saved_storages() as kept, autocast(settings.training, CPU):
         embeddings = twins(*views)
     for tensor in (*twins.parameters(), *twins.buffers(), *views, *embeddings):

@@ -17,7 +17,7 @@ from bt_ray.report.page import build_page
 from bt_ray.report.record import find_run
 from tests.report.runs import begun_run, evaluated, finished_run
 
-pytestmark = pytest.mark.server  # a browser is many processes
+pytestmark = pytest.mark.cluster  # a browser is many processes
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )

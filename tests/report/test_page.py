@@ -70,12 +70,6 @@ def _stands_alone(html: str) -> None:
     assert set(re.findall(r'href="#([^"]+)"', html)) <= set(ids)
 
 
-def test_one_run_shows_its_settings(two: list[RunRecord]) -> None:
-    text = text_of(build_page(two[:1]).html)
-    assert "Settings setting small data.train" in text
-    assert "side by side" not in text
-
-
 def test_unfinished_runs_and_runs_without_labels_have_a_page(
     small_settings: Settings, tmp_path: Path
 ) -> None:
@@ -111,8 +105,12 @@ def test_names_are_not_taken_for_markup(small_settings: Settings, tmp_path: Path
 def test_many_runs_are_shown_in_less_detail(
     two: list[RunRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also one alone, which is compared with none: all its settings are there."""
     one = two[:1]
-    full = len(build_page(one).html.encode())
+    whole = build_page(one).html
+    assert "Settings setting small data.train" in text_of(whole)
+    assert "side by side" not in text_of(whole)
+    full = len(whole.encode())
     monkeypatch.setattr(page_module, "MOST_BYTES", full - 1)
     page = build_page(one)
     assert page.html.count('<div class="query">') == 2

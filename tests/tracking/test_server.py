@@ -19,7 +19,7 @@ from bt_ray.tracking.tracker import METRICS, read_history
 from bt_ray.training.launch import pretrain
 from tests.ports import free_ports
 
-pytestmark = pytest.mark.server
+pytestmark = pytest.mark.cluster
 
 
 @contextmanager

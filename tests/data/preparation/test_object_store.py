@@ -24,7 +24,7 @@ from tests.data.pictures import encoded, imagenet_train
 from tests.data.preparation.test_preparation import stop_after
 from tests.object_store import CREDENTIALS, object_store
 
-pytestmark = pytest.mark.server
+pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).parents[3]
 
 

@@ -329,7 +329,7 @@ def test_a_full_disk_is_said_and_what_is_finished_is_kept(images: Path, tmp_path
     code = f"""
 import os, sys
 import bt_ray.data.preparation.job as job
-from bt_ray.data.shards.shard_set import write_shards
+from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.sources import open_source
 job._ROWS_PER_SHARD = 10
 source, root = open_source({str(images)!r}), {str(out / "shards")!r}

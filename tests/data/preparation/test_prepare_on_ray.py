@@ -89,7 +89,7 @@ def command(source: Path, root: Path, cpus: int) -> list[str]:
             "--rows-per-row-group=50"]  # fmt: skip
 
 
-@pytest.mark.run
+@pytest.mark.cluster
 @pytest.mark.parametrize("cpus", [0, 2])
 def test_after_kill_9_the_same_command_continues_to_the_same_bytes(
     tmp_path: Path, cpus: int

@@ -111,9 +111,12 @@ def test_nothing_readable_in_a_window_is_an_error(settings: Settings) -> None:
         batches(settings)
 
 
+@pytest.mark.run
 def test_a_run_counts_and_lists_what_it_replaced(settings: Settings) -> None:
     summary = pretrain(settings, register=False)
     run = Path(summary.paths["run"])
+    lines = (run / "quarantine.jsonl").read_text().splitlines()
+    assert set(json.loads(lines[0])) == {"row", "sample_id", "reason"}
     listed = read_quarantine(run / "quarantine.jsonl")
     assert {line["row"] for line in listed} <= set(BROKEN)
     assert len(listed) == len({line["row"] for line in listed}) > 0
@@ -125,6 +128,7 @@ def test_a_run_counts_and_lists_what_it_replaced(settings: Settings) -> None:
     assert metric["data/replaced_images"] == counted[6]
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("photometry", ["loader", "device"])
 def test_a_resumed_run_with_broken_images_ends_bit_for_bit_alike(
     settings: Settings, photometry: str
@@ -139,13 +143,17 @@ def test_a_resumed_run_with_broken_images_ends_bit_for_bit_alike(
     assert resumed.stream_digest == whole.stream_digest
 
 
-def test_one_broken_image_ends_a_run_that_allows_none(settings: Settings) -> None:
+@pytest.mark.run
+def test_one_broken_image_ends_a_run_that_allows_none_and_it_goes_on_once_more_are_allowed(
+    settings: Settings,
+) -> None:
     with pytest.raises(UnreadableImagesError, match=r"quarantine\.jsonl .* data\.max_bad_rate"):
         pretrain(override(settings, {"data.max_bad_rate": 0.0}), register=False)
     run = Path(settings.storage) / settings.name
     assert read_quarantine(run / "quarantine.jsonl")
     [record] = MlflowClient(f"sqlite:///{settings.storage}/mlflow.db").search_runs(["1"])
     assert record.info.status == "FAILED"
+    assert pretrain(override(settings, {"data.max_bad_rate": 0.5}), register=False).steps == 6
 
 
 def test_a_rate_is_told_from_a_window_and_not_only_from_neighbours(settings: Settings) -> None:
@@ -163,19 +171,6 @@ def test_a_rate_is_told_from_a_window_and_not_only_from_neighbours(settings: Set
         quarantine.check(102)
 
 
-def test_a_run_that_had_too_many_goes_on_once_more_are_allowed(settings: Settings) -> None:
-    settings = override(settings, {"data.max_bad_rate": 0.0})
-    with pytest.raises(UnreadableImagesError):
-        pretrain(settings, register=False)
-    assert pretrain(override(settings, {"data.max_bad_rate": 0.5}), register=False).steps == 6
-
-
 def test_a_rate_is_a_share(settings: Settings) -> None:
     with pytest.raises(SettingsError, match=r"data\.max_bad_rate=1\.5 must lie between 0 and 1"):
         override(settings, {"data.max_bad_rate": 1.5})
-
-
-def test_the_list_is_lines_of_json(settings: Settings) -> None:
-    summary = pretrain(settings, register=False)
-    lines = (Path(summary.paths["run"]) / "quarantine.jsonl").read_text().splitlines()
-    assert set(json.loads(lines[0])) == {"row", "sample_id", "reason"}
