@@ -28,8 +28,8 @@ class Embed(EncoderPlaces):
     """A run's folder, a checkpoint, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a
     file of weights as torchvision's ResNets have them (.pth, .pt, .safetensors)."""
     workers: int | None = None
-    """Encoders at work at once, on the Ray cluster that there is or a new one here; none: one on
-    each GPU, or on each CPU where there is no GPU; 0: this process alone, without Ray."""
+    """Encoders that run at once, on the Ray cluster that is joined or else started here; 0: this
+    process alone, without Ray; none: one on each GPU or, where there is none, on each CPU."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """What they compute on; auto: GPUs if there are any."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -39,13 +39,13 @@ class Prepare:
     """Images of one Parquet row group."""
     treatment: Annotated[Treatment, tyro.conf.arg(name="")] = field(default_factory=Treatment)
     cpus: int | None = None
-    """CPUs that work at once, on the Ray cluster that there is or a new one here; 0: this process
-    alone, without Ray; none: all, or this process for less than 256 MB."""
+    """CPUs used at once, of the Ray cluster that is joined or else started here; 0: this process
+    alone, without Ray; none: all CPUs, or this process alone for less than 256 MB."""
 
 
 def main() -> None:
     """Parses the command line, writes the shards, says what is in them."""
-    order = tyro.cli(Prepare, prog="python -m pipelines.prepare")
+    order = guarded(lambda: tyro.cli(Prepare, prog="python -m pipelines.prepare"))
     finish(guarded(lambda: prepare(order)))
 
 

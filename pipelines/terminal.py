@@ -36,7 +36,7 @@ _CHATTY = ("mlflow", "alembic", "ray._private.authentication")
 
 
 def quiet_libraries() -> None:
-    """Keeps what libraries say of themselves, but no warning that matters, off the terminal."""
+    """Keeps what libraries report of their own work off the terminal; their errors are shown."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     for name in _CHATTY:
@@ -58,7 +58,7 @@ def guarded(job: Callable[[], T]) -> T:
     """What `job` returns; a BtRayError ends the program with its sentence.
 
     The exit code is 2 for what cannot start, 128 + the signal's number for a run that was stopped,
-    and 1 for what went wrong on the way. What libraries print meanwhile is for people too.
+    and 1 for what went wrong on the way. What libraries print meanwhile goes to stderr.
     """
     quiet_libraries()
     try:

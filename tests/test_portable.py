@@ -10,9 +10,11 @@ import torch
 
 from bt_ray.config import override
 from bt_ray.presets import preset
+from bt_ray.training import cluster
 from bt_ray.training.apple import decline_apple_gpu
 from bt_ray.training.local import choose_device
 
+DECLINED = "An Apple GPU (MPS) is here and is not used"
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = """
 import os, pkgutil, socket, sys
@@ -82,6 +84,18 @@ def test_an_apple_gpu_is_declined_with_a_sentence_said_once(
     settings = override(preset("digits"), {"scaling.accelerator": accelerator})
     with caplog.at_level(logging.WARNING):
         assert {choose_device(settings).type for _ in range(2)} == {device}
-    sentences = [record.getMessage() for record in caplog.records]
-    assert len(sentences) == is_said
-    assert all("Apple GPU (MPS) is here and is not used" in sentence for sentence in sentences)
+    assert caplog.text.count(DECLINED) == len(caplog.records) == is_said
+
+
+def test_workers_on_a_cluster_that_is_started_here_decline_it_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "_LOCALLY", {})
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: None)
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 9.0})
+    decline_apple_gpu.cache_clear()
+    cluster.connect(preset("digits"))
+    assert DECLINED in caplog.text

@@ -58,6 +58,7 @@ def last_json(text: str) -> dict[str, Any]:
         (["sweep", "nothing", "digits"], "add tune_spaces/nothing.py"),
         (["sweep", "redundancy_weight", "digits", "--trials", "0"], "trials=0 must be at least 1"),
         (["sweep", "joint", "digits", "--search", "grid"], "'joint' has no grid"),
+        (["prepare", "digits", "absent", "--max-bad-rate", "2"], "must lie between 0 and 1"),
         (["evaluate", "knn", "absent"], "'absent' is no encoder: give a run's folder"),
         (["export", "models:/absent@champion", "files"], "does not answer as it should"),
     ],
