@@ -30,6 +30,9 @@ WITHOUT_RAY = (
     "bt_ray/presets",
     "bt_ray/report/",
     "bt_ray/tracking/",
+    "bt_ray/training/apple",
+    "bt_ray/training/calendar",
+    "bt_ray/training/context",
     "bt_ray/training/gauges",
     "bt_ray/training/local",
     "bt_ray/training/loop",
@@ -81,7 +84,7 @@ def test_walls(source: str) -> None:
 FLOORS = (
     ("errors",),
     ("config",),
-    ("cpu", "data/location", "data/views", "optim", "precision", "presets"),
+    ("cpu", "data/location", "data/views", "optim", "precision", "presets", "ray_internals"),
     ("data/sources", "distributed"),
     ("data/shards", "model", "objective"),
     ("data/preparation", "data/stream", "figures"),

@@ -22,6 +22,7 @@ from bt_ray.errors import DataError, SettingsError, UnreadableImagesError
 from bt_ray.tracking.tracker import read_history
 from bt_ray.training.launch import pretrain
 from bt_ray.training.quarantine import Quarantine, read_quarantine
+from tests.training.test_loop import MemoryContext
 
 BROKEN = (3, 200)
 
@@ -156,10 +157,13 @@ def test_one_broken_image_ends_a_run_that_allows_none_and_it_goes_on_once_more_a
     assert pretrain(override(settings, {"data.max_bad_rate": 0.5}), register=False).steps == 6
 
 
-def test_a_rate_is_told_from_a_window_and_not_only_from_neighbours(settings: Settings) -> None:
+def test_a_rate_is_told_from_a_window_and_not_only_from_neighbours(
+    settings: Settings, tmp_path: Path
+) -> None:
     """Batches of 128 and a rate of 1 %: of 1,000 images, 8 steps, ten may be broken."""
     watched = override(settings, {"data.max_bad_rate": 0.01})
-    quarantine = Quarantine(watched, torch.device("cpu"))
+    context = MemoryContext(tmp_path)
+    quarantine = Quarantine(watched, context)
     for step in range(1, 100):  # one in every second step, never ten within eight
         quarantine.look([step] if step % 2 else [])
         quarantine.check(step)
@@ -169,6 +173,7 @@ def test_a_rate_is_told_from_a_window_and_not_only_from_neighbours(settings: Set
     quarantine.look([1, 2])
     with pytest.raises(UnreadableImagesError, match="11 of the last 1,024 images"):
         quarantine.check(102)
+    assert len(context.quarantined) == 50 + 3 + 3 + 2, "and each of them is listed"
 
 
 def test_a_rate_is_a_share(settings: Settings) -> None:
