@@ -24,16 +24,21 @@ def git_diff() -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git says of the code's repository; empty if there is none."""
+    """What git says of the repository that this file is part of; empty if it is part of none.
+
+    An installed bt_ray may lie within somebody's repository, which is not its own.
+    """
+    here = Path(__file__)
     try:
-        shown = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=True,
-        )
+        for command in (("ls-files", "--error-unmatch", here.name), arguments):
+            shown = subprocess.run(
+                ["git", *command],
+                cwd=here.parent,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=True,
+            )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return shown.stdout

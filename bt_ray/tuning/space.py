@@ -107,7 +107,8 @@ def _import(name: str) -> ModuleType:
         if error.name not in ("tune_spaces", f"tune_spaces.{name}"):
             raise SettingsError(f"tune_spaces/{name}.py cannot be read: {error}.") from error
         raise SettingsError(
-            f"There is no search space {name!r}; add tune_spaces/{name}.py with a SPACE."
+            f"There is no search space {name!r}; add tune_spaces/{name}.py "
+            "with a SPACE, or give the path of such a file."
         ) from error
 
 
