@@ -11,8 +11,8 @@ import torch
 from bt_ray.config import override
 from bt_ray.presets import preset
 from bt_ray.training import cluster
-from bt_ray.training.apple import decline_apple_gpu
 from bt_ray.training.local import choose_device
+from bt_ray.training.on_cpu import _say, slow_precision, warn_on_cpu
 
 DECLINED = "An Apple GPU (MPS) is here and is not used"
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def test_an_apple_gpu_is_declined_with_a_sentence_said_once(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
-    decline_apple_gpu.cache_clear()
+    _say.cache_clear()
     settings = override(preset("digits"), {"scaling.accelerator": accelerator})
     with caplog.at_level(logging.WARNING):
         assert {choose_device(settings).type for _ in range(2)} == {device}
@@ -96,6 +96,28 @@ def test_workers_on_a_cluster_that_is_started_here_decline_it_too(
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster.ray, "init", lambda **_: None)
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 9.0})
-    decline_apple_gpu.cache_clear()
+    _say.cache_clear()
     cluster.connect(preset("digits"))
     assert DECLINED in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("machine", "capability", "precision", "is_said"),
+    [
+        ("x86_64", "AVX2", "bf16", True),
+        ("x86_64", "AVX512", "bf16", False),
+        ("x86_64", "AVX2", "fp32", False),
+        ("arm64", "DEFAULT", "bf16", False),
+    ],
+)
+def test_bf16_on_a_cpu_without_instructions_for_it_is_called_slow(
+    machine: str, capability: str, precision: str, is_said: bool,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    settings = override(preset("cifar10"), {"training.precision": precision})
+    _say.cache_clear()
+    warn_on_cpu(settings)
+    assert ("Give --training.precision fp32" in caplog.text) == is_said
+    assert (slow_precision(settings) is not None) == is_said

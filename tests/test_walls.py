@@ -30,7 +30,7 @@ WITHOUT_RAY = (
     "bt_ray/presets",
     "bt_ray/report/",
     "bt_ray/tracking/",
-    "bt_ray/training/apple",
+    "bt_ray/training/on_cpu",
     "bt_ray/training/calendar",
     "bt_ray/training/context",
     "bt_ray/training/gauges",

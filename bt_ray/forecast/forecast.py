@@ -23,6 +23,7 @@ from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
 from bt_ray.training.cluster import check_gpus, cpus_needed, starts_here
 from bt_ray.training.local import choose_device
+from bt_ray.training.on_cpu import slow_precision
 from bt_ray.training.run_folder import check_claim, check_storage, locate_storage, nearest_folder
 
 T = TypeVar("T")
@@ -86,6 +87,9 @@ def forecast(settings: Settings) -> Forecast:
     if device is not None and memory is None and _is_timed(settings, device):
         speed = measure_speed(settings, device, threads=_threads(settings), budget_s=_STEPS_S)
     rate = _images_per_s(settings, device, speed, sample)
+    slow = None
+    if device is not None and device.type == "cpu" and settings.scaling.workers:
+        slow = slow_precision(settings)  # without workers, `find_device` has said so
     total_steps = None if plan is None else plan.steps_per_epoch * settings.schedule.epochs
     hours = None
     if total_steps is not None and rate is not None:
@@ -103,7 +107,7 @@ def forecast(settings: Settings) -> Forecast:
         images_per_s=rate,
         hours=hours,
         problems=tuple(problems),
-        warnings=tuple(filter(None, [memory, _cpu_warning(settings)])),
+        warnings=tuple(filter(None, [memory, _cpu_warning(settings), slow])),
     )
 
 

@@ -8,7 +8,7 @@ import ray
 
 from bt_ray.config import Settings
 from bt_ray.errors import LaunchError
-from bt_ray.training.apple import decline_apple_gpu
+from bt_ray.training.on_cpu import warn_on_cpu
 
 _DATA_CPUS = 1.0
 _LOCALLY = {
@@ -33,8 +33,6 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
         num_cpus = max(os.cpu_count() or 1, math.ceil(at_once * needed)) if is_local else None
         if is_local:
             os.environ |= _LOCALLY | os.environ
-            if settings.scaling.accelerator == "auto":
-                decline_apple_gpu()
         ray.init(
             num_cpus=num_cpus,
             log_to_driver=False,
@@ -52,6 +50,8 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
         )
     if uses_gpu(settings):
         check_gpus(settings, available.get("GPU", 0))
+    elif starts_here():
+        warn_on_cpu(settings)
 
 
 def check_gpus(settings: Settings, num_gpus: float) -> None:

@@ -15,10 +15,10 @@ from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import LaunchError, RunFailedError
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
-from bt_ray.training.apple import decline_apple_gpu
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.context import Measures
 from bt_ray.training.loop import train
+from bt_ray.training.on_cpu import warn_on_cpu
 from bt_ray.training.quarantine import QUARANTINE, list_images
 from bt_ray.training.stop import StopRequest
 
@@ -112,6 +112,7 @@ def choose_device(settings: Settings) -> torch.device:
         raise LaunchError(
             "scaling.accelerator=gpu needs a GPU with CUDA, and there is none here; use cpu."
         )
-    if wanted == "auto" and not has_gpu:
-        decline_apple_gpu()
-    return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")
+    if has_gpu and wanted != "cpu":
+        return torch.device("cuda")
+    warn_on_cpu(settings)
+    return torch.device("cpu")
