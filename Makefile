@@ -56,7 +56,7 @@ test-fast: $(STAMP)
 	$(BIN)/pytest -q -m "not (run or ray or cluster or slow or gpu)"
 
 test: check ## What must hold on this machine, whatever its CPU
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-whole test-lesser-cpu
+	@$(MAKE) --no-print-directory --jobs 2 test-whole test-lesser-cpu
 
 test-whole: $(STAMP)
 	$(BIN)/pytest -q -m "(run or ray) and not (cluster or slow or gpu)"
