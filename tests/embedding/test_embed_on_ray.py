@@ -38,12 +38,11 @@ def test_the_result_does_not_depend_on_the_number_of_actors(
     pictures = {f"{i:02d}.jpg": encoded(i) for i in range(40)}
     folder = write_folder(tmp_path / "images", pictures | {"17.jpg": b"a story"})
     here = write(folder, tmp_path / "here", pretrained)
-    for actors in (1, 3):
-        pool = build_pool(actors, "auto", Computation())
-        assert pool.words == f"by {actors} actors, each with a CPU"
-        there = write(folder, tmp_path / str(actors), pretrained, pool.run_all)
-        assert there.digest == here.digest
-        assert contents(tmp_path / str(actors)) == contents(tmp_path / "here")
+    pool = build_pool(2, "auto", Computation())
+    assert pool.words == "by 2 actors, each with a CPU"
+    there = write(folder, tmp_path / "there", pretrained, pool.run_all)
+    assert there.digest == here.digest
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
 def test_an_actor_keeps_what_its_first_task_found(cluster: None, tmp_path: Path) -> None:

@@ -25,7 +25,13 @@ def pretrained() -> Pretrained:
     return Pretrained(encoder.eval(), settings)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+SLOW_TO_WRITE = ("onnx", "torch_export")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.run) if n in SLOW_TO_WRITE else n for n in FORMATS],
+)
 def test_a_file_computes_what_the_encoder_does(
     name: str, pretrained: Pretrained, tmp_path: Path
 ) -> None:

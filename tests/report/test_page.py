@@ -14,6 +14,8 @@ from bt_ray.report.pictures import Detail
 from bt_ray.report.record import RunRecord, find_run
 from tests.report.runs import begun_run, evaluated, finished_run
 
+pytestmark = pytest.mark.run
+
 KNN = {"knn_top1": 0.8, "knn_top1_untrained": 0.6}
 
 
