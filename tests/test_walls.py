@@ -1,4 +1,4 @@
-"""Who may import whom (the README's tree)."""
+"""Which module may import which (docs/architecture.md)."""
 
 import ast
 import subprocess
