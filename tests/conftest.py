@@ -73,13 +73,30 @@ def small_settings(
 ) -> Settings:
     """A run of seconds: 360 digits, two steps an epoch."""
     shutil.copy(mlflow_database, tmp_path)
+    return _small(tmp_path, digits_test_shards, digits_shards)
+
+
+@pytest.fixture(scope="module")
+def shared_settings(
+    digits_shards: ShardSet,
+    digits_test_shards: ShardSet,
+    mlflow_database: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Settings:
+    """The same, for runs that several tests of a module look at."""
+    storage = tmp_path_factory.mktemp("runs")
+    shutil.copy(mlflow_database, storage)
+    return _small(storage, digits_test_shards, digits_shards)
+
+
+def _small(storage: Path, train: ShardSet, test: ShardSet) -> Settings:
     return override(
         preset("digits"),
         {
             "name": "small",
-            "storage": str(tmp_path),
-            "data.train": digits_test_shards.root,
-            "data.test": digits_shards.root,
+            "storage": str(storage),
+            "data.train": train.root,
+            "data.test": test.root,
             "data.global_batch": 128,
             "views.image_px": 8,
             "model.projector_widths": [64, 64],

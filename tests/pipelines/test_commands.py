@@ -149,7 +149,7 @@ def make_jpeg() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.ray
+@pytest.mark.cluster
 def test_a_submitted_job_gives_the_same_result_as_the_command(head: str, tmp_path: Path) -> None:
     here = command(
         PYTHON, "-m", "pipelines.pretrain", "digits", *SMALL, "--storage", str(tmp_path / "here")

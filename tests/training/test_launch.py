@@ -16,7 +16,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from bt_ray.config import Settings, flatten, override
+from bt_ray.config import SETTINGS_FILE, Settings, flatten, from_json, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.views.reference import central, decode
 from bt_ray.errors import LaunchError, RunFailedError
@@ -30,12 +30,32 @@ from bt_ray.training.summary import Summary
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 KILLED_LATER = np.random.default_rng(0).permutation(range(1, 29))[:20].tolist()
+TWO = {"scaling.workers": 2, "scaling.cpus_per_worker": 0.5}
+LONG = {"schedule.epochs": 30, "training.checkpoint_every_epochs": 1.5}
 TENSORS = ("encoder.safetensors", "projector.safetensors", "optimizer.safetensors")
 
 
 @pytest.fixture
 def settings(small_settings: Settings) -> Settings:
-    return override(small_settings, {"scaling.workers": 2, "scaling.cpus_per_worker": 0.5})
+    return override(small_settings, TWO)
+
+
+@pytest.fixture(scope="module")
+def two_workers(shared_settings: Settings) -> Summary:
+    """A run of two workers, three epochs, which is registered."""
+    return pretrain(override(shared_settings, {"name": "two", **TWO}))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shared_settings: Settings) -> Summary:
+    """A longer run, to which nothing happens."""
+    return pretrain(
+        override(shared_settings, {"name": "undisturbed", **TWO, **LONG}), register=False
+    )
+
+
+def settings_of(summary: Summary) -> Settings:
+    return from_json((Path(summary.paths["run"]) / SETTINGS_FILE).read_text())
 
 
 def assert_same_checkpoint(one: Summary, other: Summary) -> None:
@@ -44,13 +64,13 @@ def assert_same_checkpoint(one: Summary, other: Summary) -> None:
         assert files[0].read_bytes() == files[1].read_bytes(), name
 
 
-def test_a_run_ends_in_a_registered_encoder_and_a_truthful_record(settings: Settings) -> None:
-    summary = pretrain(settings)
+def test_a_run_ends_in_a_registered_encoder_and_a_truthful_record(two_workers: Summary) -> None:
+    summary, settings = two_workers, settings_of(two_workers)
     assert summary.steps == 6
     assert summary.images_per_s > 0
     assert 0.3 < (summary.scores["knn_top1_untrained"] or 0) <= 1
     assert 0.3 < (summary.scores["knn_top1"] or 0) <= 1
-    assert summary.model_version == "barlow-small/1"
+    assert summary.model_version == "barlow-two/1"
 
     client = MlflowClient(summary.paths["mlflow"])
     run = client.get_run(summary.run_id)
@@ -82,20 +102,17 @@ def test_a_run_ends_in_a_registered_encoder_and_a_truthful_record(settings: Sett
     np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("workers", [0, 1, pytest.param(4, marks=pytest.mark.cluster)])
 def test_any_number_of_workers_sees_the_same_data_and_follows_the_same_curve(
-    settings: Settings,
+    two_workers: Summary, settings: Settings, workers: int
 ) -> None:
-    curves, digests = [], set()
-    for workers in (0, 1, 2, 4):
-        named = override(settings, {"name": f"workers-{workers}", "scaling.workers": workers})
-        summary = pretrain(named, register=False)
-        history = read_history(Path(summary.paths["metrics"]))
-        curves.append([*history["train/loss"].values(), history["probe/rankme"][0]])
-        digests.add(summary.stream_digest)
-    assert curves[0] == curves[1]
-    np.testing.assert_allclose(curves[2], curves[1], rtol=1e-3)
-    np.testing.assert_allclose(curves[3], curves[1], rtol=1e-3)
-    assert len(digests) == 1
+    summary = pretrain(override(settings, {"scaling.workers": workers}), register=False)
+    curve, other = (
+        [*history["train/loss"].values(), history["probe/rankme"][0]]
+        for history in (read_history(Path(s.paths["metrics"])) for s in (summary, two_workers))
+    )
+    np.testing.assert_allclose(curve, other, rtol=1e-3)
+    assert summary.stream_digest == two_workers.stream_digest
 
 
 def training_workers() -> list[psutil.Process]:
@@ -123,13 +140,18 @@ def kill_a_worker_after(metrics: Path, step: int, killed: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", [3, 8, 22, *(pytest.param(step, marks=pytest.mark.slow) for step in KILLED_LATER)]
+    "step",
+    [
+        8,
+        *(pytest.param(step, marks=pytest.mark.cluster) for step in (3, 22)),
+        *(pytest.param(step, marks=pytest.mark.slow) for step in KILLED_LATER),
+    ],
 )
-def test_a_killed_worker_changes_nothing(settings: Settings, step: int) -> None:
+def test_a_killed_worker_changes_nothing(
+    undisturbed: Summary, settings: Settings, step: int
+) -> None:
     """Final weights and momenta are bit for bit those of the run that nothing happened to."""
-    settings = override(settings, {"schedule.epochs": 15, "training.checkpoint_every_epochs": 1.5})
-    undisturbed = pretrain(override(settings, {"name": "undisturbed"}), register=False)
-    disturbed = override(settings, {"name": "disturbed"})
+    disturbed = override(settings, {"name": "disturbed", **LONG})
     metrics, killed = Path(settings.storage) / "disturbed" / "metrics.jsonl", list[int]()
     killer = threading.Thread(target=kill_a_worker_after, args=(metrics, step, killed))
     killer.start()
@@ -141,14 +163,15 @@ def test_a_killed_worker_changes_nothing(settings: Settings, step: int) -> None:
     history = MlflowClient(survivor.paths["mlflow"]).get_metric_history(
         survivor.run_id, "train/loss"
     )
-    assert [metric.step for metric in history] == list(range(1, 31))
+    assert [metric.step for metric in history] == list(range(1, 61))
 
 
-def test_a_run_goes_on_with_the_same_data_on_another_number_of_workers(settings: Settings) -> None:
+@pytest.mark.cluster
+def test_a_run_goes_on_with_the_same_data_on_another_number_of_workers(
+    undisturbed: Summary, settings: Settings
+) -> None:
     """Stopped by the loss of a worker of two, finished by four."""
-    settings = override(settings, {"schedule.epochs": 15, "training.checkpoint_every_epochs": 1.5})
-    undisturbed = pretrain(override(settings, {"name": "undisturbed"}), register=False)
-    first = override(settings, {"name": "moved", "scaling.max_failures": 0})
+    first = override(settings, {"name": "moved", **LONG, "scaling.max_failures": 0})
     metrics, killed = Path(settings.storage) / "moved" / "metrics.jsonl", list[int]()
     killer = threading.Thread(target=kill_a_worker_after, args=(metrics, 8, killed))
     killer.start()

@@ -13,7 +13,7 @@ import pytest
 
 from bt_ray.config import Settings, override, to_json
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,6 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import optuna
 import psutil
 import pytest
-import ray
 from mlflow import MlflowClient
 from optuna import Trial
 from optuna.trial import TrialState
@@ -25,14 +23,7 @@ from bt_ray.tuning.progress import SweepProgress
 from bt_ray.tuning.space import Changes, SearchSpace, load_space
 from bt_ray.tuning.sweep import sweep
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 @pytest.fixture
