@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,24 @@ def last_json(text: str) -> dict[str, Any]:
         (["export", "models:/absent@champion", "files"], "does not answer as it should"),
     ],
 )
-def test_a_wrong_word_is_answered_with_one_sentence(arguments: list[str], sentence: str) -> None:
-    done = command(PYTHON, "-m", f"pipelines.{arguments[0]}", *arguments[1:], COLUMNS="200")
+def test_a_wrong_word_is_answered_with_one_sentence(
+    arguments: list[str], sentence: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        import_module(f"pipelines.{arguments[0]}").main()
+    shown = capsys.readouterr()
+    assert ended.value.code == 2, shown.err
+    assert sentence in shown.err
+    assert shown.out == ""
+
+
+def test_a_wrong_word_leaves_a_process_with_a_sentence_and_its_code() -> None:
+    done = command(PYTHON, "-m", "pipelines.pretrain", "cifar", COLUMNS="200")
     assert done.returncode == 2, done.stderr
-    assert sentence in done.stderr
+    assert "There is no preset 'cifar'" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
