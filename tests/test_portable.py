@@ -57,7 +57,7 @@ main()
 """
 
 
-@pytest.mark.run
+@pytest.mark.cluster
 def test_all_modules_are_imported_and_a_run_is_trained_without_what_only_linux_has(
     tmp_path: Path,
 ) -> None:

@@ -25,7 +25,7 @@ def finished(small_settings: Settings) -> tuple[Settings, Summary]:
     return settings, pretrain(settings)
 
 
-@pytest.mark.run
+@pytest.mark.cluster
 def test_a_run_is_scored_exported_and_scored_again(
     finished: tuple[Settings, Summary], tmp_path: Path
 ) -> None:

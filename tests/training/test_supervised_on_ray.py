@@ -25,6 +25,7 @@ def pretrained(small_settings: Settings) -> Pretrained:
     return Pretrained(build_encoder(small_settings.model).eval(), small_settings)
 
 
+@pytest.mark.cluster
 def test_features_are_the_same(pretrained: Pretrained, digits_shards: ShardSet) -> None:
     here = compute_features(pretrained, digits_shards, torch.device("cpu"))
     done: list[int] = []

@@ -124,6 +124,7 @@ def test_a_sweep_ends_in_a_champion(small_settings: Settings) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.cluster
 def test_failures_are_recorded_and_end_no_sweep(in_process: Settings) -> None:
     order = SweepOrder(trials=4, seeds=1, pruning="none", at_once=1)
     folder = Path(in_process.storage) / "sweeps" / "kinds-small"
