@@ -12,7 +12,7 @@ from textwrap import dedent
 
 import pytest
 
-pytestmark = pytest.mark.run
+pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ("An objective", "A data source", "A search space")

@@ -12,7 +12,7 @@ from tests.pipelines.test_commands import PYTHON, ROOT
 HERE = ["--schedule.epochs", "2", "--schedule.warmup-epochs", "1", "--scaling.workers", "0"]
 
 
-@pytest.mark.run
+@pytest.mark.cluster
 def test_every_line_of_a_run_is_ours(tmp_path: Path) -> None:
     """Its MLflow store is new, its encoder is registered: that is when libraries talk most."""
     done = subprocess.run(
