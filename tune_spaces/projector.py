@@ -5,7 +5,7 @@ from optuna import Trial
 from bt_ray.tuning.space import Changes, SearchSpace
 
 WIDTHS = (64, 256, 1024, 2048)
-"""For small encoders; the paper's D goes from 16 to 16384, before it two layers of 8192."""
+"""For small encoders; the paper widens its three layers together, from 16 to 16384."""
 
 
 def propose(trial: Trial) -> Changes:

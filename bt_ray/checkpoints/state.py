@@ -24,7 +24,7 @@ class TrainingState(Generic[M]):
     replaced_images: int = 0
     """Those that could not be decoded, each time that they came up."""
     stream_digest: int = 0
-    """Of all data that were trained on (`data.stream.digest`), as of the last checkpoint."""
+    """Of all data that were trained on (`stream.digest`), as of the last checkpoint."""
     unsummed_digest: int = 0
     """Of the rows that this worker has trained on since."""
 

@@ -29,9 +29,9 @@ class Batch:
     samples: NDArray[np.int64]
     """Rows of the data set whose images were used, (n,)."""
     digest: int = 0
-    """Sum over the rows, modulo 2⁶⁴, of what tells how they were made (`data.digest`)."""
+    """Sum over the rows, modulo 2⁶⁴, of what tells how they were made (`stream.digest`)."""
     replaced: tuple[int, ...] = ()
-    """Rows whose image could not be decoded; another stands in for each (`data.spares`)."""
+    """Rows whose image could not be decoded; another stands in for each (`stream.spares`)."""
 
 
 def to_batch(
