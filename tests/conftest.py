@@ -5,6 +5,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.sources import open_source
 from bt_ray.presets import preset
+from tests.gpu.branch import as_on_cuda, is_wanted
 
 SHARED = Path(os.environ.get("BT_RAY_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -24,6 +26,13 @@ def _alike_in_any_order() -> None:
     """A test before it neither has drawn random numbers nor has left it more threads."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _branch() -> Iterator[None]:
+    """The branch for CUDA where it is wanted (`make test-cuda-branch`)."""
+    with as_on_cuda() if is_wanted() else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)

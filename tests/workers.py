@@ -4,11 +4,14 @@ import multiprocessing
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from tests.gpu.branch import as_on_cuda, is_wanted
 
 _IMPORTED = (
     "bt_ray.training.loop", "pytest", "torch", "torch._dynamo", "torch.distributed",
@@ -40,4 +43,5 @@ def _work(
     # Left to the end of the process: destroying a gloo group can hang in torch 2.7, which waits,
     # holding the interpreter's lock, for a thread that needs the lock to release its last tensor.
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    return function(rank, world_size, *arguments)
+    with as_on_cuda() if is_wanted() else nullcontext():
+        return function(rank, world_size, *arguments)

@@ -36,11 +36,17 @@ class _SumForReplicas(torch.autograd.Function):
         return gradients[0], None
 
 
-def all_reduce_sum(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
-    """The sum of `x` over all workers, a new tensor; `x` itself where there is one worker."""
+def all_reduce_sum(
+    x: Tensor, group: dist.ProcessGroup | None = None, *, in_place: bool = False
+) -> Tensor:
+    """The sum of `x` over all workers, a new tensor; `x` itself where there is one worker.
+
+    Args:
+      in_place: whether `x`, which must be contiguous, becomes the sum.
+    """
     if world_size(group) == 1:
         return x
-    total = x.clone(memory_format=torch.contiguous_format)
+    total = x if in_place else x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group)
     return total
 
@@ -113,10 +119,20 @@ def gather_rows(
         padded = x.new_zeros((max(counts), *x.shape[1:]))
         padded[: len(x)] = x
     gathered = x.new_empty((len(counts), *padded.shape))
-    dist.all_gather(list(gathered), padded, group=group)
+    _all_gather(gathered, padded, group)
     if min(counts) == max(counts):
         return gathered.flatten(0, 1)
     return torch.cat([part[:n] for part, n in zip(gathered, counts, strict=True)])
+
+
+def _all_gather(gathered: Tensor, mine: Tensor, group: dist.ProcessGroup | None) -> None:
+    """Fills `gathered` (W, …) with every worker's `mine`; NCCL would copy a list's parts again."""
+    if mine.device.type == "cpu":
+        dist.all_gather(list(gathered), mine, group=group)
+    elif hasattr(dist, "all_gather_single"):
+        dist.all_gather_single(gathered, mine, group=group)
+    else:  # its name before torch 2.14
+        dist.all_gather_into_tensor(gathered, mine, group=group)
 
 
 def rows_to_columns(

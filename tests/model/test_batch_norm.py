@@ -102,6 +102,17 @@ def test_views_in_one_pass_are_normalised_as_if_passed_in_turn(workers: int) -> 
             torch.testing.assert_close(share[name], buffer, rtol=1e-11, atol=1e-11)
 
 
+def test_a_gradient_in_another_layout_than_the_input_is_understood() -> None:
+    """Channels-last images whose gradient comes contiguous, or expanded from a mean."""
+    x = (3 * torch.randn(6, 3, 4, 4) + 5).contiguous(memory_format=torch.channels_last)
+    weigh = torch.randn(6, 3, 4, 4)
+    halves, whole = x.clone().requires_grad_(), x.clone().requires_grad_()
+    norm, at_once = nn.BatchNorm2d(3), globalize_batch_norm(nn.BatchNorm2d(3), views=2)
+    for y in (torch.cat([norm(part) for part in halves.chunk(2)]), at_once(whole)):
+        ((y * weigh).sum() + y.mean((2, 3)).square().sum()).backward()
+    torch.testing.assert_close(whole.grad, halves.grad, rtol=1e-5, atol=1e-5)
+
+
 def test_rows_that_are_no_whole_number_of_views_are_refused() -> None:
     with pytest.raises(ValueError, match="a multiple of 2"):
         globalize_batch_norm(nn.BatchNorm1d(3), views=2)(torch.zeros(5, 3))

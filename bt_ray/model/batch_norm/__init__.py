@@ -1,0 +1,5 @@
+"""Batch normalisation with the statistics of the global batch, on any device and backend."""
+
+from bt_ray.model.batch_norm.module import GlobalBatchNorm, globalize_batch_norm
+
+__all__ = ["GlobalBatchNorm", "globalize_batch_norm"]
