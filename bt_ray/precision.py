@@ -14,6 +14,12 @@ def autocast(settings: TrainingSettings, device: torch.device) -> torch.autocast
     )
 
 
+def gradient_dtype(settings: TrainingSettings) -> torch.dtype | None:
+    """In which type gradients travel between workers; None: in their own."""
+    name = settings.gradient_dtype
+    return None if name == "fp32" else _DTYPES[name]
+
+
 def memory_format(settings: TrainingSettings) -> torch.memory_format:
     """How images and convolution kernels lie in memory."""
     return torch.channels_last if settings.channels_last else torch.contiguous_format

@@ -5,6 +5,9 @@ from typing import Any
 
 from bt_ray.config.settings import Settings
 
+_WITHOUT_A_PART = ("data.max_bad_rate", "training.deterministic")
+"""Settings of rooms that shape a result, which do not."""
+
 
 def flatten(settings: Settings) -> dict[str, Any]:
     """Every value of `settings` by its dotted key, such as `data.global_batch`."""
@@ -28,11 +31,12 @@ def differences(one: Settings, other: Settings) -> list[str]:
 def shaping(settings: Settings) -> dict[str, Any]:
     """The settings that shape a run's result, by dotted key.
 
-    Left out: names, folders, the workers, tracking, and how many bad images are tolerated.
+    Left out: names, folders, the workers, tracking, how many bad images are tolerated, and whether
+    a GPU computes the same bits each time.
     """
     return {
         key: value
         for key, value in flatten(settings).items()
         if key.split(".")[0] not in ("name", "storage", "scaling", "tracking")
-        and key != "data.max_bad_rate"
+        and key not in _WITHOUT_A_PART
     }

@@ -16,6 +16,13 @@ class TrainingSettings:
     """Arithmetic of encoder and projector; the objective is always float32 or better."""
     channels_last: bool = True
     """Lay images out channels-last, which convolutions prefer."""
+    gradient_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """In which type gradients travel between workers. Half of the bytes help where the network
+    limits (25 GbE and below); sums are then rounded, and depend on the number of workers."""
+    deterministic: bool = False
+    """On a GPU: only algorithms that give the same bits each time, so that a continued run equals
+    an uninterrupted one bit for bit. Convolutions are then not timed for the fastest algorithm, and
+    a step takes longer. CPUs compute the same bits anyway."""
     log_every_steps: int = 10
     """Steps between two lines of metrics."""
     checkpoint_every_epochs: float = 1

@@ -181,11 +181,16 @@ def _shares(total: int, num_shares: int) -> list[int]:
     return [total // num_shares + (i < total % num_shares) for i in range(num_shares)]
 
 
-def data_parallel(module: nn.Module) -> nn.Module:
+def data_parallel(module: nn.Module, gradient_dtype: torch.dtype | None = None) -> nn.Module:
     """`module` with parameter gradients summed over the workers during backward.
 
     DistributedDataParallel averages; the gradient of a loss over the global batch is the sum
     of the workers' shares, so its reduction is replaced by a sum.
+
+    Args:
+      gradient_dtype: in which gradients travel; None: in their own. Each worker's share is divided
+        by W and rounded before, and the sum, rounded too, multiplied after, so that float16 holds
+        the sum if it holds the shares; what does not fit becomes infinite.
     """
     if world_size() == 1:
         return module
@@ -195,13 +200,18 @@ def data_parallel(module: nn.Module) -> nn.Module:
         parallel = DistributedDataParallel(
             module, broadcast_buffers=False, gradient_as_bucket_view=True
         )
-    parallel.register_comm_hook(None, _sum_bucket)
+    parallel.register_comm_hook(gradient_dtype, _sum_bucket)
     return parallel
 
 
 def _sum_bucket(
-    _: None,
+    dtype: torch.dtype | None,
     bucket: dist.GradBucket,  # type: ignore[name-defined]
 ) -> torch.futures.Future[Tensor]:
-    future = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
-    return future.then(lambda done: done.value()[0])
+    gradients = bucket.buffer()
+    if dtype is None:
+        future = dist.all_reduce(gradients, async_op=True).get_future()
+        return future.then(lambda done: done.value()[0])
+    workers = world_size()
+    future = dist.all_reduce((gradients / workers).to(dtype), async_op=True).get_future()
+    return future.then(lambda done: gradients.copy_(done.value()[0]).mul_(workers))

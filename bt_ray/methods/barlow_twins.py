@@ -5,6 +5,7 @@ import torch
 from bt_ray.checkpoints.start import load_start
 from bt_ray.config import Settings
 from bt_ray.data.stream.batches import Batch
+from bt_ray.data.stream.plan import worker_rows
 from bt_ray.distributed.collectives import world_size
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.model.inputs import to_input
@@ -37,6 +38,7 @@ class BarlowTwinsLearner:
         self.module.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(settings, self.module)
         self._loss_of = build_objective(settings.objective)
+        self._rows = worker_rows(settings.data.global_batch, world_size())
 
     def begin(self) -> None:
         """Takes the weights that `model.start_from` names, if it names any.
@@ -57,7 +59,7 @@ class BarlowTwinsLearner:
         representations_a, representations_b = embedded
         with self._autocast():
             z_a, z_b = self.module.project(representations_a, representations_b)
-        result = self._loss_of(z_a, z_b)
+        result = self._loss_of(z_a, z_b, self._rows)
         return Outcome(result.loss, result.terms, (z_a, z_b))
 
     def rate_factor(self, step: int) -> float:

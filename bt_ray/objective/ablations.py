@@ -7,6 +7,8 @@ statistic "covariance".
 Source: Zbontar et al. 2021, section 4, "Loss Function Ablations".
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -24,9 +26,9 @@ class InvarianceOnly(nn.Module):
     Only the diagonal of C is computed, in N·D products.
     """
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Objective:
-        """The objective of two batches of embeddings (n, D)."""
-        on_diagonal = _invariance(z_a, z_b)
+    def forward(self, z_a: Tensor, z_b: Tensor, counts: Sequence[int] | None = None) -> Objective:
+        """The objective of two batches of embeddings (n, D); `counts`: every worker's n."""
+        on_diagonal = _invariance(z_a, z_b, counts)
         return Objective(loss=on_diagonal, terms={"on_diagonal": on_diagonal.detach()})
 
 
@@ -41,9 +43,9 @@ class RedundancyOnly(nn.Module):
         self.redundancy_weight = redundancy_weight
         self.form = form
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Objective:
-        """The objective of two batches of embeddings (n, D)."""
-        on_diagonal, off_diagonal = barlow_twins_terms(z_a, z_b, form=self.form)
+    def forward(self, z_a: Tensor, z_b: Tensor, counts: Sequence[int] | None = None) -> Objective:
+        """The objective of two batches of embeddings (n, D); `counts`: every worker's n."""
+        on_diagonal, off_diagonal = barlow_twins_terms(z_a, z_b, form=self.form, counts=counts)
         return Objective(
             loss=self.redundancy_weight * off_diagonal,
             terms={"on_diagonal": on_diagonal.detach(), "off_diagonal": off_diagonal.detach()},
@@ -69,11 +71,12 @@ class FeatureNormalization(nn.Module):
         self.redundancy_weight = redundancy_weight
         self.form = form
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Objective:
-        """The objective of two batches of embeddings (n, D)."""
-        num_rows = sum(row_counts(z_a))
+    def forward(self, z_a: Tensor, z_b: Tensor, counts: Sequence[int] | None = None) -> Objective:
+        """The objective of two batches of embeddings (n, D); `counts`: every worker's n."""
+        counts = row_counts(z_a) if counts is None else counts
+        num_rows = sum(counts)
         y_a, y_b = (to_sphere(standardize(z, num_rows)) for z in widen(z_a, z_b))
-        terms = barlow_twins_terms(y_a, y_b, form=self.form, statistic="moment")
+        terms = barlow_twins_terms(y_a, y_b, form=self.form, statistic="moment", counts=counts)
         return weighted(*terms, self.redundancy_weight)
 
 
@@ -90,10 +93,10 @@ class AutoCorrelation(nn.Module):
         self.redundancy_weight = redundancy_weight
         self.form = form
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Objective:
-        """The objective of two batches of embeddings (n, D)."""
-        on_diagonal = _invariance(z_a, z_b)
-        _, off_diagonal = barlow_twins_terms(z_a, z_a, form=self.form)
+    def forward(self, z_a: Tensor, z_b: Tensor, counts: Sequence[int] | None = None) -> Objective:
+        """The objective of two batches of embeddings (n, D); `counts`: every worker's n."""
+        on_diagonal = _invariance(z_a, z_b, counts)
+        _, off_diagonal = barlow_twins_terms(z_a, z_a, form=self.form, counts=counts)
         return weighted(on_diagonal, off_diagonal, self.redundancy_weight)
 
 
@@ -110,9 +113,10 @@ class CrossEntropy(nn.Module):
         self.redundancy_weight = redundancy_weight
         self.temperature = temperature
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Objective:
-        """The objective of two batches of embeddings (n, D), D at least 2."""
-        num_rows = sum(row_counts(z_a))
+    def forward(self, z_a: Tensor, z_b: Tensor, counts: Sequence[int] | None = None) -> Objective:
+        """The objective of two batches of embeddings (n, D), D ≥ 2; `counts`: every worker's n."""
+        counts = row_counts(z_a) if counts is None else counts
+        num_rows = sum(counts)
         with torch.autocast(z_a.device.type, enabled=False):
             c = correlation_matrix(*widen(z_a, z_b), num_rows)
             itself = torch.eye(len(c), dtype=torch.bool, device=c.device)
@@ -127,7 +131,8 @@ def to_sphere(z: Tensor) -> Tensor:
     return z * torch.rsqrt(z.square().mean(1, keepdim=True) + EPSILON)
 
 
-def _invariance(z_a: Tensor, z_b: Tensor) -> Tensor:
+def _invariance(z_a: Tensor, z_b: Tensor, counts: Sequence[int] | None) -> Tensor:
     """Σᵢ (1 − Cᵢᵢ)², from the diagonal alone."""
-    diagonal = correlation_diagonal(*widen(z_a, z_b), sum(row_counts(z_a)))
+    counts = row_counts(z_a) if counts is None else counts
+    diagonal = correlation_diagonal(*widen(z_a, z_b), sum(counts))
     return (1 - diagonal).square().sum()

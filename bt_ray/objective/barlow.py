@@ -1,5 +1,6 @@
 """The Barlow Twins objective of the global batch (paper, Eq. 1 and 2)."""
 
+from collections.abc import Sequence
 from typing import assert_never
 
 import torch
@@ -35,9 +36,11 @@ class BarlowTwins(nn.Module):
         self.form = form
         self.statistic = statistic
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Objective:
-        """The objective of two batches of embeddings (n, D)."""
-        terms = barlow_twins_terms(z_a, z_b, form=self.form, statistic=self.statistic)
+    def forward(self, z_a: Tensor, z_b: Tensor, counts: Sequence[int] | None = None) -> Objective:
+        """The objective of two batches of embeddings (n, D); `counts`: every worker's n."""
+        terms = barlow_twins_terms(
+            z_a, z_b, form=self.form, statistic=self.statistic, counts=counts
+        )
         return weighted(*terms, self.redundancy_weight)
 
 
@@ -71,6 +74,7 @@ def barlow_twins_terms(
     form: Form = "auto",
     group: dist.ProcessGroup | None = None,
     statistic: Statistic = "correlation",
+    counts: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The invariance term and the unweighted redundancy-reduction term of Eq. 1.
 
@@ -84,11 +88,12 @@ def barlow_twins_terms(
       statistic: "correlation": C is the cross-correlation of Eq. 2; "covariance": C is the
         cross-covariance, whose embeddings are only centred (Table 5, "no Normalization");
         "moment": C is Z_Aᵀ Z_B / N of the embeddings as they are.
+      counts: every worker's n, by rank, if they are known: asking waits for the device.
     Returns: two scalars, identical on every worker.
     Raises: ValueError if the shapes differ.
     """
     check_pair(z_a, z_b)
-    counts = row_counts(z_a, group)
+    counts = row_counts(z_a, group) if counts is None else counts
     way = choose_way(
         form, num_samples=sum(counts), num_dimensions=z_a.shape[1], num_workers=len(counts)
     )

@@ -70,7 +70,8 @@ class _GramTerms(torch.autograd.Function):
         wide = torch.promote_types(torch.promote_types(z_a.dtype, z_b.dtype), torch.float32)
         all_a, all_b = share.gather(z_a), share.gather(z_b)
         n, d = all_a.shape
-        k_a, k_b = z_a.new_zeros((2, len(z_a), n), dtype=wide)
+        grams = z_a.new_zeros((2, len(z_a), n), dtype=wide)
+        k_a, k_b = grams
         diagonal, *moments = z_a.new_empty((5, d), dtype=wide)
         for block in _blocks(all_a):
             a = _normalize(all_a[:, block], moments[0][block], moments[1][block], statistic)
@@ -79,7 +80,7 @@ class _GramTerms(torch.autograd.Function):
             k_b.addmm_(b[share.rows], b.T)
             torch.sum(a.mul_(b), 0, out=diagonal[block])
         diagonal /= n
-        k_a, k_b = share.add_columns(k_a), share.add_columns(k_b)
+        k_a, k_b = share.add_columns(grams)
         # off is a difference of sums, and both may be far larger: they are added up in float64.
         total = share.add_rows(_inner(k_a, k_b)) / n**2
         sums = torch.stack([(1 - diagonal).double().square().sum(), _inner(diagonal, diagonal)])

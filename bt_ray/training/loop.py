@@ -15,6 +15,7 @@ from bt_ray.data.stream.batches import Batch
 from bt_ray.distributed.collectives import any_worker, data_parallel, sum_numbers
 from bt_ray.methods.learner import Learner, Outcome, Probing, WholeStep
 from bt_ray.optim.lars import set_rates
+from bt_ray.precision import gradient_dtype
 from bt_ray.training.calendar import build_calendar
 from bt_ray.training.context import Context, Measures
 from bt_ray.training.gauges import read_gauges
@@ -49,7 +50,7 @@ def train(
     state = begin(learner, settings, context.device, resume)
     if state.step == 0 and learner.probes_untrained:
         _probe(probe, state, context, keeps_arrays=True)
-    whole_step = data_parallel(WholeStep(learner))
+    whole_step = data_parallel(WholeStep(learner), gradient_dtype(settings.training))
     meter, quarantine = Meter(settings, start_step=state.step), Quarantine(settings, context)
     watch = FiniteWatch(context.device, learner.rate_setting)
 

@@ -26,6 +26,11 @@ from bt_ray.errors import DataError
 _GROUP_ORDER, _ROW_ORDER = 0, 1
 
 
+def worker_rows(global_batch: int, num_workers: int) -> tuple[int, ...]:
+    """How many rows of every batch each worker gets, by rank."""
+    return (global_batch // num_workers,) * num_workers
+
+
 @dataclass(frozen=True)
 class Span:
     """The steps of one window: `first_step` to `stop_step` (exclusive), `index` in its epoch."""
