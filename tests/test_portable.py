@@ -10,7 +10,7 @@ import torch
 
 from bt_ray.config import override
 from bt_ray.presets import preset
-from bt_ray.training import cluster
+from bt_ray.training import cluster, local
 from bt_ray.training.local import choose_device
 from bt_ray.training.on_cpu import _say, slow_precision, warn_on_cpu
 
@@ -80,6 +80,8 @@ def test_an_apple_gpu_is_declined_with_a_sentence_said_once(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(local, "check_cards", lambda *_: None)
+    monkeypatch.setattr(local, "examine", lambda: None)
     _say.cache_clear()
     settings = override(preset("digits"), {"scaling.accelerator": accelerator})
     with caplog.at_level(logging.WARNING):

@@ -62,7 +62,10 @@ class ScalingSettings:
     workers: int = 1
     """Training workers (W); 0 runs everything in the calling process. Never changes a result."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """What a worker computes on; auto: a GPU if the cluster has one for each worker."""
+    """What a worker computes on; auto: a GPU each if the cluster has any."""
+    wait_minutes: float = 0
+    """Minutes to wait at the start for nodes that the run needs and that are still to come; an
+    autoscaler is asked for them."""
     cpus_per_worker: float = 1
     """Logical CPUs that Ray reserves for each worker."""
     threads_per_worker: int | None = None
@@ -80,6 +83,10 @@ class ScalingSettings:
         for name in ("threads_per_worker", "max_hours"):
             if getattr(self, name) is not None:
                 require_positive("scaling", self, name)
+        require(
+            self.wait_minutes >= 0,
+            f"scaling.wait_minutes={self.wait_minutes} must be 0 or above.",
+        )
         require(
             self.max_failures >= 0,
             f"scaling.max_failures={self.max_failures} must be 0 or above.",

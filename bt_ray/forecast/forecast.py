@@ -21,7 +21,7 @@ from bt_ray.errors import BtRayError, LaunchError
 from bt_ray.forecast.memory import Size, measure_size
 from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
-from bt_ray.training.cluster import check_gpus, cpus_needed, starts_here
+from bt_ray.training.cluster import check_gpus, cpus_needed, starts_here, takes_gpu
 from bt_ray.training.local import choose_device
 from bt_ray.training.on_cpu import slow_precision
 from bt_ray.training.run_folder import check_claim, check_storage, locate_storage, nearest_folder
@@ -123,9 +123,10 @@ def find_device(settings: Settings) -> torch.device | None:
     if not starts_here():
         return None
     num_gpus = torch.cuda.device_count()
-    if settings.scaling.accelerator == "gpu":
-        check_gpus(settings, num_gpus)
-    return torch.device("cuda" if num_gpus >= settings.scaling.workers else "cpu")
+    if not takes_gpu(settings, num_gpus):
+        return torch.device("cpu")
+    check_gpus(settings, num_gpus)
+    return torch.device("cuda")
 
 
 def _is_timed(settings: Settings, device: torch.device) -> bool:

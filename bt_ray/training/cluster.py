@@ -3,14 +3,22 @@
 import logging
 import math
 import os
+import time
+from collections.abc import Mapping
 
 import ray
+from ray.autoscaler.sdk import request_resources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bt_ray.config import Settings
 from bt_ray.errors import LaunchError
 from bt_ray.training.on_cpu import warn_on_cpu
+from bt_ray.training.preflight import Card, check_cards, examine
 
+_log = logging.getLogger(__name__)
 _DATA_CPUS = 1.0
+_POLL_S = 2.0
+_SHARE, _EXAMINED_S = 0.001, 60.0  # of a GPU, to look at it; seconds for all nodes to answer
 _LOCALLY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # none takes this node away
     "RAY_idle_worker_killing_time_threshold_ms": "60000",  # 1 s is Ray's: readers would come and go
@@ -25,7 +33,7 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
       extra_cpus: logical CPUs that the caller takes besides the run's own.
       at_once: how many such runs a cluster that is started here has room for.
     Raises: LaunchError if there is no GPU for each worker, or no CPU left for Ray Data besides
-      the workers': Ray would wait for them forever, without a word.
+      the workers', `scaling.wait_minutes` after the start; or if a GPU cannot carry out the run.
     """
     needed = cpus_needed(settings) + extra_cpus
     if not ray.is_initialized():
@@ -40,18 +48,64 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
             address="local" if is_local else None,
             include_dashboard=False if is_local else None,  # it would end with the run
         )
-    workers, available = settings.scaling.workers, ray.cluster_resources()
-    if needed > available.get("CPU", 0):
+    _wait_for_resources(settings, needed)
+    if uses_gpu(settings):
+        check_cards(_examine_nodes(), settings)
+    elif starts_here():
+        warn_on_cpu(settings)
+
+
+def _wait_for_resources(settings: Settings, cpus: float) -> None:
+    """Returns once the cluster has all that the run needs.
+
+    Raises: LaunchError for what it lacks, when `scaling.wait_minutes` are over.
+    """
+    deadline = time.monotonic() + 60 * settings.scaling.wait_minutes
+    asked = False
+    while True:
+        try:
+            check_resources(settings, cpus, ray.cluster_resources())
+            break
+        except LaunchError as error:
+            if time.monotonic() >= deadline:
+                raise
+            if not asked:
+                _log.warning(
+                    "Waiting up to %g minutes for more nodes: %s",
+                    settings.scaling.wait_minutes,
+                    error,
+                )
+                request_resources(bundles=_bundles(settings))
+                asked = True
+            time.sleep(_POLL_S)
+    if asked:
+        request_resources(bundles=[])  # from here on, the workers themselves ask
+
+
+def _bundles(settings: Settings) -> list[dict[str, float]]:
+    """What an autoscaler is asked for: a place for each worker, and one for reading data."""
+    scaling = settings.scaling
+    gpu = {} if scaling.accelerator == "cpu" else {"GPU": 1.0}
+    return [{"CPU": scaling.cpus_per_worker} | gpu] * scaling.workers + [{"CPU": _DATA_CPUS}]
+
+
+def check_resources(settings: Settings, cpus: float, available: Mapping[str, float]) -> None:
+    """Raises LaunchError for what a cluster lacks: Ray would wait for it forever, without a word.
+
+    Args:
+      cpus: logical CPUs of the run.
+      available: the cluster's resources, as Ray names them.
+    """
+    workers = settings.scaling.workers
+    if cpus > available.get("CPU", 0):
         raise LaunchError(
             f"scaling.workers={workers} × scaling.cpus_per_worker="
             f"{settings.scaling.cpus_per_worker} and {_DATA_CPUS:g} CPU for reading data make "
-            f"{needed:g} CPUs; the cluster has {available.get('CPU', 0):g}. Use fewer workers or "
+            f"{cpus:g} CPUs; the cluster has {available.get('CPU', 0):g}. Use fewer workers or "
             "fewer CPUs each."
         )
-    if uses_gpu(settings):
+    if takes_gpu(settings, available.get("GPU", 0)):
         check_gpus(settings, available.get("GPU", 0))
-    elif starts_here():
-        warn_on_cpu(settings)
 
 
 def check_gpus(settings: Settings, num_gpus: float) -> None:
@@ -60,8 +114,24 @@ def check_gpus(settings: Settings, num_gpus: float) -> None:
     if workers > num_gpus:
         raise LaunchError(
             f"scaling.workers={workers} need a GPU each; the cluster has "
-            f"{num_gpus:g}. Use fewer workers, or scaling.accelerator=cpu."
+            f"{num_gpus:g}. Use fewer workers, scaling.accelerator=cpu, or, if more nodes are to "
+            "come, --scaling.wait-minutes 15."
         )
+
+
+def _examine_nodes() -> list[Card]:
+    """One GPU of each node; none of a node whose GPUs are all taken for now."""
+    asked = [
+        ray.remote(num_gpus=_SHARE, num_cpus=0)(examine)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote()
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("GPU", 0) > 0
+    ]
+    done, late = ray.wait(asked, num_returns=len(asked), timeout=_EXAMINED_S) if asked else ([], [])
+    for task in late:
+        ray.cancel(task)
+    return ray.get(done)
 
 
 def starts_here() -> bool:
@@ -76,7 +146,13 @@ def cpus_needed(settings: Settings) -> float:
 
 def uses_gpu(settings: Settings) -> bool:
     """Whether workers get a GPU each."""
-    if settings.scaling.accelerator != "auto":
-        return settings.scaling.accelerator == "gpu"
-    num_gpus: float = ray.cluster_resources().get("GPU", 0)
-    return num_gpus >= max(1, settings.scaling.workers)
+    return takes_gpu(settings, ray.cluster_resources().get("GPU", 0))
+
+
+def takes_gpu(settings: Settings, num_gpus: float) -> bool:
+    """Whether workers get a GPU each, where there are so many.
+
+    Where there are some, `auto` takes them, and never CPUs because they are too few.
+    """
+    accelerator = settings.scaling.accelerator
+    return num_gpus > 0 if accelerator == "auto" else accelerator == "gpu"

@@ -19,6 +19,7 @@ from bt_ray.training.assignment import Assignment
 from bt_ray.training.context import Measures
 from bt_ray.training.loop import train
 from bt_ray.training.on_cpu import warn_on_cpu
+from bt_ray.training.preflight import check_cards, examine
 from bt_ray.training.quarantine import QUARANTINE, list_images
 from bt_ray.training.stop import StopRequest
 
@@ -105,7 +106,7 @@ def train_here(assignment: Assignment, total_steps: int) -> None:
 def choose_device(settings: Settings) -> torch.device:
     """What a run in this process computes on: a CUDA GPU or the CPU.
 
-    Raises: LaunchError if that is a GPU, and there is none.
+    Raises: LaunchError if that is a GPU, and there is none, or one that cannot carry it out.
     """
     wanted, has_gpu = settings.scaling.accelerator, torch.cuda.is_available()
     if wanted == "gpu" and not has_gpu:
@@ -113,6 +114,7 @@ def choose_device(settings: Settings) -> torch.device:
             "scaling.accelerator=gpu needs a GPU with CUDA, and there is none here; use cpu."
         )
     if has_gpu and wanted != "cpu":
+        check_cards([examine()], settings)
         return torch.device("cuda")
     warn_on_cpu(settings)
     return torch.device("cpu")

@@ -15,7 +15,7 @@ from bt_ray.data.stream.batches import Batch
 from bt_ray.distributed.collectives import any_worker, data_parallel, sum_numbers
 from bt_ray.methods.learner import Learner, Outcome, Probing, WholeStep
 from bt_ray.optim.lars import set_rates
-from bt_ray.precision import gradient_dtype
+from bt_ray.precision import choose_algorithms, gradient_dtype
 from bt_ray.training.calendar import build_calendar
 from bt_ray.training.context import Context, Measures
 from bt_ray.training.gauges import read_gauges
@@ -93,6 +93,7 @@ def begin(
 
     Raises: CheckpointError if a checkpoint cannot be read or is another run's.
     """
+    choose_algorithms(settings.training, device)
     is_fp16 = settings.training.precision == "fp16"
     scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
     state = TrainingState(learner.module, learner.optimizer, scaler)
