@@ -18,13 +18,21 @@ endif
 
 export RAY_USAGE_STATS_ENABLED = 0
 
+# The environment for V100s, whose torch is the last with code for them.
+VOLTA := .venv-volta
+VOLTA_STAMP := $(VOLTA)/.installed
+
+# What runs by other code on a GPU; there, its kernels are stood in for by references.
+BRANCHES := tests/model tests/objective tests/optim tests/distributed tests/gpu tests/training/test_loop.py \
+  tests/training/test_learners.py --ignore tests/model/test_pretrained.py
+
 # Tests whose results hang on how a CPU computes.
 NUMERIC := tests/data/stream tests/data/views tests/evaluation tests/model tests/objective \
   tests/optim tests/training/test_loop.py --ignore tests/data/stream/test_broken_images.py \
   --ignore tests/model/test_pretrained.py
 
-.PHONY: help setup demo test check lint types test-fast test-whole test-lesser-cpu test-cluster \
-  test-slow wheel format lock clean
+.PHONY: help setup demo test check lint types test-fast test-whole test-lesser-cpu test-cuda-branch \
+  test-cluster test-volta test-slow wheel format lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -32,10 +40,17 @@ help: ## What can be made
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "bt_ray needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+	$(call install,$(VENV),requirements.lock)
+
+$(VOLTA_STAMP): requirements-volta.lock pyproject.toml
+	$(call install,$(VOLTA),requirements-volta.lock)
+
+define install
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(1)/.installed
+endef
 
 setup: $(STAMP) ## Make the environment in .venv
 
@@ -64,6 +79,13 @@ test-whole: $(STAMP)
 test-lesser-cpu: $(STAMP)
 	$(BIN)/python tests/lesser_cpu.py -q -m "not (run or ray or cluster or slow or gpu)" $(NUMERIC)
 
+test-cuda-branch: $(STAMP) ## What a GPU computes by other code, on this CPU
+	BT_RAY_TEST_CUDA_BRANCH=1 $(BIN)/pytest -q -m "not (run or ray or cluster or slow or gpu)" $(BRANCHES)
+
+test-volta: $(VOLTA_STAMP) ## The fast tests, and those of GPU code, with the torch of V100s
+	$(VOLTA)/bin/pytest -q -m "not (run or ray or cluster or slow or gpu)"
+	BT_RAY_TEST_CUDA_BRANCH=1 $(VOLTA)/bin/pytest -q -m "not (run or ray or cluster or slow or gpu)" $(BRANCHES)
+
 test-cluster: $(STAMP) ## What needs its own cluster, fresh environment or server
 	$(BIN)/pytest -q -m "cluster and not (slow or gpu)"
 
@@ -83,4 +105,4 @@ lock: ## Pin what fits pyproject.toml, with hashes (needs uv): for all, and for 
 	uv pip compile $(LOCK) --constraint deploy/volta.in --output-file requirements-volta.lock pyproject.toml
 
 clean: ## Remove the environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VOLTA)

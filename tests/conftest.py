@@ -21,6 +21,14 @@ from tests.gpu.branch import as_on_cuda, is_wanted
 SHARED = Path(os.environ.get("BT_RAY_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a GPU, what needs one says so."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU with CUDA"))
+
+
 @pytest.fixture(autouse=True)
 def _alike_in_any_order() -> None:
     """A test before it neither has drawn random numbers nor has left it more threads."""

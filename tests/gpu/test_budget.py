@@ -18,8 +18,9 @@ from bt_ray.model.batch_norm.module import _GlobalNormalize
 from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.barlow import barlow_twins_terms
 from bt_ray.objective.gram import Share, _GramTerms
-from tests.gpu.trace import GPU, Saved, Trace, fake_gpus
+from tests.gpu.trace import CAN_TRACE, GPU, Saved, Trace, fake_gpus
 
+pytestmark = pytest.mark.skipif(not CAN_TRACE, reason="counts need fake GPUs of a newer torch")
 IMAGES, WORKERS = 64, 32
 
 
