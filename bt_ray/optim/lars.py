@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from bt_ray.config import Settings
 from bt_ray.optim.lars_update import Triple, Update, update_plainly, update_together
+from bt_ray.optim.momenta import order_momenta
 
 KernelUpdate = Callable[[Sequence[Triple], Update], None]
 
@@ -54,6 +55,7 @@ class LARS(Optimizer):
                 "adapt": True,
             },
         )
+        self.register_load_state_dict_post_hook(order_momenta)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -84,12 +86,6 @@ class LARS(Optimizer):
             )
             self._step_group([w for w in group["params"] if w.grad is not None], update)
         return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, with momenta in the order of their weights, which files do not keep."""
-        super().load_state_dict(state_dict)
-        for weight, state in self.state.items():
-            state["momentum"] = torch.empty_like(weight).copy_(state["momentum"])
 
     def _step_group(self, weights: list[Tensor], update: Update) -> None:
         triples = [Triple(w, cast(Tensor, w.grad), self._momentum(w)) for w in weights]
