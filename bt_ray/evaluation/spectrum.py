@@ -21,10 +21,11 @@ def rank_me(representations: Tensor) -> float:
 def singular_values(x: Tensor) -> Tensor:
     """The min(n, F) singular values of (n, F) `x`, float64, in no order.
 
-    They are the roots of the smaller Gram matrix's eigenvalues, for which less is to be done. An eigenvalue is off by some 1e-16 of the largest, so a root is by up to 1e-8 of
-    the largest: little each, but much where thousands of them should be 0. So roots below a
-    millionth of the largest are found again, in what is left of `x` without the others'
-    directions. Then all are off by at most some 1e-10 of the largest.
+    They are the roots of the smaller Gram matrix's eigenvalues, for which less is to be done. An
+    eigenvalue is off by some 1e-16 of the largest, so a root is by up to 1e-8 of the largest:
+    little each, but much where thousands of them should be 0. So roots below a millionth of the
+    largest are found again, in what is left of `x` without the others' directions. Then all are
+    off by at most some 1e-10 of the largest.
     """
     tall = x.double() if x.shape[0] >= x.shape[1] else x.double().T
     squares: Tensor = torch.linalg.eigvalsh(tall.T @ tall)
