@@ -1,10 +1,10 @@
 """All that changes while a run goes on, and that a checkpoint keeps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 M = TypeVar("M", bound=nn.Module)
@@ -19,8 +19,6 @@ class TrainingState(Generic[M]):
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
-    skipped_steps: int = 0
-    """Steps that moved nothing since fp16 gradients overflowed."""
     replaced_images: int = 0
     """Those that could not be decoded, each time that they came up."""
     stream_digest: int = 0
@@ -28,10 +26,29 @@ class TrainingState(Generic[M]):
     unsummed_digest: int = 0
     """Of the rows that this worker has trained on since."""
 
+    _skipped: int | Tensor = field(default=0, init=False, repr=False)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that moved nothing since fp16 gradients overflowed; waits for the device."""
+        return int(self._skipped)
+
+    @skipped_steps.setter
+    def skipped_steps(self, number: int) -> None:
+        self._skipped = number
+
     def step_optimizer(self) -> None:
-        """Moves the weights, unless fp16 gradients overflowed: that step is skipped and counted."""
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.skipped_steps += self.scaler.get_scale() < scale
+        """Moves the weights, unless fp16 gradients overflowed: that step is skipped and counted.
+
+        Nothing waits for the device if the optimizer takes the scaler's numbers (LARS and torch's
+        fused ones do). A skipped step is one after which the loss scale fell.
+        """
+        if self.scaler.is_enabled():
+            one = self.optimizer.param_groups[0]["params"][0].new_ones(())
+            scale = self.scaler.scale(one)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self._skipped = self._skipped + (self.scaler.scale(one) < scale)
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad()

@@ -15,6 +15,7 @@ from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.classifier import build_classifier
 from bt_ray.model.inputs import to_input
 from bt_ray.model.pretrained import load_folder
+from bt_ray.optim.sgd import build_sgd
 from bt_ray.precision import autocast, memory_format
 
 
@@ -61,11 +62,12 @@ class ClassifierLearner:
         if protocol.encoder_rate is not None:
             encoder = list(self.module.encoder.parameters())
             groups.append({"params": encoder, "peak_lr": protocol.encoder_rate})
-        self.optimizer = torch.optim.SGD(
+        self.optimizer = build_sgd(
             groups,
             lr=protocol.head_rate,
             momentum=protocol.momentum,
             weight_decay=protocol.weight_decay,
+            fused=device.type == "cuda",
         )
 
     def begin(self) -> None:

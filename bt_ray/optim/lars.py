@@ -1,13 +1,20 @@
 """LARS: momentum SGD whose step on each weight is proportional to the weight's norm."""
 
-from collections.abc import Callable
-from typing import Any, overload
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bt_ray.config import Settings
+from bt_ray.optim.lars_update import Triple, Update, update_plainly, update_together
+from bt_ray.optim.momenta import order_momenta
+
+KernelUpdate = Callable[[Sequence[Triple], Update], None]
 
 
 class LARS(Optimizer):
@@ -26,6 +33,8 @@ class LARS(Optimizer):
     Source: You et al. 2017, in the form of the paper's code, which takes the norm of g + β·w
       where the publication has ‖g‖ + β·‖w‖.
     """
+
+    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -46,6 +55,7 @@ class LARS(Optimizer):
                 "adapt": True,
             },
         )
+        self.register_load_state_dict_post_hook(order_momenta)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -53,46 +63,85 @@ class LARS(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Makes one step.
+        """Makes one step, unless a GradScaler found infinities; nothing waits for the device.
 
-        On a GPU the parameters of a group are updated together, which launches few kernels. On a
-        CPU they are updated one after the other, while each one's values are still in the cache.
+        A GradScaler sets `grad_scale` and `found_inf` for it, as for torch's fused optimizers
+        (`_step_supports_amp_scaling`): the gradients are unscaled on the way, and with infinities
+        neither weights nor momenta change.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for group in self.param_groups:
-            weights = [w for w in group["params"] if w.grad is not None]
-            on_cpu = all(w.device.type == "cpu" for w in weights)
-            for together in [[w] for w in weights] if on_cpu else [weights]:
-                self._step_group(group, together)
+            update = Update(
+                rate=group["lr"],
+                weight_decay=group["weight_decay"],
+                momentum=group["momentum"],
+                trust_coefficient=group["trust_coefficient"],
+                adapt=group["adapt"],
+                grad_scale=scale,
+                found_inf=found_inf,
+            )
+            self._step_group([w for w in group["params"] if w.grad is not None], update)
         return loss
 
-    def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        updates = [w.grad for w in weights if w.grad is not None]
-        if group["adapt"]:
-            updates = list(torch._foreach_add(updates, weights, alpha=group["weight_decay"]))
-            torch._foreach_mul_(updates, self._trust_ratios(group, weights, updates))
-        momenta = [self._momentum(w) for w in weights]
-        torch._foreach_mul_(momenta, group["momentum"])
-        torch._foreach_add_(momenta, updates)
-        torch._foreach_add_(weights, momenta, alpha=-group["lr"])
-
-    def _trust_ratios(
-        self, group: dict[str, Any], weights: list[Tensor], updates: list[Tensor]
-    ) -> list[Tensor]:
-        of_weights = torch.stack(torch._foreach_norm(weights))
-        of_updates = torch.stack(torch._foreach_norm(updates))
-        ratios = group["trust_coefficient"] * of_weights / of_updates
-        usable = (of_weights > 0) & (of_updates > 0)
-        return list(torch.where(usable, ratios, torch.ones_like(ratios)).unbind())
+    def _step_group(self, weights: list[Tensor], update: Update) -> None:
+        triples = [Triple(w, cast(Tensor, w.grad), self._momentum(w)) for w in weights]
+        if not update.adapt and weights and all(w.is_cuda for w in weights):
+            update_together(triples, update)
+            return
+        by_kernels = []
+        for triple in triples:
+            if update.adapt and _fits_kernels(triple):
+                by_kernels.append(_in_order(triple))
+            else:
+                update_plainly(triple, update)
+        if by_kernels and (update_by_kernels := kernels(by_kernels[0].w.device)):
+            update_by_kernels(by_kernels, update)
 
     def _momentum(self, weight: Tensor) -> Tensor:
+        """In the order of the weight, if that is dense, and contiguous if not."""
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
         return state["momentum"]  # type: ignore[no-any-return]
+
+
+@cache
+def kernels(device: torch.device) -> KernelUpdate | None:
+    """`update_by_kernels` where it works: on a GPU with Triton and what that needs to compile."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return None
+    from bt_ray.optim.lars_kernels import update_by_kernels, why_not
+
+    if reason := why_not(device):
+        warnings.warn(
+            "LARS runs by torch's own operations, which take about twice the time, since Triton "
+            f"cannot compile its kernels (it needs a C compiler and Python's headers): {reason}",
+            stacklevel=2,
+        )
+        return None
+    return update_by_kernels
+
+
+def _fits_kernels(triple: Triple) -> bool:
+    """Whether kernels can take the weight: float32, and dense, as the momentum always is."""
+    w, _, m = triple
+    return w.dtype == torch.float32 and _same_order(w, m) and kernels(w.device) is not None
+
+
+def _in_order(triple: Triple) -> Triple:
+    """With the gradient in the order of the weight, which costs a copy if it was in another."""
+    w, g, m = triple
+    return triple if _same_order(g, m) else Triple(w, torch.empty_like(m).copy_(g), m)
+
+
+def _same_order(a: Tensor, b: Tensor) -> bool:
+    """Whether both tensors of one shape hold their numbers at the same places in memory."""
+    pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
+    return all(ours == theirs for length, ours, theirs in pairs if length > 1)
 
 
 def build_optimizer(settings: Settings, module: nn.Module) -> LARS:

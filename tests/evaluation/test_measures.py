@@ -2,12 +2,19 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
 
 from bt_ray.config import Settings, override
 from bt_ray.evaluation.correlation import cross_correlation
 from bt_ray.evaluation.hypersphere import alignment, uniformity
 from bt_ray.evaluation.knn import knn_top1
-from bt_ray.evaluation.spectrum import eigenvalues, mean_correlation, mean_deviation, rank_me
+from bt_ray.evaluation.spectrum import (
+    eigenvalues,
+    mean_correlation,
+    mean_deviation,
+    rank_me,
+    singular_values,
+)
 from bt_ray.model.encoder import build_encoder
 from bt_ray.objective.barlow import barlow_twins_terms
 
@@ -50,6 +57,45 @@ def test_rank_me_counts_the_directions_used() -> None:
     assert rank_me(basis[:, :1] @ torch.ones(1, 8, dtype=torch.float64)) == pytest.approx(
         1, rel=1e-6
     )
+
+
+def _representations(kind: str) -> Tensor:
+    """(300, 120), unless said otherwise; collapsed ones are float32, as an encoder gives them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    kinds = {
+        "full": lambda: normal(300, 120).relu(),
+        "wide": lambda: normal(100, 120),
+        "rank 1": lambda: normal(300, 1) @ normal(1, 120),
+        "rank 1, exactly": lambda: normal(300, 1).double() @ normal(1, 120).double(),
+        "rank 10": lambda: normal(300, 10) @ normal(10, 120),
+        "constant": lambda: torch.full((300, 120), 3.0),
+        "one row": lambda: normal(1, 120).repeat(300, 1),
+        "one row, nearly": lambda: torch.ones(300, 120) + 1e-6 * normal(300, 120),
+        "dead features": lambda: normal(300, 120) * (torch.arange(120) < 60),
+        "falling": lambda: normal(300, 120) * torch.logspace(0, -12, 120),
+    }
+    return kinds[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "full", "wide", "rank 1", "rank 1, exactly", "rank 10", "constant", "one row",
+        "one row, nearly", "dead features", "falling",
+    ],
+)  # fmt: skip
+def test_singular_values_are_torchs(kind: str) -> None:
+    """Also those that a Gram matrix alone would lose, and RankMe with them."""
+    x = _representations(kind)
+    expected = torch.linalg.svdvals(x.double())
+    got = singular_values(x).sort(descending=True).values
+    torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-11 * float(expected[0]))
+    share = expected / expected.sum() + 1e-12
+    assert rank_me(x) == pytest.approx(float(torch.exp(-(share * share.log()).sum())), rel=1e-9)
 
 
 def test_collapse_shows() -> None:

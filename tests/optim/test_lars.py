@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 from bt_ray.optim.lars import LARS, build_optimizer, set_rates
+from bt_ray.optim.lars_update import Triple, Update, update_plainly, update_together
 from bt_ray.optim.schedule import rate_factor
 from bt_ray.presets import preset
+
+NUMBERS = {"lr": 0.3, "weight_decay": 0.01, "momentum": 0.9, "trust_coefficient": 0.02}
 
 
 def test_one_step_by_hand() -> None:
@@ -41,30 +44,89 @@ def naive_step(weight, gradient, momentum, *, rate, decay, mu, eta):  # type: ig
     return weight - rate * momentum, momentum
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_many_parameters_together_equal_one_after_the_other(together: bool) -> None:
-    """As on a GPU, and as on a CPU."""
+def test_many_parameters_equal_a_naive_loop() -> None:
     torch.manual_seed(0)
     shapes = [(4, 3), (7, 2, 3, 3), (5, 5)]
     weights = [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
     nn.init.zeros_(weights[2])
     expected = [w.detach().clone() for w in weights]
     momenta = [torch.zeros_like(w) for w in expected]
-    numbers = {"weight_decay": 0.01, "momentum": 0.9, "trust_coefficient": 0.02}
-    optimizer = LARS([{"params": weights}], lr=0.3, **numbers)
+    optimizer = LARS([{"params": weights}], **NUMBERS)
     for _ in range(4):
         for i, weight in enumerate(weights):
             weight.grad = torch.randn_like(weight)
             expected[i], momenta[i] = naive_step(
                 expected[i], weight.grad, momenta[i], rate=0.3, decay=0.01, mu=0.9, eta=0.02
             )
-        if together:
-            with torch.no_grad():
-                optimizer._step_group(optimizer.param_groups[0], list(weights))
-        else:
-            optimizer.step()
+        optimizer.step()
     for weight, reference in zip(weights, expected, strict=True):
         torch.testing.assert_close(weight.detach(), reference, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("found_inf", [0.0, 1.0])
+def test_vectors_together_equal_one_after_the_other(found_inf: float) -> None:
+    """As on a GPU, by torch's fused SGD, also where infinities were found."""
+    torch.manual_seed(0)
+    one_by_one = [Triple(*torch.randn(3, size).unbind()) for size in (1, 17, 64)]
+    together = [Triple(*(t.clone() for t in triple)) for triple in one_by_one]
+    update = Update(
+        rate=0.3,
+        weight_decay=0.1,
+        momentum=0.9,
+        trust_coefficient=0.02,
+        adapt=False,
+        grad_scale=torch.tensor(64.0),
+        found_inf=torch.tensor(found_inf),
+    )
+    update_together(together, update)
+    for ours, theirs in zip(together, one_by_one, strict=True):
+        before = theirs.w.clone()
+        update_plainly(theirs, update)
+        torch.testing.assert_close(ours.w, theirs.w)
+        torch.testing.assert_close(ours.m, theirs.m)
+        assert torch.equal(theirs.w, before) == bool(found_inf)
+
+
+def _as_ordinary(optimizer: LARS) -> LARS:
+    """A GradScaler unscales before this one, and waits to know whether to call it."""
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
+
+
+@pytest.mark.parametrize("init_scale", [2.0**16, 1000.0])
+def test_scaled_steps_equal_torchs_ordinary_ones(init_scale: float) -> None:
+    """Good, skipped, good: exactly, if the scale is a power of two."""
+    runs = []
+    for prepare in (lambda optimizer: optimizer, _as_ordinary):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        optimizer = prepare(build_optimizer(preset("digits"), module))
+        scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
+        for step in range(4):
+            factor = torch.inf if step == 1 else 1.0
+            before = [p.detach().clone() for p in module.parameters()]
+            scaler.scale(factor * module(torch.randn(6, 3)).square().sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            moved = [
+                not torch.equal(p, b) for p, b in zip(module.parameters(), before, strict=True)
+            ]
+            assert all(moved) if step != 1 else not any(moved)
+        assert scaler.get_scale() == init_scale / 2
+        momenta = [state["momentum"] for state in optimizer.state.values()]
+        runs.append([*(p.detach() for p in module.parameters()), *momenta])
+    for ours, theirs in zip(*runs, strict=True):
+        if init_scale == 2.0**16:
+            assert torch.equal(ours, theirs)
+        else:
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_copy_still_takes_the_scalers_numbers() -> None:
+    """Also one that was pickled, which loses what is not in an optimizer's state."""
+    optimizer = copy.deepcopy(LARS([{"params": [nn.Parameter(torch.ones(2, 2))]}], **NUMBERS))
+    assert optimizer._step_supports_amp_scaling
 
 
 def test_gradients_stay_as_they_were() -> None:
