@@ -28,11 +28,12 @@ def differences(one: Settings, other: Settings) -> list[str]:
 def shaping(settings: Settings) -> dict[str, Any]:
     """The settings that shape a run's result, by dotted key.
 
-    Left out: names, folders, the workers, tracking, and how many bad images are tolerated.
+    Left out: names, folders, the workers, tracking, how many bad images are tolerated, and after
+    how many minutes a checkpoint is due.
     """
     return {
         key: value
         for key, value in flatten(settings).items()
         if key.split(".")[0] not in ("name", "storage", "scaling", "tracking")
-        and key != "data.max_bad_rate"
+        and key not in ("data.max_bad_rate", "training.checkpoint_every_minutes")
     }
