@@ -37,7 +37,7 @@ class Draft:
     """What a checkpoint will hold, to be written while training goes on."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
-    """By the file that they belong to, and by their name in it; contiguous, in host memory."""
+    """By the file that they belong to, and by their name in it; in host memory."""
     texts: Mapping[str, str]
     """By file."""
     wait: Callable[[], None]

@@ -57,8 +57,8 @@ class HostCopies:
 
 
 def _host_buffer(tensor: Tensor) -> Tensor:
-    """Contiguous host memory for a tensor, pinned if it comes from a GPU."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    """Host memory for a tensor, laid out alike, pinned if it comes from a GPU."""
+    return torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
 
 
 def _mark(device: torch.device) -> Callable[[], None]:

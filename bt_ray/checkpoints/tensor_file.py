@@ -30,7 +30,7 @@ _CHUNK_BYTES = 16 * 2**20
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> str:
-    """Writes contiguous tensors in host memory to a safetensors file, as `save_file` does.
+    """Writes tensors in host memory to a safetensors file, as `save_file` does.
 
     Returns: the SHA-256 of the file, in hexadecimal digits.
     Raises: OSError.
@@ -74,6 +74,6 @@ def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
     text += b" " * (-len(text) % _ALIGNMENT)
     yield len(text).to_bytes(_LENGTH_BYTES, "little") + text
     for name in order:
-        content = tensors[name].reshape(-1).view(torch.uint8).numpy().data
+        content = tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data
         for first in range(0, len(content), _CHUNK_BYTES):
             yield content[first : first + _CHUNK_BYTES]
