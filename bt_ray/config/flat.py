@@ -5,7 +5,11 @@ from typing import Any
 
 from bt_ray.config.settings import Settings
 
-_WITHOUT_A_PART = ("data.max_bad_rate", "training.deterministic")
+_WITHOUT_A_PART = (
+    "data.max_bad_rate",
+    "training.checkpoint_every_minutes",
+    "training.deterministic",
+)
 """Settings of rooms that shape a result, which do not."""
 
 
@@ -31,8 +35,8 @@ def differences(one: Settings, other: Settings) -> list[str]:
 def shaping(settings: Settings) -> dict[str, Any]:
     """The settings that shape a run's result, by dotted key.
 
-    Left out: names, folders, the workers, tracking, how many bad images are tolerated, and whether
-    a GPU computes the same bits each time.
+    Left out: names, folders, the workers, tracking, how many bad images are tolerated, after how
+    many minutes a checkpoint is due, and whether a GPU computes the same bits each time.
     """
     return {
         key: value

@@ -27,6 +27,9 @@ class TrainingSettings:
     """Steps between two lines of metrics."""
     checkpoint_every_epochs: float = 1
     """Epochs between two checkpoints; one is always written at the end."""
+    checkpoint_every_minutes: float | None = 15
+    """Minutes after a checkpoint at which another is written, even if no such epoch is over; none:
+    by epochs alone. Never changes a result."""
     probe_every_epochs: float = 5
     """Epochs between two probes (RankMe, alignment, uniformity, kNN); one is always made before
     and after."""
@@ -36,6 +39,8 @@ class TrainingSettings:
         require_positive(
             "training", self, "log_every_steps", "checkpoint_every_epochs", "probe_every_epochs"
         )
+        if self.checkpoint_every_minutes is not None:
+            require_positive("training", self, "checkpoint_every_minutes")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,11 +72,11 @@ def world_size(group: dist.ProcessGroup | None = None) -> int:
     return dist.get_world_size(group) if dist.is_initialized() else 1
 
 
-def any_worker(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` holds on some worker; the same on all of them."""
+def vote(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Of each flag, whether it holds on some worker; the same on all of them."""
     if world_size() == 1:
-        return flag
-    return bool(all_reduce_sum(torch.tensor(float(flag), device=device)))
+        return list(flags)
+    return [bool(n) for n in all_reduce_sum(torch.tensor(flags, device=device).float()).tolist()]
 
 
 def sum_numbers(number: int, device: torch.device) -> int:

@@ -1,10 +1,11 @@
 """An assignment carried out: in this process or by Ray Train, from where it stopped."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ray.train import UserCallback
 
-from bt_ray.checkpoints.checkpoint import last_checkpoint
+from bt_ray.checkpoints.checkpoint import last_checkpoint, newest_checkpoint
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.cluster import connect
 from bt_ray.training.fit import fit
@@ -21,10 +22,17 @@ def carry_out(
     Raises: what `training.fit.fit` and `training.local.train_here` raise; LaunchError if the
       cluster is too small.
     """
-    if last_checkpoint(assignment.run_folder)[1] == total_steps:
+    if is_done(assignment.run_folder, total_steps):
         return
     if assignment.settings.scaling.workers == 0:
         train_here(assignment, total_steps)
         return
     connect(assignment.settings)
     fit(assignment, total_steps, callbacks)
+
+
+def is_done(run_folder: Path, total_steps: int) -> bool:
+    """Whether the run has come to its last step, and what it came to is whole."""
+    if newest_checkpoint(run_folder)[1] < total_steps:
+        return False
+    return last_checkpoint(run_folder)[1] == total_steps

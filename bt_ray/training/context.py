@@ -1,6 +1,7 @@
 """What the loop needs to know of the place it runs in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
@@ -31,8 +32,13 @@ class Context(Protocol):
     def keep(self, step: int, arrays: Arrays) -> None:
         """Keeps what a picture is drawn from. Called by every worker, with the same arrays."""
 
-    def commit(self, step: int, checkpoint: Path | None) -> None:
-        """Keeps a checkpoint. Called by every worker; the first one alone brings a folder."""
+    def commit(self, step: int, write: Callable[[Path], None] | None) -> Future[None]:
+        """Keeps a checkpoint beside training. Called by every worker, in the same order.
+
+        Args:
+          write: fills a folder with the checkpoint; the first worker alone brings it.
+        Returns: at once, what is done when the checkpoint is kept, or raises why it is not.
+        """
 
     def wants_stop(self) -> bool:
         """Whether this worker has heard that the run shall stop."""

@@ -1,9 +1,7 @@
 """Ray Train, driven: it replaces lost workers; errors and signals are handled here."""
 
 import json
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -23,12 +21,13 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from bt_ray import errors
-from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, last_checkpoint
+from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.stream.ingest import build_dataset
 from bt_ray.errors import RunFailedError
 from bt_ray.training.assignment import Assignment
+from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import uses_gpu
 from bt_ray.training.worker import FAILURE, train_worker
 
@@ -83,16 +82,7 @@ def beside(job: Callable[[], T]) -> T:
 
     In the main one, Ray would take over SIGINT, and abort without a checkpoint.
     """
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(job())
-        except BaseException as error:  # `result` raises it in the waiting thread
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, name="fit", daemon=True).start()
-    return outcome.result()
+    return begin_beside(job, "fit").result()
 
 
 def _trainer(
@@ -129,5 +119,5 @@ def _trainer(
 
 def _remaining_dataset(settings: Settings, run_folder: Path, total_steps: int) -> ray.data.Dataset:
     """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
-    _, start = last_checkpoint(run_folder)
+    _, start = newest_checkpoint(run_folder)
     return build_dataset(settings, start=start, stop=total_steps)

@@ -1,8 +1,10 @@
 """A run in the calling process, without Ray: the same loop, batches and checkpoints."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +18,7 @@ from bt_ray.errors import LaunchError, RunFailedError
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
 from bt_ray.training.assignment import Assignment
+from bt_ray.training.background import begin_beside, done
 from bt_ray.training.context import Measures
 from bt_ray.training.loop import train
 from bt_ray.training.on_cpu import warn_on_cpu
@@ -47,40 +50,29 @@ class LocalContext:
         """Writes the arrays into the run's folder."""
         write_snapshot(self.run_folder, step, arrays)
 
-    def commit(self, step: int, checkpoint: Path | None) -> None:
-        """Copies the checkpoint into the run's folder, which keeps the last two.
-
-        Raises: RunFailedError if there is no room for it; those before are kept.
-        """
-        if checkpoint is None:
-            return
-        kept = self.run_folder / "local"
-        final, unfinished = kept / f"checkpoint_{step:09d}", kept / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
-            shutil.copytree(checkpoint, unfinished)
-        except OSError as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise RunFailedError(
-                f"The checkpoint of step {step} cannot be written to {kept} "
-                f"({_reason(error)}). Those before are kept: make room, and the same command "
-                "continues the run."
-            ) from error
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.rename(final)
-        for old in sorted(kept.iterdir())[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+    def commit(self, step: int, write: Callable[[Path], None] | None) -> Future[None]:
+        """Has the checkpoint written into the run's folder, which keeps the last two."""
+        if write is None:
+            return done()
+        return begin_beside(partial(self._keep, step, write), "checkpoint")
 
     def wants_stop(self) -> bool:
         """Whether the calling process was asked to stop."""
         return StopRequest(self.run_folder).is_made()
 
-
-def _reason(error: OSError) -> str:
-    """What the system says; of a copy of many files, of the first one that failed."""
-    if isinstance(error, shutil.Error):
-        return str(error.args[0][0][2]).split(":")[0]
-    return str(error.strerror)
+    def _keep(self, step: int, write: Callable[[Path], None]) -> None:
+        kept = self.run_folder / "local"
+        final, unfinished = kept / f"checkpoint_{step:09d}", kept / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            write(unfinished)
+        except RunFailedError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        shutil.rmtree(final, ignore_errors=True)
+        unfinished.rename(final)
+        for old in sorted(kept.iterdir())[:-KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
 
 
 def train_here(assignment: Assignment, total_steps: int) -> None:

@@ -1,6 +1,5 @@
 """The training loop. It knows neither Ray nor MLflow: batches come in, reports go out."""
 
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -8,15 +7,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from bt_ray.checkpoints.checkpoint import restore_checkpoint, save_checkpoint
+from bt_ray.checkpoints.checkpoint import restore_checkpoint
 from bt_ray.checkpoints.state import TrainingState
 from bt_ray.config import Settings
 from bt_ray.data.stream.batches import Batch
-from bt_ray.distributed.collectives import any_worker, data_parallel, sum_numbers
+from bt_ray.distributed.collectives import data_parallel, vote
 from bt_ray.methods.learner import Learner, Outcome, Probing, WholeStep
 from bt_ray.optim.lars import set_rates
 from bt_ray.precision import choose_algorithms, gradient_dtype
 from bt_ray.training.calendar import build_calendar
+from bt_ray.training.checkpointer import Checkpointer
 from bt_ray.training.context import Context, Measures
 from bt_ray.training.gauges import read_gauges
 from bt_ray.training.meter import Meter
@@ -42,9 +42,10 @@ def train(
       steps_per_epoch: of the plan that the batches follow.
       batches: this worker's batches, from the checkpoint's step (or 0) to the last.
       probe: measures the module during and after training.
-      resume: checkpoint to continue from.
+      resume: verified checkpoint to continue from.
     Raises: NonFiniteLossError if the loss was NaN or infinite, when it is next reported or a
-      checkpoint is due; UnreadableImagesError; CheckpointError.
+      checkpoint is due; UnreadableImagesError; CheckpointError; RunFailedError if a checkpoint
+      could not be written.
     """
     calendar = build_calendar(settings, steps_per_epoch, context.device)
     state = begin(learner, settings, context.device, resume)
@@ -54,36 +55,39 @@ def train(
     meter, quarantine = Meter(settings, start_step=state.step), Quarantine(settings, context)
     watch = FiniteWatch(context.device, learner.rate_setting)
 
-    for batch in meter.timed(batches):
-        set_rates(state.optimizer, learner.rate_factor(state.step))
-        outcome: Outcome = whole_step(batch)
-        watch.look(state.step, outcome.loss, *outcome.outputs)
-        state.scaler.scale(outcome.loss).backward()
-        state.step_optimizer()
-        state.step += 1
-        state.unsummed_digest += batch.digest
-        learner.after_step(state.step)
-        quarantine.look(batch.replaced)
+    with Checkpointer(state, settings, context) as checkpointer:
+        for batch in meter.timed(batches):
+            set_rates(state.optimizer, learner.rate_factor(state.step))
+            outcome: Outcome = whole_step(batch)
+            watch.look(state.step, outcome.loss, *outcome.outputs)
+            state.scaler.scale(outcome.loss).backward()
+            state.step_optimizer()
+            state.step += 1
+            state.unsummed_digest += batch.digest
+            learner.after_step(state.step)
+            quarantine.look(batch.replaced)
+            checkpointer.look()
 
-        is_last, stops = calendar.is_last(state.step), False
-        if calendar.is_due(state.step, calendar.votes):
-            stops = any_worker(context.wants_stop(), context.device)
-            state.replaced_images += quarantine.check(state.step)
-        if calendar.is_due(state.step, calendar.logs) or stops:
-            watch.check()
-            measures = _describe(outcome, state) | {"train/epoch": state.step / steps_per_epoch}
-            measures |= {f"train/{learner.rate_name}": state.optimizer.param_groups[0]["lr"]}
-            measures |= meter.read(state.step) | read_gauges(context.device)
-            context.report(state.step, measures)
-        if calendar.is_due(state.step, calendar.probes):
-            with meter.paused():
-                _probe(probe, state, context, keeps_arrays=is_last)
-        if calendar.is_due(state.step, calendar.checkpoints) or stops:
-            watch.check()
-            with meter.paused():
-                _commit(state, settings, context)
-        if stops:
-            break
+            is_last, stops, is_overdue = calendar.is_last(state.step), False, False
+            if calendar.is_due(state.step, calendar.votes):
+                wishes = context.wants_stop(), checkpointer.is_overdue()
+                stops, is_overdue = vote(wishes, context.device)
+                state.replaced_images += quarantine.check(state.step)
+            if calendar.is_due(state.step, calendar.logs) or stops:
+                watch.check()
+                measures = _describe(outcome, state) | {"train/epoch": state.step / steps_per_epoch}
+                measures |= {f"train/{learner.rate_name}": state.optimizer.param_groups[0]["lr"]}
+                measures |= meter.read(state.step) | read_gauges(context.device)
+                context.report(state.step, measures)
+            if calendar.is_due(state.step, calendar.probes):
+                with meter.paused():
+                    _probe(probe, state, context, keeps_arrays=is_last)
+            if calendar.is_due(state.step, calendar.checkpoints) or stops or is_overdue:
+                watch.check()
+                with meter.paused():
+                    checkpointer.keep()
+            if stops:
+                break
 
 
 def begin(
@@ -121,15 +125,3 @@ def _probe(
     context.report(state.step, probing.measures)
     if keeps_arrays and probing.arrays:
         context.keep(state.step, probing.arrays)
-
-
-def _commit(state: TrainingState[nn.Module], settings: Settings, context: Context) -> None:
-    """Checkpoints the state: the first worker writes, all of them take part."""
-    state.stream_digest += sum_numbers(state.unsummed_digest, context.device)
-    state.unsummed_digest = 0
-    if context.rank != 0:
-        context.commit(state.step, None)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(Path(folder), state, settings)
-        context.commit(state.step, Path(folder))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import filelock
 
-from bt_ray.checkpoints.checkpoint import check_origin, last_checkpoint
+from bt_ray.checkpoints.checkpoint import check_origin, newest_checkpoint
 from bt_ray.checkpoints.start import find_start
 from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
 from bt_ray.errors import LaunchError, SettingsError
@@ -111,7 +111,7 @@ def check_claim(run_folder: Path, settings: Settings) -> None:
             f"({', '.join(changed)}); give this one another --name, or repeat those settings to "
             "continue it."
         )
-    checkpoint, _ = last_checkpoint(run_folder)
+    checkpoint, _ = newest_checkpoint(run_folder)
     if checkpoint is not None:
         check_origin(checkpoint, settings)
     elif settings.model.start_from is not None:

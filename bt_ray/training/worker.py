@@ -2,27 +2,32 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import ray.train.torch
 import torch
+from ray.train import CheckpointUploadMode
 
-from bt_ray.checkpoints.checkpoint import last_checkpoint
+from bt_ray.checkpoints.resume import agree_on_checkpoint
 from bt_ray.config import Settings
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import Batch, stream_batches
 from bt_ray.data.stream.ingest import worker_blocks
 from bt_ray.data.stream.plan import Plan, build_plan
-from bt_ray.errors import NonFiniteLossError, UnreadableImagesError
+from bt_ray.errors import NonFiniteLossError, RunFailedError, UnreadableImagesError
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, NullTracker, Tracker
 from bt_ray.training.assignment import Assignment
+from bt_ray.training.background import done
 from bt_ray.training.context import Measures
 from bt_ray.training.loop import train
 from bt_ray.training.quarantine import QUARANTINE, list_images
@@ -30,6 +35,9 @@ from bt_ray.training.stop import StopRequest
 
 FAILURE = "failure.json"
 """Name of the file in a run's folder that says why its work ended."""
+
+
+_BESIDE = CheckpointUploadMode.ASYNC
 
 
 @dataclass(frozen=True)
@@ -45,10 +53,14 @@ class RayContext:
     world_size: int = 1
 
     def report(self, step: int, measures: Measures) -> None:
-        """The first worker records the measures; Ray Train's callbacks hear of each probe."""
+        """The first worker records the measures; Ray Train's callbacks hear of each probe.
+
+        They hear in the order of the reports, so not before a checkpoint under way is kept;
+        training does not wait for that.
+        """
         self.tracker.log(step, measures)
         if "probe/rankme" in measures:
-            ray.train.report({"step": step, **measures})
+            ray.train.report({"step": step, **measures}, checkpoint_upload_mode=_BESIDE)
 
     def quarantine(self, rows: Sequence[int]) -> None:
         """Lists images that cannot be decoded in the run's folder."""
@@ -59,14 +71,52 @@ class RayContext:
         if self.rank == 0:
             write_snapshot(self.run_folder, step, arrays)
 
-    def commit(self, step: int, checkpoint: Path | None) -> None:
-        """Hands the checkpoint to Ray Train, which copies it to the run's storage."""
-        kept = None if checkpoint is None else ray.train.Checkpoint.from_directory(str(checkpoint))
-        ray.train.report({"step": step}, checkpoint=kept)
+    def commit(self, step: int, write: Callable[[Path], None] | None) -> Future[None]:
+        """Hands the checkpoint to Ray Train, whose thread writes it and copies it to the storage.
+
+        If the copy fails, Ray Train itself ends this worker.
+        """
+        if write is None:
+            ray.train.report({"step": step}, checkpoint_upload_mode=_BESIDE)
+            return done()
+        kept: Future[None] = Future()
+        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+        ray.train.report(
+            {"step": step},
+            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
+            checkpoint_upload_mode=_BESIDE,
+            delete_local_checkpoint_after_upload=False,  # `_upload` does, also after an error
+            checkpoint_upload_fn=partial(_upload, folder, write, kept),
+        )
+        return kept
 
     def wants_stop(self) -> bool:
         """Whether the driver asked for a stop; the first worker looks for all."""
         return self.rank == 0 and StopRequest(self.run_folder).is_made()
+
+
+def _upload(
+    folder: Path,
+    write: Callable[[Path], None],
+    kept: Future[None],
+    checkpoint: ray.train.Checkpoint,
+    name: str,
+) -> ray.train.Checkpoint:
+    """The checkpoint in the run's storage, under this name, once it is written and copied there.
+
+    Ray Train may try again after an error of the storage.
+    """
+    try:
+        write(folder)
+        storage = ray.train.get_context().get_storage()
+        stored: ray.train.Checkpoint = storage.persist_current_checkpoint(checkpoint, name)
+    except RunFailedError as error:  # of `write`
+        kept.set_exception(error)
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    kept.set_result(None)
+    return stored
 
 
 def train_worker(order: dict[str, Any]) -> None:
@@ -80,7 +130,7 @@ def train_worker(order: dict[str, Any]) -> None:
     context = build_context(settings, assignment.run_folder)
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
-    resume, start = last_checkpoint(assignment.run_folder)
+    resume, start = agree_on_checkpoint(assignment.run_folder, context.device)
     batches = begin(worker_batches(settings, context, plan, start))
     with telling_failures(context):
         train(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,8 +18,11 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
+from bt_ray.checkpoints import checkpoint
 from bt_ray.checkpoints.checkpoint import last_checkpoint
+from bt_ray.checkpoints.tensor_file import write_tensors
 from bt_ray.config import Settings, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
@@ -260,18 +264,35 @@ def test_a_full_disk_is_named_and_costs_no_earlier_checkpoint(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(settings.storage) / "small"
-    copytree = shutil.copytree
 
-    def copy_until_full(source: Path, target: Path) -> None:
-        copytree(source, target)
+    def write_until_full(tensors: Mapping[str, Tensor], file: Path) -> str:
         if last_checkpoint(folder)[1] == 3:
-            (target / ENCODER).write_bytes(b"cut short")
+            file.write_bytes(b"cut short")
             raise OSError(errno.ENOSPC, "No space left on device")
+        return write_tensors(tensors, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copytree", copy_until_full)
+        patch.setattr(checkpoint, "write_tensors", write_until_full)
         with pytest.raises(RunFailedError, match=r"step 4 .*\(No space left on device\)"):
             pretrain(settings, register=False)
     assert status(folder) == "FAILED"
     assert sorted(f.name[-1] for f in (folder / "local").iterdir()) == ["2", "3"]
     assert pretrain(settings, register=False).steps == 6
+
+
+def test_a_restart_reads_what_it_continues_from_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the end of a run what it came to; each time the tensors' files, of 1.4 GB in earnest."""
+    pretrain(override(settings, {"scaling.max_hours": 1e-9}), register=False)
+    hashed, sha256 = list[str](), checkpoint._sha256
+
+    def counting(file: Path) -> str:
+        if file.suffix == ".safetensors":
+            hashed.append(f"{file.parent.name[-1]} {file.stem}")
+        return sha256(file)
+
+    monkeypatch.setattr(checkpoint, "_sha256", counting)
+    assert pretrain(settings, register=False).steps == 6
+    parts = ("encoder", "optimizer", "projector")
+    assert hashed == [f"{step} {part}" for step in (1, 6) for part in parts]

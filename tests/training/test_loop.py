@@ -1,6 +1,8 @@
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from bt_ray.model.inputs import to_input
 from bt_ray.model.twins import Twins
 from bt_ray.objective.build import build_objective
 from bt_ray.tracking.snapshots import Arrays
+from bt_ray.training.background import begin_beside, done
 from bt_ray.training.loop import train
 from tests.states import build_state
 from tests.workers import run_workers
@@ -48,9 +51,10 @@ class MemoryContext:
     def keep(self, step: int, arrays: Arrays) -> None:
         self.kept[step] = arrays
 
-    def commit(self, step: int, checkpoint: Path | None) -> None:
-        if checkpoint is not None:
-            shutil.copytree(checkpoint, self.folder / str(step))
+    def commit(self, step: int, write: Callable[[Path], None] | None) -> Future[None]:
+        if write is None:
+            return done()
+        return begin_beside(partial(write, self.folder / str(step)), "checkpoint")
 
     def wants_stop(self) -> bool:
         return False

@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ from bt_ray.model.pretrained import Pretrained, load_folder
 from bt_ray.tracking.tracker import Measures, MemoryTracker, read_history
 from bt_ray.training import classify as classifying
 from bt_ray.training.assignment import Classification
+from bt_ray.training.background import done
 from bt_ray.training.classify import build_task, classify
 from bt_ray.training.launch import pretrain
 from bt_ray.training.local import LocalContext
@@ -255,7 +258,8 @@ def _train(
         def report(self, step: int, measures: dict[str, float]) -> None:
             scores.update({k: v for k, v in measures.items() if k.startswith("test/")})
 
-        def commit(self, step: int, checkpoint: Path | None) -> None: ...
+        def commit(self, step: int, write: Callable[[Path], None] | None) -> Future[None]:
+            return done()
 
     learner = task.build_learner(shards, CPU, steps_per_epoch)
     train(

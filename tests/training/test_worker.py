@@ -1,7 +1,8 @@
 """The loop's context in a Ray Train worker, as far as it needs no cluster."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from bt_ray.errors import DataError
+from bt_ray.errors import DataError, RunFailedError
 from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import NullTracker
+from bt_ray.training import worker
 from bt_ray.training.worker import RayContext, begin
 
 
@@ -48,3 +50,97 @@ def test_what_goes_wrong_with_the_first_batch_is_told_to_who_wants_it() -> None:
 
     with pytest.raises(DataError, match="damaged"):
         next(begin(batches()))
+
+
+class Reports:
+    """Ray Train's side of a report: says what was reported how, and stores a folder's files."""
+
+    def __init__(self) -> None:
+        self.made = list[dict[str, Any]]()
+        self.stored = dict[str, bytes]()
+        self.failures = list[Exception]()
+
+    def report(self, metrics: dict[str, float], **how: Any) -> None:
+        self.made.append({"metrics": metrics, **how})
+
+    def get_context(self) -> "Reports":
+        return self
+
+    get_storage = get_context
+
+    def persist_current_checkpoint(self, checkpoint: Any, name: str) -> str:
+        if self.failures:
+            raise self.failures.pop()
+        self.stored = {f"{name}/{f.name}": f.read_bytes() for f in Path(checkpoint.path).iterdir()}
+        return name
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
+    reports = Reports()
+    for name in ("report", "get_context"):
+        monkeypatch.setattr(worker.ray.train, name, getattr(reports, name))
+    return reports
+
+
+def commit(folder: Path, write: Callable[[Path], None] | None) -> Future[None]:
+    return RayContext(0, torch.device("cpu"), NullTracker(), folder, "").commit(4, write)
+
+
+def fill(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "file").write_text("content")
+
+
+def test_rays_thread_writes_a_checkpoint_and_stores_it(reports: Reports, tmp_path: Path) -> None:
+    """Not before it is its turn; and what lay on this node's disk is gone then."""
+    kept = commit(tmp_path, fill)
+    [report] = reports.made
+    assert report["metrics"] == {"step": 4}
+    assert report["checkpoint_upload_mode"] is worker.CheckpointUploadMode.ASYNC
+    folder = Path(report["checkpoint"].path)
+    assert list(folder.iterdir()) == []
+    assert not kept.done()
+    assert report["checkpoint_upload_fn"](report["checkpoint"], "checkpoint_x") == "checkpoint_x"
+    assert reports.stored == {"checkpoint_x/file": b"content"}
+    assert kept.done()
+    assert kept.result() is None
+    assert not folder.exists()
+
+
+def test_a_storage_that_fails_once_is_tried_again(reports: Reports, tmp_path: Path) -> None:
+    kept = commit(tmp_path, fill)
+    [report] = reports.made
+    reports.failures.append(ConnectionError("SLOW_DOWN"))
+    with pytest.raises(ConnectionError):
+        report["checkpoint_upload_fn"](report["checkpoint"], "checkpoint_x")
+    assert not kept.done(), "its buffers are not free"
+    report["checkpoint_upload_fn"](report["checkpoint"], "checkpoint_x")
+    assert reports.stored == {"checkpoint_x/file": b"content"}
+    assert kept.done()
+
+
+def test_a_full_disk_is_told_to_the_loop_and_to_ray(reports: Reports, tmp_path: Path) -> None:
+    def refuse(folder: Path) -> None:
+        raise RunFailedError("The disk is full.")
+
+    kept = commit(tmp_path, refuse)
+    [report] = reports.made
+    with pytest.raises(RunFailedError):
+        report["checkpoint_upload_fn"](report["checkpoint"], "checkpoint_x")
+    with pytest.raises(RunFailedError, match="full"):
+        kept.result(timeout=0)
+    assert not Path(report["checkpoint"].path).exists()
+
+
+def test_every_worker_reports_the_same_number_of_times(reports: Reports, tmp_path: Path) -> None:
+    """And none of its reports waits for a checkpoint under way."""
+    for rank, write in ((0, fill), (1, None)):
+        reports.made.clear()
+        context = RayContext(rank, torch.device("cpu"), NullTracker(), tmp_path, "")
+        context.report(3, {"probe/rankme": 2.0})
+        context.report(4, {"train/loss": 1.0})
+        assert context.commit(4, write).done() == (write is None)
+        assert [report["metrics"]["step"] for report in reports.made] == [3, 4]
+        for report in reports.made:
+            assert report["checkpoint_upload_mode"] is worker.CheckpointUploadMode.ASYNC
