@@ -1,0 +1,173 @@
+"""A worker's batches, brought to its device ahead of the step that wants them."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bt_ray.config import ViewSettings
+from bt_ray.data.stream.block import Batch, Block, on_device
+from bt_ray.data.stream.lane import Lane, Mark, build_lane
+from bt_ray.data.views.photometry import apply_photometry
+
+
+class Feed(Iterator[Batch]):
+    """The batches of these blocks, in their order, on the device.
+
+    On a CPU a batch is made when it is asked for. On a GPU a thread fetches the next block and
+    copies it into pinned memory, while the steps before it run. When a batch is handed over, the
+    next one's way to the device begins, if its block is there by then: one copy of all views, one
+    of the photometry's parameters, and the photometry, all on a lane beside the step.
+
+    An error in fetching a block is raised in that block's place.
+
+    Args:
+      blocks: fetched one after the other, each by one thread at a time.
+      settings: of the views.
+      lane: how blocks get to the device; none: as `build_lane` says.
+    """
+
+    waited_s: float
+    """How long blocks have been waited for, in seconds; what the device takes is not in it."""
+
+    def __init__(
+        self,
+        blocks: Iterator[Block],
+        settings: ViewSettings,
+        device: torch.device,
+        lane: Lane | None = None,
+    ) -> None:
+        self.waited_s = 0.0
+        self._blocks, self._settings, self._device = blocks, settings, device
+        self._lane = lane or build_lane(device)
+        self._slots, self._turn = (_Slot(), _Slot()), 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._fetching: Future[_Fetched | None] | None = None
+        self._coming: _Coming | None = None
+
+    def begin(self) -> None:
+        """Fetches the first block at once, in a thread, while the caller does other things."""
+        if self._fetching is None:
+            self._fetch_ahead()
+
+    def __next__(self) -> Batch:
+        """The next batch. On a GPU it may be under way; what is launched next waits for it."""
+        if self._lane is None:
+            return on_device(self._wait().block, self._settings, self._device)
+        coming = self._coming or self._bring(self._wait(), self._lane)
+        self._coming = self._bring(self._wait(), self._lane) if self._is_fetched() else None
+        coming.mark.join((coming.levels,))
+        return coming.batch
+
+    def close(self) -> None:
+        """Fetches no more; a fetch under way ends by itself."""
+        self._blocks, self._fetching, self._coming = iter(()), None, None
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _wait(self) -> "_Fetched":
+        """The next block, when it is there; the one after it is fetched from now on on a GPU.
+
+        Raises: StopIteration; whatever the fetching raised.
+        """
+        began = time.perf_counter()
+        fetching, self._fetching = self._fetching, None
+        fetched = self._fetch() if fetching is None else fetching.result()
+        self.waited_s += time.perf_counter() - began
+        if fetched is None:
+            raise StopIteration
+        if self._lane is not None:
+            self._fetch_ahead()
+        return fetched
+
+    def _is_fetched(self) -> bool:
+        """Whether the next block is there; if fetching it failed, that is told in its place."""
+        future = self._fetching
+        if future is None or not future.done():
+            return False
+        return future.exception() is None and future.result() is not None
+
+    def _fetch_ahead(self) -> None:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._fetching = self._pool.submit(self._fetch)
+
+    def _fetch(self) -> "_Fetched | None":
+        block = next(self._blocks, None)
+        if block is None:
+            return None
+        return _Fetched(block, None if self._lane is None else self._stage(block, self._lane))
+
+    def _stage(self, block: Block, lane: Lane) -> "_Slot":
+        """The block in pinned memory: that of the block before the last, once it is copied."""
+        slot = self._slots[self._turn]
+        self._turn = 1 - self._turn
+        slot.fill(block, lane)
+        return slot
+
+    def _bring(self, fetched: "_Fetched", lane: Lane) -> "_Coming":
+        """Launches the block's copies and its photometry."""
+        block, slot = fetched.block, fetched.slot
+        assert slot is not None
+        with lane.beside():
+            levels, table = slot.copy(lane)
+            if table is not None:
+                finished = apply_photometry(levels.flatten(0, 1), table, self._settings)
+                levels = finished.unflatten(0, levels.shape[:2])
+            return _Coming(block.batch(levels.unbind()), levels, lane.mark())
+
+
+@dataclass
+class _Slot:
+    """Pinned memory for one block after the other."""
+
+    levels: Tensor | None = None
+    table: Tensor | None = None
+    copied: Mark | None = None
+    """Behind the last copy of it."""
+
+    def fill(self, block: Block, lane: Lane) -> None:
+        """Overwrites it with the block, once the last copy of it is done."""
+        if self.copied is not None:
+            self.copied.wait()
+        shape = (len(block.views), *block.views[0].shape)
+        if self.levels is None or self.levels.shape != shape:
+            self.levels = lane.pinned(shape, torch.uint8)
+        for place, view in zip(self.levels.numpy(), block.views, strict=True):
+            np.copyto(place, view)
+        if block.table is None:
+            self.table = None
+            return
+        if self.table is None or self.table.shape != block.table.shape:
+            self.table = lane.pinned(block.table.shape, torch.float32)
+        np.copyto(self.table.numpy(), block.table)
+
+    def copy(self, lane: Lane) -> tuple[Tensor, Tensor | None]:
+        """Views (v, n, 3, px, px) and the table, on their way to the device."""
+        assert self.levels is not None
+        levels = lane.copy(self.levels)
+        table = None if self.table is None else lane.copy(self.table)
+        self.copied = lane.mark()
+        return levels, table
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A block, and the pinned memory in which it is, too, if there is a lane."""
+
+    block: Block
+    slot: _Slot | None
+
+
+@dataclass(frozen=True)
+class _Coming:
+    """A batch under way: it is there behind the mark."""
+
+    batch: Batch
+    levels: Tensor
+    """All that the batch has on the device."""
+    mark: Mark
