@@ -175,12 +175,7 @@ def _memory_batches(images: Tensor, settings: Settings) -> Iterator[list[Tensor]
             )
             for view in (0, 1)
         ]  # fmt: skip
-        yield [
-            apply_photometry(
-                _crop(chosen, drawn), torch.from_numpy(tabulate(drawn, threshold)), settings.views
-            )
-            for drawn in pair
-        ]
+        yield [apply_photometry(_crop(chosen, drawn), tabulate(drawn, threshold)) for drawn in pair]
 
 
 def _crop(images: Tensor, drawn: ViewParameters) -> Tensor:

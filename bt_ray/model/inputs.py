@@ -29,9 +29,10 @@ def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
 
     The device would be stopped by a copy at every step.
     """
-    both = torch.tensor((_IMAGENET_MEAN, _IMAGENET_STD)) * 255
-    mean, std = both.to(device).view(2, 1, 3, 1, 1)
-    return mean, std
+    with torch.inference_mode(False):  # whoever asks first, others may want gradients
+        both = torch.tensor((_IMAGENET_MEAN, _IMAGENET_STD)) * 255
+        mean, std = both.to(device).view(2, 1, 3, 1, 1)
+        return mean, std
 
 
 def to_input(levels: Tensor, settings: TrainingSettings) -> Tensor:

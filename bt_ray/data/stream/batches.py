@@ -26,7 +26,7 @@ def to_batch(
     columns: Columns, settings: Settings, steps_per_epoch: int, device: torch.device
 ) -> Batch:
     """The columns of `make_views` as tensors on the device, with photometry if it belongs there."""
-    return on_device(to_block(columns, settings, steps_per_epoch), settings.views, device)
+    return on_device(to_block(columns, settings, steps_per_epoch), device)
 
 
 def check_place(columns: Columns, step: int, rank: int, num_rows: int) -> None:
@@ -65,7 +65,7 @@ def stream_batches(
             check_place(columns, step, rank, num_rows)
             yield to_block(columns, settings, steps_per_epoch)
 
-    return Feed(checked(), settings.views, device)
+    return Feed(checked(), device)
 
 
 def local_batches(
@@ -80,7 +80,7 @@ def local_batches(
 ) -> Feed:
     """The batches of steps `start` to `stop`, read and decoded in this process."""
     blocks = _read_blocks(settings, shards, start, stop, rank, world_size)
-    return Feed(blocks, settings.views, device)
+    return Feed(blocks, device)
 
 
 def _read_blocks(

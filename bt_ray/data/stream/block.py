@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bt_ray.config import Settings, ViewSettings
+from bt_ray.config import Settings
 from bt_ray.data.stream.decode import VIEWS, draw_pair
 from bt_ray.data.views.photometry import apply_photometry, tabulate
 from bt_ray.data.views.photometry.table import Table
@@ -67,14 +67,13 @@ def to_block(
     return Block(columns=columns, views=views, table=table)
 
 
-def on_device(block: Block, settings: ViewSettings, device: torch.device) -> Batch:
+def on_device(block: Block, device: torch.device) -> Batch:
     """The block's batch on the device, when it is there and finished."""
     views = tuple(_to_tensor(view).to(device) for view in block.views)
     if block.table is not None:
-        tables = torch.from_numpy(block.table).to(device).chunk(len(views))
+        tables = np.split(block.table, len(views))
         views = tuple(
-            apply_photometry(view, table, settings)
-            for view, table in zip(views, tables, strict=True)
+            apply_photometry(view, table) for view, table in zip(views, tables, strict=True)
         )
     return block.batch(views)
 

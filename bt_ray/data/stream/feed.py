@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bt_ray.config import ViewSettings
 from bt_ray.data.stream.block import Batch, Block, on_device
 from bt_ray.data.stream.lane import Lane, Mark, build_lane
 from bt_ray.data.views.photometry import apply_photometry
@@ -27,7 +26,6 @@ class Feed(Iterator[Batch]):
 
     Args:
       blocks: fetched one after the other, each by one thread at a time.
-      settings: of the views.
       lane: how blocks get to the device; none: as `build_lane` says.
     """
 
@@ -37,12 +35,11 @@ class Feed(Iterator[Batch]):
     def __init__(
         self,
         blocks: Iterator[Block],
-        settings: ViewSettings,
         device: torch.device,
         lane: Lane | None = None,
     ) -> None:
         self.waited_s = 0.0
-        self._blocks, self._settings, self._device = blocks, settings, device
+        self._blocks, self._device = blocks, device
         self._lane = lane or build_lane(device)
         self._slots, self._turn = (_Slot(), _Slot()), 0
         self._pool: ThreadPoolExecutor | None = None
@@ -57,7 +54,7 @@ class Feed(Iterator[Batch]):
     def __next__(self) -> Batch:
         """The next batch. On a GPU it may be under way; what is launched next waits for it."""
         if self._lane is None:
-            return on_device(self._wait().block, self._settings, self._device)
+            return on_device(self._wait().block, self._device)
         coming = self._coming or self._bring(self._wait(), self._lane)
         self._coming = self._bring(self._wait(), self._lane) if self._is_fetched() else None
         coming.mark.join((coming.levels,))
@@ -115,8 +112,8 @@ class Feed(Iterator[Batch]):
         assert slot is not None
         with lane.beside():
             levels, table = slot.copy(lane)
-            if table is not None:
-                finished = apply_photometry(levels.flatten(0, 1), table, self._settings)
+            if block.table is not None:
+                finished = apply_photometry(levels.flatten(0, 1), block.table, table)
                 levels = finished.unflatten(0, levels.shape[:2])
             return _Coming(block.batch(levels.unbind()), levels, lane.mark())
 

@@ -128,15 +128,11 @@ def test_jitter_equals_torchvisions() -> None:
             assert np.array_equal(np.asarray(got), np.asarray(expected)), name
 
 
-def apply(levels: torch.Tensor, parameters: ViewParameters) -> torch.Tensor:
-    return apply_photometry(levels, torch.from_numpy(tabulate(parameters, 128)), SETTINGS)
-
-
 def difference(crops: list[Image.Image], parameters: ViewParameters) -> np.ndarray:  # type: ignore[type-arg]
     """Absolute difference, (n, 3, px, px), of batched and reference photometry."""
     expected = [np.asarray(views.photometry(c, parameters, i, 128)) for i, c in enumerate(crops)]
     levels = torch.from_numpy(np.stack([np.asarray(c) for c in crops]).transpose(0, 3, 1, 2).copy())
-    got = apply(levels, parameters).numpy().astype(np.float32)
+    got = apply_photometry(levels, tabulate(parameters, 128)).numpy().astype(np.float32)
     return np.abs(got - np.stack(expected).transpose(0, 3, 1, 2))
 
 
@@ -167,7 +163,7 @@ def test_batched_photometry_is_pillows_on_imagenet() -> None:
 def test_photometry_leaves_its_input_alone() -> None:
     levels = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
     before = levels.clone()
-    apply(levels, draw(count=8))
+    apply_photometry(levels, tabulate(draw(count=8), 128))
     assert torch.equal(levels, before)
 
 

@@ -1,55 +1,55 @@
 """Photometry of a whole batch of views by torch's own operations, on any device.
 
 These are the operations of `views.reference.photometry`, in the same order, vectorised. Every
-operation ends in whole 8-bit levels, as Pillow's do; without that rounding the difference to the
-reference would be five times as large.
-
-On a CPU an operation works on the views alone that were drawn for it. On other devices it works on
-all of them, and a mask chooses: their number would have to be asked for, which stops the device.
+operation works on the views alone that were drawn for it, and ends in whole 8-bit levels, as
+Pillow's do; without that rounding the difference to the reference would be five times as large.
 """
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from bt_ray.data.views.draw import BRIGHTNESS, CONTRAST, HUE, SATURATION
-from bt_ray.data.views.photometry.table import NEVER, Column
+from bt_ray.data.views.photometry.table import NEVER, Column, Table
 from bt_ray.data.views.reference import BOX_PASSES
 
+Operation = Callable[[Tensor, Tensor], Tensor]
+"""Views and their rows of the table to views."""
 
-def apply_eager(levels: Tensor, table: Tensor, most_reach: int) -> Tensor:
+
+def apply_eager(levels: Tensor, drawn: Table, table: Tensor) -> Tensor:
     """Views after colour jitter, greyscale, blur and solarization.
 
     Args:
       levels: uint8 (n, 3, h, w), cropped and flipped.
-      table: float32 (n, NUM_COLUMNS), on the same device, by `table.tabulate`.
-      most_reach: the farthest that any blur reaches, in pixels.
+      drawn: (n, NUM_COLUMNS), by `table.tabulate`.
+      table: the same on the views' device.
     Returns: uint8 (n, 3, h, w); `levels` is left as it is.
     """
-    x = levels.float()
-    for position in range(4):
-        for change, operation in _CHANGES.items():
-            x = _where(x, table, table[:, Column.FIRST_CHANGE + position] == change, operation)
-    x = _where(x, table, table[:, Column.GRAYSCALE] > 0, _to_gray)
-    if most_reach:
-        x = _where(x, table, table[:, Column.BLUR_REACH] > 0, lambda y, t: _blur(y, t, most_reach))
-    x = _where(x, table, table[:, Column.SOLARIZE_FROM] < NEVER, _solarize)
+    x, most_reach = levels.float(), int(drawn[:, Column.BLUR_REACH].max(initial=0))
+    places = [Column.FIRST_CHANGE + position for position in range(4)]
+    steps: list[tuple[int, float, float, Operation]] = [
+        (place, change, change + 1, operation)
+        for place in places
+        for change, operation in _CHANGES.items()
+    ]
+    steps += [
+        (Column.GRAYSCALE, 1, 2, _to_gray),
+        (Column.BLUR_REACH, 1, np.inf, lambda part, rows: _blur(part, rows, most_reach)),
+        (Column.SOLARIZE_FROM, 0, NEVER, _solarize),
+    ]
+    # Who is changed is known here, and the device is not asked: it sorts the rows by what was drawn
+    # for them, and the host tells where in that order a step's rows begin and end.
+    values, order = np.sort(drawn, axis=0), table.argsort(dim=0)
+    for column, low, high, operation in steps:
+        start, stop = np.searchsorted(values[:, column], (low, high))
+        if stop > start:
+            rows = order[start:stop, column]
+            x[rows] = operation(x[rows], table[rows])
     return x.to(torch.uint8)
-
-
-Operation = Callable[[Tensor, Tensor], Tensor]
-
-
-def _where(x: Tensor, table: Tensor, wanted: Tensor, operation: Operation) -> Tensor:
-    """Views after the operation where it is wanted; on a CPU the changed `x` itself."""
-    if x.device.type != "cpu":
-        return torch.where(wanted.view(-1, 1, 1, 1), operation(x, table), x)
-    rows = wanted.nonzero().squeeze(1)
-    if len(rows):
-        x[rows] = operation(x[rows], table[rows])
-    return x
 
 
 def _column(table: Tensor, column: Column) -> Tensor:

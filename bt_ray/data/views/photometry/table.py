@@ -5,7 +5,6 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from bt_ray.config import ViewSettings
 from bt_ray.data.views.draw import CONTRAST, HUE, ViewParameters
 from bt_ray.data.views.reference import extended_box
 
@@ -68,8 +67,3 @@ def tabulate(parameters: ViewParameters, solarize_threshold: int) -> Table:
         table[row, Column.BLUR_EDGE], table[row, Column.BLUR_INNER] = box[0], box[middle]
     table[:, Column.SOLARIZE_FROM] = np.where(parameters.solarize, solarize_threshold, NEVER)
     return table
-
-
-def most_reach(settings: ViewSettings) -> int:
-    """Pixels to each side that the widest blur takes in which the settings allow."""
-    return len(extended_box(settings.blur_sigma_px[1])) // 2
