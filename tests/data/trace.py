@@ -26,6 +26,10 @@ class Trace(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self.reset()
+
+    def reset(self) -> None:
+        """Counts from nothing again."""
         self.kernels: Counter[str] = Counter()
         self.copies: list[tuple[str, bool]] = []
         """From where to where, and whether the host goes on without waiting."""

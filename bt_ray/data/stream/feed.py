@@ -1,9 +1,11 @@
 """A worker's batches, brought to its device ahead of the step that wants them."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -13,14 +15,17 @@ from bt_ray.data.stream.block import Batch, Block, on_device
 from bt_ray.data.stream.lane import Lane, Mark, build_lane
 from bt_ray.data.views.photometry import apply_photometry
 
+_AHEAD = 2
+"""Blocks in pinned memory that are not yet on their way to the device."""
+
 
 class Feed(Iterator[Batch]):
     """The batches of these blocks, in their order, on the device.
 
-    On a CPU a batch is made when it is asked for. On a GPU a thread fetches the next block and
-    copies it into pinned memory, while the steps before it run. When a batch is handed over, the
-    next one's way to the device begins, if its block is there by then: one copy of all views, one
-    of the photometry's parameters, and the photometry, all on a lane beside the step.
+    On a CPU a batch is made when it is asked for. On a GPU a thread fetches the next blocks and
+    copies them into pinned memory, while the steps before them run. When a batch is handed over,
+    the next one's way to the device begins, if its block is there by then: one copy of all views,
+    one of the photometry's parameters, and the photometry, all on a lane beside the step.
 
     An error in fetching a block is raised in that block's place.
 
@@ -33,81 +38,39 @@ class Feed(Iterator[Batch]):
     """How long blocks have been waited for, in seconds; what the device takes is not in it."""
 
     def __init__(
-        self,
-        blocks: Iterator[Block],
-        device: torch.device,
-        lane: Lane | None = None,
+        self, blocks: Iterator[Block], device: torch.device, lane: Lane | None = None
     ) -> None:
         self.waited_s = 0.0
         self._blocks, self._device = blocks, device
         self._lane = lane or build_lane(device)
-        self._slots, self._turn = (_Slot(), _Slot()), 0
+        self._slots = cycle([_Slot() for _ in range(_AHEAD)])
         self._pool: ThreadPoolExecutor | None = None
-        self._fetching: Future[_Fetched | None] | None = None
+        self._fetching: deque[Future[_Fetched | None]] = deque()
         self._coming: _Coming | None = None
 
     def begin(self) -> None:
         """Fetches the first block at once, in a thread, while the caller does other things."""
-        if self._fetching is None:
-            self._fetch_ahead()
+        self._fetch_ahead(1)
 
     def __next__(self) -> Batch:
         """The next batch. On a GPU it may be under way; what is launched next waits for it."""
         if self._lane is None:
             return on_device(self._wait().block, self._device)
-        coming = self._coming or self._bring(self._wait(), self._lane)
-        self._coming = self._bring(self._wait(), self._lane) if self._is_fetched() else None
+        coming = self._coming or self._bring(self._lane)
+        self._coming = self._bring(self._lane) if self._is_fetched() else None
         coming.mark.join((coming.levels,))
         return coming.batch
 
     def close(self) -> None:
         """Fetches no more; a fetch under way ends by itself."""
-        self._blocks, self._fetching, self._coming = iter(()), None, None
+        self._blocks, self._coming = iter(()), None
+        self._fetching.clear()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _wait(self) -> "_Fetched":
-        """The next block, when it is there; the one after it is fetched from now on on a GPU.
-
-        Raises: StopIteration; whatever the fetching raised.
-        """
-        began = time.perf_counter()
-        fetching, self._fetching = self._fetching, None
-        fetched = self._fetch() if fetching is None else fetching.result()
-        self.waited_s += time.perf_counter() - began
-        if fetched is None:
-            raise StopIteration
-        if self._lane is not None:
-            self._fetch_ahead()
-        return fetched
-
-    def _is_fetched(self) -> bool:
-        """Whether the next block is there; if fetching it failed, that is told in its place."""
-        future = self._fetching
-        if future is None or not future.done():
-            return False
-        return future.exception() is None and future.result() is not None
-
-    def _fetch_ahead(self) -> None:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
-        self._fetching = self._pool.submit(self._fetch)
-
-    def _fetch(self) -> "_Fetched | None":
-        block = next(self._blocks, None)
-        if block is None:
-            return None
-        return _Fetched(block, None if self._lane is None else self._stage(block, self._lane))
-
-    def _stage(self, block: Block, lane: Lane) -> "_Slot":
-        """The block in pinned memory: that of the block before the last, once it is copied."""
-        slot = self._slots[self._turn]
-        self._turn = 1 - self._turn
-        slot.fill(block, lane)
-        return slot
-
-    def _bring(self, fetched: "_Fetched", lane: Lane) -> "_Coming":
-        """Launches the block's copies and its photometry."""
+    def _bring(self, lane: Lane) -> "_Coming":
+        """Waits for the next block, and launches its copies and its photometry."""
+        fetched = self._wait()
         block, slot = fetched.block, fetched.slot
         assert slot is not None
         with lane.beside():
@@ -115,7 +78,47 @@ class Feed(Iterator[Batch]):
             if block.table is not None:
                 finished = apply_photometry(levels.flatten(0, 1), block.table, table)
                 levels = finished.unflatten(0, levels.shape[:2])
-            return _Coming(block.batch(levels.unbind()), levels, lane.mark())
+            coming = _Coming(block.batch(levels.unbind()), levels, lane.mark())
+        self._fetch_ahead(_AHEAD)  # not before `copy` has marked the slot as in use
+        return coming
+
+    def _wait(self) -> "_Fetched":
+        """The next block, when it is there.
+
+        Raises: StopIteration; whatever the fetching raised.
+        """
+        began = time.perf_counter()
+        try:
+            fetched = self._fetching.popleft().result() if self._fetching else self._fetch()
+        finally:
+            self.waited_s += time.perf_counter() - began
+        if fetched is None:
+            raise StopIteration
+        return fetched
+
+    def _is_fetched(self) -> bool:
+        """Whether the next block is there; if fetching it failed, that is told in its place."""
+        if not self._fetching or not self._fetching[0].done():
+            return False
+        future = self._fetching[0]
+        return future.exception() is None and future.result() is not None
+
+    def _fetch_ahead(self, count: int) -> None:
+        """Lets a thread fetch until `count` blocks are there or under way."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        while len(self._fetching) < count:
+            self._fetching.append(self._pool.submit(self._fetch))
+
+    def _fetch(self) -> "_Fetched | None":
+        block = next(self._blocks, None)
+        if block is None:
+            return None
+        if self._lane is None:
+            return _Fetched(block, None)
+        slot = next(self._slots)
+        slot.fill(block, self._lane)
+        return _Fetched(block, slot)
 
 
 @dataclass
