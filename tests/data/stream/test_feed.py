@@ -121,11 +121,12 @@ def test_pinned_memory_is_not_overwritten_before_it_is_copied(ahead: bool) -> No
         batch = next(feed)
         assert batch.step == step
         assert_equal(batch, views)
+        [handed_over] = lane.joined[-1]
+        assert all(v.untyped_storage().data_ptr() == handed_over.untyped_storage().data_ptr()
+                   for v in batch.views)  # fmt: skip
     assert next(feed, None) is None
     assert len(lane.pinned_memory) == 2
     assert lane.events.count("wait") == 5
-    assert all(torch.equal(torch.stack(b.views), t)
-               for b, (t,) in zip([batch], lane.joined[-1:], strict=True))  # fmt: skip
     assert len(lane.joined) == 7
 
 
@@ -314,7 +315,7 @@ class FakeCudaLane(LateLane):
 
 
 @pytest.mark.parametrize(
-    ("has_triton", "kernels", "gigabytes"), [(True, 8 + 6, 0.6), (False, 500, 19)]
+    ("has_triton", "kernels", "gigabytes"), [(True, 14, 0.58), (False, 498, 18.9)]
 )
 def test_a_steps_input_is_two_copies_that_nobody_waits_for(
     has_triton: bool, kernels: int, gigabytes: float, monkeypatch: pytest.MonkeyPatch
@@ -349,7 +350,6 @@ def test_a_steps_input_is_two_copies_that_nobody_waits_for(
     assert trace.copies == [("cpu to cuda", True)] * 2
     assert trace.kernels.total() + len(launches) <= kernels
     num_bytes = trace.num_bytes + sum(launch.num_bytes for launch in launches)
-    print("NUM", trace.kernels, len(launches), num_bytes / 1e9)
     assert num_bytes < gigabytes * 1e9
 
 
