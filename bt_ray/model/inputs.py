@@ -37,5 +37,4 @@ def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
 
 def to_input(levels: Tensor, settings: TrainingSettings) -> Tensor:
     """The encoder's input (n, 3, px, px): `normalize`d levels, in the settings' memory layout."""
-    # Bytes are moved, where the layout is another; arithmetic keeps it.
-    return normalize(levels.contiguous(memory_format=memory_format(settings)))
+    return normalize(levels).contiguous(memory_format=memory_format(settings))

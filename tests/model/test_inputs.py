@@ -51,8 +51,8 @@ def test_mean_and_deviation_are_copied_to_a_device_once() -> None:
     finally:
         inputs.statistics.cache_clear()
     assert not trace.copies
-    assert trace.kernels.total() == 3  # layout, of bytes; subtraction; division
-    assert trace.num_bytes < 0.15e9
+    assert trace.kernels.total() == 3  # subtraction, division, layout
+    assert trace.num_bytes < 0.21e9
 
 
 def test_what_was_first_asked_for_without_gradients_serves_those_who_want_them() -> None:

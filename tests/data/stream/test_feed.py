@@ -315,7 +315,7 @@ class FakeCudaLane(LateLane):
 
 
 @pytest.mark.parametrize(
-    ("has_triton", "kernels", "gigabytes"), [(True, 14, 0.58), (False, 498, 18.9)]
+    ("has_triton", "kernels", "gigabytes"), [(True, 14, 0.70), (False, 498, 19.0)]
 )
 def test_a_steps_input_is_two_copies_that_nobody_waits_for(
     has_triton: bool, kernels: int, gigabytes: float, monkeypatch: pytest.MonkeyPatch
