@@ -5,7 +5,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -175,6 +177,27 @@ def test_without_triton_a_steps_photometry_asks_the_device_for_nothing() -> None
 
 def test_a_device_without_cuda_has_no_use_for_triton() -> None:
     assert not fused.is_usable(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Failed to find C compiler."),
+        CalledProcessError(1, ["gcc"]),
+        ImportError("libcuda.so.1"),
+    ],
+)
+def test_where_the_kernels_fail_the_run_says_so_and_does_without(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A GPU without a compiler beside it trains, too."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr(fused, "torch", MagicMock())
+    monkeypatch.setattr(fused, "apply_fused", MagicMock())
+    assert fused.is_usable.__wrapped__(CUDA)
+    monkeypatch.setattr(fused, "apply_fused", MagicMock(side_effect=error))
+    assert not fused.is_usable.__wrapped__(CUDA)
+    assert f"{type(error).__name__}: {error}" in caplog.text
 
 
 @pytest.mark.gpu
