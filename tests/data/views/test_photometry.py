@@ -1,5 +1,6 @@
 """Batched photometry: what is drawn as a table, the kernels by Triton's interpreter, the counts."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -175,8 +176,14 @@ def test_without_triton_a_steps_photometry_asks_the_device_for_nothing() -> None
     assert trace.num_bytes < 19e9
 
 
-def test_a_device_without_cuda_has_no_use_for_triton() -> None:
-    assert not fused.is_usable(torch.device("cpu"))
+def test_no_kernel_is_tried_on_a_cpu_or_where_triton_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Triton is made for Linux alone."""
+    monkeypatch.setattr(fused, "apply_fused", MagicMock(side_effect=AssertionError))
+    assert not fused.is_usable.__wrapped__(torch.device("cpu"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not fused.is_usable.__wrapped__(CUDA)
 
 
 @pytest.mark.parametrize(

@@ -43,14 +43,15 @@ class Launch:
         return sum(tensor.nbytes for tensor in (*self.reads, *self.writes))
 
     def start(self) -> None:
-        """Launches it on the current stream."""
+        """Launches it on the current stream of its tensors' device."""
         from bt_ray.data.views.photometry import kernels
 
         kernel = getattr(kernels, self.kernel)
-        kernel[self.grid](
-            *self.reads, *self.writes, *self.sizes, NUM_COLUMNS,
-            **self.constants, enable_fp_fusion=False,
-        )  # fmt: skip
+        with torch.cuda.device_of(self.writes[0]):  # Triton asks for the current device
+            kernel[self.grid](
+                *self.reads, *self.writes, *self.sizes, NUM_COLUMNS,
+                **self.constants, enable_fp_fusion=False,
+            )  # fmt: skip
 
 
 def apply_fused(levels: Tensor, table: Tensor) -> Tensor:
