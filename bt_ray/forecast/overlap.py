@@ -19,7 +19,9 @@ class Event:
     exchanges: bool = False
     """It begins with a batch norm's exchange."""
     gradient_bytes: int = 0
-    """Of gradients that are complete with it."""
+    """Of gradients that are complete with it, in their own type."""
+    share_sent: float = 1.0
+    """Of these bytes; a half if they travel in half precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,9 @@ def wait_in_backward(
     while gradients are on the same wire; without, also for all gradients that were sent before.
     """
     now = wire_is_free = waited = 0.0
-    bucket, cap = 0, FIRST_BUCKET_BYTES
+    bucket, sent, cap = 0, 0.0, FIRST_BUCKET_BYTES
 
-    def send(num_bytes: int) -> None:
+    def send(num_bytes: float) -> None:
         nonlocal wire_is_free
         wire_is_free = max(wire_is_free, now) + network.all_reduce_s(num_bytes)
 
@@ -57,9 +59,10 @@ def wait_in_backward(
             waited += now - before
         now += event.seconds
         bucket += event.gradient_bytes
+        sent += event.share_sent * event.gradient_bytes
         if bucket >= cap:
-            send(bucket)
-            bucket, cap = 0, BUCKET_BYTES
+            send(sent)
+            bucket, sent, cap = 0, 0.0, BUCKET_BYTES
     if bucket:
-        send(bucket)
+        send(sent)
     return Backward(exchanges_s=waited, gradients_s=max(0.0, wire_is_free - now))

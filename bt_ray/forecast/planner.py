@@ -159,11 +159,14 @@ def predict(
         _events(backward, gpu, settings, recipe), network, own_communicator=recipe.own_communicator
     )
     exchanged = norms + NORMS_BEFORE_LOSS if recipe.whole_correlation else norms
+    forward_s = sum(seconds(op, gpu, settings) for op in operations if not op.is_backward)
     if is_global:  # DDP also copies each gradient into its bucket
         backward_s += memory_seconds(2 * _FLOAT32_BYTES * num_parameters, gpu)
+        joining_s = memory_seconds(recipe.norm_passes * _norm_bytes(operations), gpu)
+        forward_s, backward_s = forward_s + joining_s / 2, backward_s + joining_s / 2
     loss_s, loss_network_s = _loss(settings, gpu, network, recipe)
     parts = Parts(
-        forward=sum(seconds(op, gpu, settings) for op in operations if not op.is_backward),
+        forward=forward_s,
         backward=backward_s,
         exchanges=waits.exchanges_s + (passes * exchanged * network.latency_s if is_global else 0),
         gradients=waits.gradients_s,
@@ -220,12 +223,14 @@ def _events(
     Then a parameter's gradient is complete when both views have added to it.
     """
     passes = _VIEWS if recipe.views_apart else 1
+    is_half = recipe.gradients_as_set and settings.training.gradient_dtype != "fp32"
     for number in range(passes):
         for op in backward:
             yield Event(
                 seconds=seconds(op, gpu, settings) / passes,
                 exchanges=op.kind == "batch_norm",
                 gradient_bytes=op.gradient_bytes if number == passes - 1 else 0,
+                share_sent=0.5 if is_half else 1.0,
             )
 
 
@@ -279,7 +284,14 @@ def _optimizer_launches(operations: list[Operation], recipe: Recipe) -> int:
         op.kind in ("convolution", "product") and not op.is_backward for op in operations
     )
     vectors = 2 * sum(op.kind == "batch_norm" and not op.is_backward for op in operations)
-    return recipe.matrix_launches * matrices + recipe.vector_launches * vectors
+    of_each = recipe.matrix_launches * matrices + recipe.vector_launches * vectors
+    return of_each + recipe.optimizer_launches
+
+
+def _norm_bytes(operations: list[Operation]) -> float:
+    """Bytes of the rows that pass through all batch norms, once."""
+    forward = (op for op in operations if op.kind == "batch_norm" and not op.is_backward)
+    return sum(op.operand_bytes / 2 for op in forward)  # they come and go
 
 
 def _memory(

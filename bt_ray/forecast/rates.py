@@ -108,11 +108,11 @@ IMAGENET_IMAGES, IMAGENET_IMAGE_BYTES = 1_281_167, 110_000
 DECODED_PER_S = {"Pillow": 71.0, "loader": 224.0, "device": 366.0}
 """ImageNet JPEGs that a core turns into two views a second, by who does the photometry: an older
 EPYC, the slowest of three CPUs in docs/performance.md, `python -m benchmarks.views`."""
-PHOTOMETRY_BYTES = 8 * _GB / (64 * 2 * 3 * 224**2)
-"""Bytes that photometry and normalisation move for each value of a view: the most that their
-budget allows, 8 GB for 64 images of 224 pixels (docs/performance.md)."""
-PHOTOMETRY_LAUNCHES = 200
-"""Kernels of a step's photometry, likewise the most."""
+PHOTOMETRY_BYTES = 0.4 * _GB / (64 * 2 * 3 * 224**2)
+"""Bytes that photometry and normalisation move for each value of a view: 0.3 and 0.1 GB for 64
+images of 224 pixels (tests/data/views/test_photometry.py; one byte in, four out)."""
+PHOTOMETRY_LAUNCHES = 12
+"""Kernels of a step's photometry and normalisation: 8 (likewise) and 4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +127,10 @@ class Recipe:
     """Batch norm's exchanges do not queue behind the gradients'."""
     norm_launches: int
     """Operations of a batch norm that exchanges, forward and backward together."""
+    norm_passes: int
+    """Reads or writes of its rows, beyond those of torch's kernels."""
+    gradients_as_set: bool
+    """Gradients travel as `training.gradient_dtype` says; else in float32."""
     whole_correlation: bool
     """The loss makes the D×D matrix in the encoder's precision, and sums it over the workers."""
     optimizer_bytes: int
@@ -135,6 +139,8 @@ class Recipe:
     """LARS' kernels for each weight that it adapts."""
     vector_launches: int
     """And for each that it does not."""
+    optimizer_launches: int
+    """And for all together."""
     side_stream: bool
     """Copies and photometry run beside the model, which then waits for neither."""
     photometry_by_pillow: bool
@@ -147,26 +153,33 @@ OURS = Recipe(
     name="this run",
     views_apart=False,
     own_communicator=True,
-    norm_launches=20,
+    norm_launches=31,
+    norm_passes=2,
+    gradients_as_set=True,
     whole_correlation=False,
     optimizer_bytes=28,
     matrix_launches=2,
     vector_launches=0,
+    optimizer_launches=16,
     side_stream=True,
     photometry_by_pillow=False,
     temporary_bytes=0,
 )
-"""The budget in docs/performance.md. LARS reads w and g for the norms, then w, g and m, and writes
-w and m: 7 × 4 bytes."""
+"""The counts in docs/performance.md. Batch norm: 1,700 launches for 55 layers, 20 bytes an element
+where torch's kernels move 16 (tests/gpu/test_budget.py). LARS reads w and g for the norms, then w,
+g and m, and writes w and m: 7 × 4 bytes; its launches: tests/optim/test_lars_traffic.py."""
 PLAIN = Recipe(
     name="written plainly",
     views_apart=True,
     own_communicator=False,
     norm_launches=15,
+    norm_passes=0,
+    gradients_as_set=False,
     whole_correlation=True,
     optimizer_bytes=68,
     matrix_launches=14,
     vector_launches=3,
+    optimizer_launches=0,
     side_stream=False,
     photometry_by_pillow=True,
     temporary_bytes=4,

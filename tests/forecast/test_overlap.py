@@ -47,3 +47,9 @@ def test_one_worker_waits_for_nobody() -> None:
     events = [Event(seconds=0.1, exchanges=True, gradient_bytes=500 * MB)]
     waits = wait_in_backward(events, alone, own_communicator=False)
     assert (waits.exchanges_s, waits.gradients_s) == (0, 0)
+
+
+def test_gradients_in_half_precision_take_half_as_long() -> None:
+    events = [Event(seconds=0.0, gradient_bytes=100 * MB, share_sent=0.5)]
+    waits = wait_in_backward(events, NETWORK, own_communicator=True)
+    assert waits.gradients_s == pytest.approx(0.051)
