@@ -1,9 +1,9 @@
 """What a run will be on hardware that is not here, printed: `pretrain PRESET --dry-run --on …`."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
@@ -42,6 +42,8 @@ class Plan:
     """This run's, and that of the same recipe written plainly."""
     by_rdma: "Prediction | None"
     """This run's, if the same Ethernet were used by RDMA."""
+    by_half: "Prediction | None"
+    """This run's, if gradients travelled in half precision; where the network takes longest."""
     problems: tuple[BtRayError, ...]
 
     @property
@@ -85,14 +87,25 @@ def _make_plan(settings: Settings, on: str, own_images: bool) -> Plan:
 
     ours, plain = ask(place, OURS), ask(place, PLAIN)
     is_tcp = place.nodes > 1 and place.wire.kind == "GbE"
+    by_half = None
+    if ours.limit == "network" and settings.training.gradient_dtype == "fp32":
+        training = replace(settings.training, gradient_dtype=_half(settings))
+        halved = replace(settings, training=training)
+        by_half = predict(halved, place, OURS, counts, image_bytes=images.mean_bytes)
     return Plan(
         settings=settings,
         place=place,
         images=images,
         predictions=(ours, plain),
         by_rdma=ask(place.with_rdma(), OURS) if is_tcp else None,
+        by_half=by_half,
         problems=(*problems, *_problems(settings, place, ours)),
     )
+
+
+def _half(settings: Settings) -> Literal["bf16", "fp16"]:
+    """The half precision that goes with the encoder's."""
+    return "bf16" if settings.training.precision == "bf16" else "fp16"
 
 
 def _find_images(settings: Settings, are_named: bool) -> tuple["Images", list[BtRayError]]:
@@ -177,7 +190,7 @@ def _print_notes(plan: Plan) -> None:
     """What was assumed, and what a faster use of the same wire would give."""
     from bt_ray.forecast.rates import OURS, PLAIN
 
-    place, images, by_rdma = plan.place, plan.images, plan.by_rdma
+    place, images = plan.place, plan.images
     whose = "Assumed, as data.train names none here" if images.are_assumed else "Counted"
     console.print(
         f"{whose}: {images.count:,} images of {images.mean_bytes / 1000:,.0f} KB, "
@@ -190,13 +203,19 @@ def _print_notes(plan: Plan) -> None:
         "checkpoints. Rates and sources: bt_ray/forecast/rates.py.",
         soft_wrap=True, highlight=False,
     )  # fmt: skip
-    if by_rdma is not None:
-        console.print(
-            f"GbE means TCP, of which NCCL gets {place.wire.bytes_per_s / _GB:.1f} GB/s. By RDMA "
-            f"(--on '… RoCE') this run takes {by_rdma.step_s:.3f} s a step, "
-            f"{by_rdma.images_per_s:,.0f} images/s, {by_rdma.hours(plan.total_steps):,.1f} hours.",
-            soft_wrap=True, highlight=False,
-        )  # fmt: skip
+
+    def say(how: str, prediction: "Prediction | None") -> None:
+        if prediction is not None:
+            console.print(
+                f"{how} this run takes {prediction.step_s:.3f} s a step, "
+                f"{prediction.images_per_s:,.0f} images/s, "
+                f"{prediction.hours(plan.total_steps):,.1f} hours.",
+                soft_wrap=True, highlight=False,
+            )  # fmt: skip
+
+    reached = f"{place.wire.bytes_per_s / _GB:.1f} GB/s"
+    say(f"GbE means TCP, of which NCCL gets {reached}. By RDMA (--on '… RoCE')", plan.by_rdma)
+    say(f"With --training.gradient-dtype {_half(plan.settings)}", plan.by_half)
 
 
 def _record(plan: Plan) -> dict[str, Any]:
@@ -218,6 +237,7 @@ def _record(plan: Plan) -> dict[str, Any]:
         "fits": ours.memory_bytes <= plan.place.gpu.memory_bytes,
         "predictions": {p.recipe: _numbers(p, total_steps) for p in plan.predictions},
         "by_rdma": None if plan.by_rdma is None else _numbers(plan.by_rdma, total_steps),
+        "by_half": None if plan.by_half is None else _numbers(plan.by_half, total_steps),
         "problems": [str(error) for error in plan.problems],
     }  # fmt: skip
 

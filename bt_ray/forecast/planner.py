@@ -32,6 +32,8 @@ from bt_ray.forecast.trace import Operation, count_objective_launches, trace_mod
 from bt_ray.objective.forms import choose_way
 
 _FLOAT32_BYTES, _VIEWS, _CHANNELS = 4, 2, 3
+_CASTING_BYTES = 12
+"""Read and written to cast a float32 gradient to half precision and back."""
 _SUMS_OF_LOSS = 4
 """Small all-reduces of the loss, forward and backward: its statistics and terms."""
 
@@ -161,7 +163,8 @@ def predict(
     exchanged = norms + NORMS_BEFORE_LOSS if recipe.whole_correlation else norms
     forward_s = sum(seconds(op, gpu, settings) for op in operations if not op.is_backward)
     if is_global:  # DDP also copies each gradient into its bucket
-        backward_s += memory_seconds(2 * _FLOAT32_BYTES * num_parameters, gpu)
+        copying = 2 * _FLOAT32_BYTES + (_CASTING_BYTES if _sends_half(settings, recipe) else 0)
+        backward_s += memory_seconds(copying * num_parameters, gpu)
         joining_s = memory_seconds(recipe.norm_passes * _norm_bytes(operations), gpu)
         forward_s, backward_s = forward_s + joining_s / 2, backward_s + joining_s / 2
     loss_s, loss_network_s = _loss(settings, gpu, network, recipe)
@@ -223,7 +226,7 @@ def _events(
     Then a parameter's gradient is complete when both views have added to it.
     """
     passes = _VIEWS if recipe.views_apart else 1
-    is_half = recipe.gradients_as_set and settings.training.gradient_dtype != "fp32"
+    is_half = _sends_half(settings, recipe)
     for number in range(passes):
         for op in backward:
             yield Event(
@@ -232,6 +235,11 @@ def _events(
                 gradient_bytes=op.gradient_bytes if number == passes - 1 else 0,
                 share_sent=0.5 if is_half else 1.0,
             )
+
+
+def _sends_half(settings: Settings, recipe: Recipe) -> bool:
+    """Whether gradients travel in half precision."""
+    return recipe.gradients_as_set and settings.training.gradient_dtype != "fp32"
 
 
 def _loss(settings: Settings, gpu: Gpu, network: Network, recipe: Recipe) -> tuple[float, float]:
