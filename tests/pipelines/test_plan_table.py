@@ -39,6 +39,7 @@ def test_without_images_imagenets_are_assumed(
     assert record["step_s"] == ours["step_s"] <= plain["step_s"]
     assert record["by_rdma"]["step_s"] <= record["step_s"]
     assert record["hours"] == pytest.approx(record["steps"] * record["step_s"] / 3600)
+    assert record["by_half"] is None  # launches take longest
     assert record["fits"]
     for said in ("gradients' sum", "2 nodes of 8 V100", "Assumed", "By RDMA", "scaling.workers=16"):
         assert said in words, words
@@ -54,6 +55,19 @@ def test_images_that_are_named_are_counted(
     assert record["images"]["count"] == 360
     assert record["steps"] == 30
     assert record["by_rdma"] is None
+
+
+def test_where_the_network_takes_longest_half_gradients_are_tried(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, words, record = plan(
+        monkeypatch, capsys, "digits", "--dry-run", "--on", "16 V100, 10GbE",
+        "--model.projector-widths", "4096", "4096",
+    )  # fmt: skip
+    assert code == 0, words
+    assert record["limit"] == "network"
+    assert record["by_half"]["step_s"] < record["step_s"]
+    assert "With --training.gradient-dtype fp16 this run takes" in words
 
 
 @pytest.mark.parametrize(
