@@ -370,7 +370,9 @@ def print_tables(record: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "" else "right")
     for name, speed in record["pairs_per_s"].items():
         mfu = record["mfu"][name]
-        spent = (f"{record['parts_s'][name][part] * 1000:,.1f}" for part in PARTS)
+        parts: dict[str, float] = record["parts_s"][name]
+        whole = sum(parts.values())
+        spent = (f"{parts[part] * 1000:,.1f} ({parts[part] / whole:.0%})" for part in PARTS)
         table.add_row(
             f"{name}: {CONTENDERS[name]}", f"{speed:,.1f}", "–" if mfu is None else f"{mfu:.1%}",
             *spent,

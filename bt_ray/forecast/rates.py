@@ -73,7 +73,7 @@ Dissecting the NVIDIA Volta GPU Architecture via Microbenchmarking, Table 3.1)."
 COMPUTE_SHARE = 0.5
 """Share of the peak that a convolution or a matrix product gets. With it a ResNet-50 in fp16,
 channels-last, takes a V100 as long as it does in NVIDIA's DeepLearningExamples (ResNet50 v1.5 for
-PyTorch, container 21.03: 1,156 to 1,200 images/s; predicted: 1,131)."""
+PyTorch, container 21.03: 1,156 to 1,200 images/s; predicted: 1,137)."""
 HOST_SHARE = 0.72
 """Share of PCIe's peak that a copy from pinned memory gets: 90 of 126 Gb/s on a node of V100s
 (github.com/NVIDIA/nccl issue 398)."""
