@@ -127,6 +127,16 @@ class Counts:
     loss_launches: int
     memory: Memory
 
+    @property
+    def num_norms(self) -> int:
+        """Batch norms of encoder, projector and predictor."""
+        return sum(op.kind == "batch_norm" and not op.is_backward for op in self.operations)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that are trained."""
+        return sum(op.gradient_bytes for op in self.operations) // _FLOAT32_BYTES
+
 
 def count(settings: Settings) -> Counts:
     """What a worker of these settings computes and holds, in a few seconds."""
@@ -149,62 +159,22 @@ def predict(
       counts: of these settings.
       image_bytes: mean size of an encoded image.
     """
-    gpu, network = place.gpu, place.network
-    images, operations = counts.images, counts.operations
-    is_global = network.workers > 1
-    norms = sum(op.kind == "batch_norm" for op in operations) // 2
-    passes = _VIEWS if recipe.views_apart else 1
-    backward = [op for op in operations if op.is_backward]
-    backward_s = sum(seconds(op, gpu, settings) for op in backward)
-    num_parameters = sum(op.gradient_bytes for op in backward) // _FLOAT32_BYTES
-    waits = wait_in_backward(
-        _events(backward, gpu, settings, recipe), network, own_communicator=recipe.own_communicator
-    )
-    exchanged = norms + NORMS_BEFORE_LOSS if recipe.whole_correlation else norms
-    forward_s = sum(seconds(op, gpu, settings) for op in operations if not op.is_backward)
-    if is_global:  # DDP also copies each gradient into its bucket
-        copying = 2 * _FLOAT32_BYTES + (_CASTING_BYTES if _sends_half(settings, recipe) else 0)
-        backward_s += memory_seconds(copying * num_parameters, gpu)
-        joining_s = memory_seconds(recipe.norm_passes * _norm_bytes(operations), gpu)
-        forward_s, backward_s = forward_s + joining_s / 2, backward_s + joining_s / 2
-    loss_s, loss_network_s = _loss(settings, gpu, network, recipe)
-    parts = Parts(
-        forward=forward_s,
-        backward=backward_s,
-        exchanges=waits.exchanges_s + (passes * exchanged * network.latency_s if is_global else 0),
-        gradients=waits.gradients_s,
-        loss=loss_s,
-        loss_network=loss_network_s,
-        optimizer=memory_seconds(recipe.optimizer_bytes * num_parameters, gpu),
-        input=0.0,
-    )
-    copy_s, photometry_s = _input(settings, gpu, recipe, images)
-    if recipe.side_stream:  # photometry is done while the GPU waits for the network, if it does
-        parts = replace(parts, input=max(0.0, photometry_s - parts.network))
-    else:
-        parts = replace(parts, input=copy_s + photometry_s)
-    launches = (
-        passes * len(operations)
-        + (passes * norms * (recipe.norm_launches - 2) if is_global else 0)
-        + counts.loss_launches
-        + _optimizer_launches(operations, recipe)
-        + (PHOTOMETRY_LAUNCHES if photometry_s else 0)
-    )
-    host_s, pixels = launches * LAUNCH_S, settings.views.image_px**2
-    decoded_bytes = _VIEWS * _CHANNELS * pixels
-    feed_s = max(copy_s, _wire_s(place, images, image_bytes, decoded_bytes))
-    step_s = max(parts.total, host_s, feed_s)
+    parts, copy_s = _parts(settings, place, recipe, counts)
+    launches = _launches(settings, place, recipe, counts)
+    decoded_bytes = _VIEWS * _CHANNELS * settings.views.image_px**2
+    host_s = launches * LAUNCH_S
+    feed_s = max(copy_s, _wire_s(place, counts.images, image_bytes, decoded_bytes))
     taken: dict[Limit, float] = {
         "compute": parts.total - parts.network - parts.input,
         "network": parts.network,
         "input": max(feed_s, parts.input),
         "launches": host_s,
     }
-    images_per_s = settings.data.global_batch / step_s
+    images_per_s = settings.data.global_batch / max(parts.total, host_s, feed_s)
     decoder = "Pillow" if recipe.photometry_by_pillow else settings.views.photometry
     return Prediction(
         recipe=recipe.name,
-        images=images,
+        images=counts.images,
         launches=launches,
         parts=parts,
         host_s=host_s,
@@ -214,7 +184,56 @@ def predict(
         decoding_cores=images_per_s / DECODED_PER_S[decoder],
         store_bytes_per_s=images_per_s / place.nodes * decoded_bytes,
         read_bytes_per_s=images_per_s * image_bytes,
-        memory=_memory(settings, recipe, counts.memory, num_parameters, is_global),
+        memory=_memory(settings, place, recipe, counts),
+    )
+
+
+def _parts(settings: Settings, place: Place, recipe: Recipe, counts: Counts) -> tuple[Parts, float]:
+    """Where a step's seconds go on the GPU, and those of the copy to it."""
+    gpu, network, operations = place.gpu, place.network, counts.operations
+    backward = [op for op in operations if op.is_backward]
+    forward_s = sum(seconds(op, gpu, settings) for op in operations if not op.is_backward)
+    backward_s = sum(seconds(op, gpu, settings) for op in backward)
+    exchanges_s = 0.0
+    if network.workers > 1:
+        # DDP copies each gradient into its bucket, and may cast it …
+        copying = 2 * _FLOAT32_BYTES + (_CASTING_BYTES if _sends_half(settings, recipe) else 0)
+        backward_s += memory_seconds(copying * counts.num_parameters, gpu)
+        # … and both views' rows are joined, half of it in each pass.
+        joining_s = memory_seconds(recipe.norm_passes * _norm_bytes(operations), gpu)
+        forward_s, backward_s = forward_s + joining_s / 2, backward_s + joining_s / 2
+        exchanged = counts.num_norms + (NORMS_BEFORE_LOSS if recipe.whole_correlation else 0)
+        exchanges_s = recipe.passes * exchanged * network.latency_s
+    waits = wait_in_backward(
+        _events(backward, gpu, settings, recipe), network, own_communicator=recipe.own_communicator
+    )
+    loss_s, loss_network_s = _loss(settings, gpu, network, recipe)
+    parts = Parts(
+        forward=forward_s,
+        backward=backward_s,
+        exchanges=exchanges_s + waits.exchanges_s,
+        gradients=waits.gradients_s,
+        loss=loss_s,
+        loss_network=loss_network_s,
+        optimizer=memory_seconds(recipe.optimizer_bytes * counts.num_parameters, gpu),
+        input=0.0,
+    )
+    copy_s, photometry_s = _input(settings, gpu, recipe, counts.images)
+    # On a stream of its own, photometry is done while the GPU waits for the network, if it does.
+    beside_s = max(0.0, photometry_s - parts.network)
+    input_s = beside_s if recipe.side_stream else copy_s + photometry_s
+    return replace(parts, input=input_s), copy_s
+
+
+def _launches(settings: Settings, place: Place, recipe: Recipe, counts: Counts) -> int:
+    """Operations that the host launches in a step."""
+    of_norms = recipe.norm_launches - 2 if place.workers > 1 else 0  # two are among the others
+    on_device = settings.views.photometry == "device" and not recipe.photometry_by_pillow
+    return (
+        recipe.passes * (len(counts.operations) + of_norms * counts.num_norms)
+        + counts.loss_launches
+        + _optimizer_launches(counts.operations, recipe)
+        + (PHOTOMETRY_LAUNCHES if on_device else 0)
     )
 
 
@@ -225,8 +244,7 @@ def _events(
 
     Then a parameter's gradient is complete when both views have added to it.
     """
-    passes = _VIEWS if recipe.views_apart else 1
-    is_half = _sends_half(settings, recipe)
+    passes, is_half = recipe.passes, _sends_half(settings, recipe)
     for number in range(passes):
         for op in backward:
             yield Event(
@@ -302,18 +320,15 @@ def _norm_bytes(operations: list[Operation]) -> float:
     return sum(op.operand_bytes / 2 for op in forward)  # they come and go
 
 
-def _memory(
-    settings: Settings, recipe: Recipe, memory: Memory, num_parameters: int, is_global: bool
-) -> dict[str, float]:
+def _memory(settings: Settings, place: Place, recipe: Recipe, counts: Counts) -> dict[str, float]:
     """Bytes by part: the model's, and what surrounds it on a GPU."""
-    size: dict[str, float] = asdict(memory)
+    size: dict[str, float] = asdict(counts.memory)
     if recipe.whole_correlation:
-        n = settings.data.global_batch // settings.scaling.workers
         d = settings.model.projector_widths[-1]
-        size["objective"] = _FLOAT32_BYTES * (6 * n * d + 2 * d**2)
-    communicators = (2 if recipe.own_communicator else 1) if is_global else 0
+        size["objective"] = _FLOAT32_BYTES * (6 * counts.images * d + 2 * d**2)
+    communicators = (2 if recipe.own_communicator else 1) if place.workers > 1 else 0
     return size | {
-        "optimizer": float(recipe.temporary_bytes * num_parameters),
+        "optimizer": float(recipe.temporary_bytes * counts.num_parameters),
         "communicators": communicators * COMMUNICATOR_BYTES,
         "context": CONTEXT_BYTES,
     }

@@ -148,6 +148,11 @@ class Recipe:
     temporary_bytes: int
     """Bytes that LARS holds for a moment for each parameter."""
 
+    @property
+    def passes(self) -> int:
+        """Times that a step passes through the model."""
+        return 2 if self.views_apart else 1
+
 
 OURS = Recipe(
     name="this run",
