@@ -229,8 +229,9 @@ def _launches(settings: Settings, place: Place, recipe: Recipe, counts: Counts) 
     """Operations that the host launches in a step."""
     of_norms = recipe.norm_launches - 2 if place.workers > 1 else 0  # two are among the others
     on_device = settings.views.photometry == "device" and not recipe.photometry_by_pillow
+    passes = recipe.passes if place.workers > 1 else _VIEWS  # torch's batch norm takes one view
     return (
-        recipe.passes * (len(counts.operations) + of_norms * counts.num_norms)
+        passes * (len(counts.operations) + of_norms * counts.num_norms)
         + counts.loss_launches
         + _optimizer_launches(counts.operations, recipe)
         + (PHOTOMETRY_LAUNCHES if on_device else 0)

@@ -108,11 +108,11 @@ IMAGENET_IMAGES, IMAGENET_IMAGE_BYTES = 1_281_167, 110_000
 DECODED_PER_S = {"Pillow": 71.0, "loader": 224.0, "device": 366.0}
 """ImageNet JPEGs that a core turns into two views a second, by who does the photometry: an older
 EPYC, the slowest of three CPUs in docs/performance.md, `python -m benchmarks.views`."""
-PHOTOMETRY_BYTES = 0.4 * _GB / (64 * 2 * 3 * 224**2)
-"""Bytes that photometry and normalisation move for each value of a view: 0.3 and 0.1 GB for 64
-images of 224 pixels (tests/data/views/test_photometry.py; one byte in, four out)."""
-PHOTOMETRY_LAUNCHES = 12
-"""Kernels of a step's photometry and normalisation: 8 (likewise) and 4."""
+PHOTOMETRY_BYTES = 0.69 * _GB / (64 * 2 * 3 * 224**2)
+"""Bytes that photometry and normalisation move for each value of a view: 0.69 GB for 64 images of
+224 pixels in two views (tests/data/stream/test_feed.py; docs/performance.md)."""
+PHOTOMETRY_LAUNCHES = 14
+"""Kernels of a step's photometry and normalisation (likewise)."""
 
 
 @dataclass(frozen=True, kw_only=True)
