@@ -5,10 +5,19 @@ the same result, more slowly.
 """
 
 import time
+from dataclasses import dataclass
+from typing import Any
 
 from ray.data import DataContext
 from ray.data._internal.execution import streaming_executor_state
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES,
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+)
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.operators.map_operator import MapOperator
+from ray.data._internal.execution.operators.output_splitter import OutputSplitter
 
 _LONGEST_WAIT_S = 0.02
 _IDLE_STEP_S, _PAUSE_S = 0.01, 0.05
@@ -45,3 +54,74 @@ def schedule_attentively(context: DataContext) -> None:
     """Has the data sets of this context scheduled so."""
     if AttentiveScheduling not in context.custom_execution_callback_classes:
         context.custom_execution_callback_classes.append(AttentiveScheduling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How far a data set of the plan may run ahead of training.
+
+    Ray Data bounds what lies between two operators by bytes alone: names of windows weigh nothing,
+    and windows that are read before their turn fill up to half of the object store.
+    """
+
+    chunks: int
+    """Chunks being read, and read before their turn."""
+    encoded: int
+    """Rows that wait for decoders."""
+    decoded: int
+    """Rows that wait for workers."""
+
+
+_LIMITS = "bt_ray.limits"
+
+
+class BoundedQueues(BackpressurePolicy):
+    """Holds back an operator of the plan's data set while the next one has enough to do."""
+
+    def __init__(self, data_context: DataContext, topology: Any, resource_manager: Any) -> None:
+        super().__init__(data_context, topology, resource_manager)
+        self._limits: Limits = data_context.get_config(_LIMITS)
+        operators = [op for op in topology if isinstance(op, MapOperator)]
+        self._namer = operators[0] if len(operators) > 2 else None  # else it is fused to the reader
+        self._reader, self._decoder = operators[-2:]
+
+    def can_add_input(self, op: Any) -> bool:
+        """Whether the operator may start a task."""
+        if op is self._reader:
+            return self._ahead(op) < self._limits.chunks
+        if op is self._decoder:
+            return self._waiting(op) < self._limits.decoded
+        return True
+
+    def max_task_output_bytes_to_read(self, op: Any) -> int | None:
+        """0 while what the operator's tasks have made must wait; 1, one block; none, all."""
+        if op is self._namer:
+            return int(self._waiting(op) < self._limits.chunks)
+        if op is self._reader and self._waiting(op) >= self._limits.encoded:
+            return 0
+        return None
+
+    @staticmethod
+    def _ahead(op: Any) -> int:
+        """Tasks that were started, and are not yet the last one whose outputs were taken."""
+        queue = op._output_queue
+        queue.has_next()  # passes over tasks that have ended
+        return int(op._next_data_task_idx - queue._current_key)
+
+    def _waiting(self, op: Any) -> int:
+        """Blocks of this operator that the next one, or a worker, has not taken yet."""
+        count = 0
+        for after in op.output_dependencies:
+            state = self._topology[after]
+            count += state.total_enqueued_input_blocks()
+            if isinstance(after, OutputSplitter):
+                count += state.total_enqueued_output_blocks()
+        return int(count)
+
+
+def limit_blocks_ahead(context: DataContext, limits: Limits) -> None:
+    """Has the data set of this context, whose order is preserved, keep to the limits."""
+    context.set_config(_LIMITS, limits)
+    context.set_config(
+        ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, BoundedQueues]
+    )

@@ -2,7 +2,9 @@
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from threading import Lock
 
 import pyarrow as pa
 import pyarrow.fs
@@ -16,6 +18,32 @@ _log = logging.getLogger(__name__)
 
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 _WAY_OUT = "restore it, or prepare the data again"
+
+
+class _Footers:
+    """Where the row groups lie in the shards that were read last: a footer is read once."""
+
+    _MOST = 4096
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Shard, pq.FileMetaData] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, shard: Shard) -> pq.FileMetaData | None:
+        with self._lock:
+            return self._known.get(shard)
+
+    def keep(self, shard: Shard, footer: pq.FileMetaData) -> None:
+        if shard.num_bytes is None:
+            return  # nothing would tell that the file was changed since
+        with self._lock:
+            self._known[shard] = footer
+            self._known.move_to_end(shard)
+            if len(self._known) > self._MOST:
+                self._known.popitem(last=False)
+
+
+_footers = _Footers()
 
 
 def read_row_groups(
@@ -57,12 +85,18 @@ def _read(
                     f"{called} has {size:,} bytes, and the manifest says {shard.num_bytes:,}: it "
                     f"was cut short or changed since; {_WAY_OUT}."
                 )
-            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            file = pq.ParquetFile(
+                stream,
+                metadata=_footers.get(shard),
+                pre_buffer=True,  # one request for neighbouring columns, not one for each
+                page_checksum_verification=True,
+            )
             if file.metadata.num_rows != shard.num_rows:
                 raise DataError(
                     f"{called} has {file.metadata.num_rows:,} rows, and the manifest says "
                     f"{shard.num_rows:,}: it is another file; {_WAY_OUT}."
                 )
+            _footers.keep(shard, file.metadata)
             return file.read_row_groups(groups, columns=list(columns))
     except FileNotFoundError as error:
         raise DataError(f"{called} is missing; {_WAY_OUT}.") from error

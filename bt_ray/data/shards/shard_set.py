@@ -6,7 +6,8 @@ without one is not a data set.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,17 @@ from bt_ray.data.location import MANIFEST, locate, public_name
 from bt_ray.data.shards.manifest import SAMPLES, SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.row_groups import read_row_groups
 from bt_ray.errors import DataError
+
+_READ_AT_ONCE = 16
+"""Requests under way for one window."""
+_REQUEST_BYTES = 4 * 2**20
+"""Row groups of one shard are asked for together up to this size."""
+
+
+def _with_large_images(table: pa.Table) -> pa.Table:
+    """The table with 64-bit offsets for its images, whose bytes are not copied."""
+    place = table.schema.get_field_index("image")
+    return table.set_column(place, "image", table["image"].cast(pa.large_binary()))
 
 
 @dataclass(frozen=True)
@@ -58,32 +70,49 @@ class ShardSet:
     def read(self, row_groups: NDArray[np.int64]) -> pa.Table:
         """The rows of these row groups, ascending, with their numbers in a column `row`.
 
-        Each row group is read once, and each shard opened once.
+        Each row group is read once, and many at a time: storage takes longer to answer than to
+        send. A table may hold more than 2 GiB of images (`large_binary`).
 
         Args:
           row_groups: numbers of row groups, counted through all shards.
         Raises: DataError if a shard is missing, damaged or not the manifest's, or the storage
           fails.
         """
+        parts = list(self._parts(np.sort(row_groups)))
         filesystem, path = locate(self.root)
+        name = public_name(self.root)
+
+        def read(part: tuple[int, list[int]]) -> pa.Table:
+            shard, groups = part
+            table = read_row_groups(filesystem, path, name, self.manifest.shards[shard], groups)
+            return _with_large_images(table).append_column("row", self._numbers(shard, groups))
+
+        if len(parts) < 2:
+            tables = [read(part) for part in parts]
+        else:
+            with ThreadPoolExecutor(min(_READ_AT_ONCE, len(parts)), "row-groups") as pool:
+                tables = list(pool.map(read, parts))
+        empty = SAMPLES.append(pa.field("row", pa.int64())).empty_table()
+        return pa.concat_tables([_with_large_images(empty), *tables])
+
+    def _parts(self, row_groups: NDArray[np.int64]) -> Iterator[tuple[int, list[int]]]:
+        """Shards and numbers of row groups in each: what is worth a request of its own."""
         size = self.manifest.rows_per_row_group
-        first_rows = np.sort(row_groups) * size
+        bytes_per_group = self.manifest.num_bytes * size // max(1, self.manifest.num_rows)
+        at_once = max(1, _REQUEST_BYTES // max(1, bytes_per_group))
+        first_rows = row_groups * size
         shard_of = np.searchsorted(self._first_rows, first_rows, side="right") - 1
-        tables = [SAMPLES.append(pa.field("row", pa.int64())).empty_table()]
-        for shard in np.unique(shard_of):
-            starts = first_rows[shard_of == shard]
-            groups = (starts - self._first_rows[shard]) // size
-            table = read_row_groups(
-                filesystem,
-                path,
-                public_name(self.root),
-                self.manifest.shards[shard],
-                groups.tolist(),
-            )
-            stops = np.minimum(starts + size, self._first_rows[shard + 1])
-            rows = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops, strict=True)])
-            tables.append(table.append_column("row", pa.array(rows)))
-        return pa.concat_tables(tables)
+        for shard in np.unique(shard_of).tolist():
+            groups = ((first_rows[shard_of == shard] - self._first_rows[shard]) // size).tolist()
+            for first in range(0, len(groups), at_once):
+                yield shard, groups[first : first + at_once]
+
+    def _numbers(self, shard: int, groups: Sequence[int]) -> pa.Array:
+        """The numbers of the rows in these row groups of a shard."""
+        size, start = self.manifest.rows_per_row_group, self._first_rows[shard]
+        stop = self._first_rows[shard + 1]
+        edges = [(start + group * size, start + (group + 1) * size) for group in groups]
+        return pa.array(np.concatenate([np.arange(a, min(b, stop)) for a, b in edges]))
 
     def read_columns(self, names: Sequence[str]) -> pa.Table:
         """These columns of all rows, in the order of their numbers; nothing else is read.

@@ -13,10 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from bt_ray.config import Settings
-from bt_ray.data.shards.shard_set import ShardSet, take_rows
+from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.digest import digest_rows
 from bt_ray.data.stream.plan import Plan
 from bt_ray.data.stream.spares import Spare
+from bt_ray.data.stream.window import HeldWindow
 from bt_ray.data.views import fast, reference
 from bt_ray.data.views.draw import ViewParameters, draw
 from bt_ray.errors import DataError
@@ -32,16 +33,7 @@ def read_steps(shards: ShardSet, plan: Plan, start: int, stop: int) -> pa.Table:
     Returns: columns `row`, `image`, `width`, `height`, `step`, and `slot`, the place in the
       global batch, 0 to N − 1.
     """
-    window = plan.window(start)
-    place = np.arange(start * plan.global_batch, stop * plan.global_batch)
-    first = window.span.first_step * plan.global_batch
-    rows = window.rows[place[0] - first : place[-1] + 1 - first]
-    return (
-        take_rows(shards.read(window.row_groups), rows)
-        .select(["row", "image", "width", "height"])
-        .append_column("step", pa.array(place // plan.global_batch))
-        .append_column("slot", pa.array(place % plan.global_batch))
-    )
+    return HeldWindow.read(shards, plan, start).samples(start, stop)
 
 
 def make_views(

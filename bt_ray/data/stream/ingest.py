@@ -1,13 +1,18 @@
-"""Ray Data follows the plan: read windows → worker batches, in order → decode and crop.
+"""Ray Data follows the plan: name steps → read their windows → decode and crop, all in order.
 
-A row of the data set is one worker's part of one step, a block holds one row, and order is
-preserved; an equal split then hands the blocks to the workers in turn. Place is part of the
-contract: a row carries its step and slot, and each worker checks that
-it gets the rows of the plan (`batches.check_place`).
+A row of the data set is one worker's part of some consecutive steps, a block holds one row, and
+order is preserved; an equal split then hands the blocks to the workers in turn. Each block costs
+Ray's one scheduling process about ten milliseconds, so a row is worth seconds of a worker's time.
+The worker cuts it into steps. Place is part of the contract: a row carries steps and slots, and
+each worker checks that it gets the rows of the plan (`batches.check_place`).
+
+Readers and decoders are actors, which stay. Ray ends a task's process that has been idle for a
+second; as tasks, decoders would come and go whenever they make more than training takes, and each
+would import what it needs again.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -15,35 +20,63 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from numpy.typing import NDArray
+from ray.data import ActorPoolStrategy
 from ray.data.block import BlockMetadata
+from ray.data.context import AutoscalingConfig
 from ray.data.datasource import Datasource, ReadTask
 
 from bt_ray.config import Settings
+from bt_ray.data.shards.manifest import Manifest
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.stream.decode import Columns, make_views, read_steps
-from bt_ray.data.stream.plan import Plan, Span, build_plan
+from bt_ray.data.stream.decode import Columns, make_views
+from bt_ray.data.stream.plan import Plan, build_plan, chunks
 from bt_ray.data.stream.spares import find_spares
-from bt_ray.ray_internals import schedule_attentively
+from bt_ray.data.stream.window import HeldWindow, parts, samples_of
+from bt_ray.ray_internals import Limits, limit_blocks_ahead, schedule_attentively
 
-_MOST_READ_TASKS = 2000
-_WINDOWS_READ_AT_ONCE = 2
-_PREFETCHED_BATCHES = 2
-_CPUS_OF_A_DECODER = 0.66
-"""Three decode on two cores: no core waits for Ray to bring the next task. Ray Data rounds 2/3 to
-0.66667, of which only two fit."""
+_IMAGES_OF_A_ROW = 2048
+_BYTES_OF_A_ROW = 160 * 2**20
+_BYTES_OF_A_CHUNK = 2 * 2**30
+"""Of encoded images, if one window does not hold more."""
+_IMAGES_PER_S = 250
+"""What a worker takes: 32 V100 at a good step take 8,000."""
+_READER_BYTES_PER_S = 250e6
+_MOST_READERS = 16
+_PREFETCHED_ROWS = 1
+_CPUS_OF_A_DECODER = 1.0
+_ENCODED_BESIDE = 4
+"""Rows, besides one for each worker, that wait for decoders."""
+_NEVER = -1.0
+_IO_THREADS = 16
+"""Of pyarrow in a reader's process, which has eight otherwise."""
+
+MakeViews = Callable[..., Columns]
+"""`decode.make_views`, or what stands in for it."""
+
+
+def steps_of_a_row(settings: Settings) -> int:
+    """How many steps a row holds at most: 2,048 images, or 160 MB of views."""
+    size = settings.data.global_batch // max(1, settings.scaling.workers)
+    image_bytes = settings.views.count * 3 * settings.views.image_px**2
+    return max(1, min(_IMAGES_OF_A_ROW // size, _BYTES_OF_A_ROW // (size * image_bytes)))
+
+
+def num_readers(settings: Settings, manifest: Manifest) -> int:
+    """How many windows are read at once, so that all workers get what GPUs take."""
+    image_bytes = manifest.num_bytes / max(1, manifest.num_rows)
+    bytes_per_s = settings.scaling.workers * _IMAGES_PER_S * image_bytes
+    return min(_MOST_READERS, max(1, math.ceil(bytes_per_s / _READER_BYTES_PER_S)))
 
 
 class PlanSource(Datasource):
-    """The encoded samples of steps `start` to `stop`, in the plan's order.
+    """The steps `start` to `stop`, in order, in chunks that are read at once.
 
-    A read task goes through some consecutive windows, one after the other.
+    Rows have the columns `start` and `stop`, of whole windows of the plan.
     """
 
-    def __init__(
-        self, shards: ShardSet, plan: Plan, *, workers: int, start: int, stop: int
-    ) -> None:
+    def __init__(self, plan: Plan, *, start: int, stop: int, most_steps: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._shards, self._plan, self._workers = shards, plan, workers
+        self._plan, self._most_steps = plan, most_steps
         self._start, self._stop = start, stop
 
     def estimate_inmemory_data_size(self) -> None:
@@ -55,32 +88,43 @@ class PlanSource(Datasource):
         per_task_row_limit: int | None = None,
         data_context: ray.data.DataContext | None = None,
     ) -> list[ReadTask]:
-        """Tasks of equally many windows, whatever the parallelism."""
-        spans = list(self._plan.spans(self._start, self._stop))
-        size = math.ceil(len(spans) / _MOST_READ_TASKS)
-        return [self._task(spans[i : i + size]) for i in range(0, len(spans), size)]
-
-    def _task(self, spans: list[Span]) -> ReadTask:
-        start = max(spans[0].first_step, self._start)
-        stop = min(spans[-1].stop_step, self._stop)
-        metadata = BlockMetadata(
-            num_rows=(stop - start) * self._workers,
-            size_bytes=None,
-            input_files=None,
-            exec_stats=None,
-        )
-        return ReadTask(
-            partial(_read, self._shards, self._plan, self._workers, start, stop), metadata
-        )
+        """One task, whatever the parallelism: it goes on as its chunks are taken."""
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        name = partial(_name_chunks, self._plan, self._start, self._stop, self._most_steps)
+        return [ReadTask(name, metadata)]
 
 
-def _read(shards: ShardSet, plan: Plan, workers: int, start: int, stop: int) -> Iterator[pa.Table]:
-    """Tables of one row each: a worker's part of a step, its columns packed into lists."""
-    size = plan.global_batch // workers
-    for span in plan.spans(start, stop):
-        table = read_steps(shards, plan, max(start, span.first_step), min(stop, span.stop_step))
-        for first in range(0, table.num_rows, size):
-            yield _pack(table.slice(first, size))
+def _name_chunks(plan: Plan, start: int, stop: int, most_steps: int) -> Iterator[pa.Table]:
+    for first, last in chunks(plan, start, stop, most_steps):
+        yield pa.table({"start": [first], "stop": [last]})
+
+
+class Reader:
+    """Reads chunks, and packs each worker's part of some steps into a row.
+
+    Args:
+      start: the first step of all; the first rows from there on hold one step, then two, and so
+        on, so that training begins before a whole row is decoded.
+    """
+
+    def __init__(
+        self, shards: ShardSet, plan: Plan, *, workers: int, start: int, most_steps: int
+    ) -> None:
+        pa.set_io_thread_count(_IO_THREADS)
+        self._shards, self._plan, self._workers = shards, plan, workers
+        self._start, self._most_steps = start, most_steps
+
+    def __call__(self, chunk: pa.Table) -> Iterator[pa.Table]:
+        """Tables of one row each, their columns packed into lists."""
+        start, stop = chunk["start"][0].as_py(), chunk["stop"][0].as_py()
+        windows = [
+            HeldWindow.read(self._shards, self._plan, max(start, span.first_step))
+            for span in self._plan.spans(start, stop)
+        ]
+        size = self._plan.global_batch // self._workers
+        for first, last in parts(start, stop, self._most_steps, slowly=start == self._start):
+            for rank in range(self._workers):
+                yield _pack(samples_of(windows, first, last, rank * size, size))
 
 
 def _pack(table: pa.Table) -> pa.Table:
@@ -99,43 +143,102 @@ def _unpack(table: pa.Table) -> pa.Table:
     )
 
 
-def _decode(block: pa.Table, settings: Settings, shards: ShardSet, plan: Plan) -> Columns:
-    spares = partial(find_spares, shards, plan)
-    columns = make_views(_unpack(block), settings, plan.steps_per_epoch, spares)
-    return {name: values[np.newaxis] for name, values in columns.items()}
+class Decoder:
+    """Makes the views of a row's steps, one step after the other."""
+
+    def __init__(self, settings: Settings, shards: ShardSet, plan: Plan, make: MakeViews) -> None:
+        self._settings, self._make = settings, make
+        self._steps_per_epoch = plan.steps_per_epoch
+        self._spares = partial(find_spares, shards, plan)
+
+    def __call__(self, row: pa.Table) -> Columns:
+        """The row's columns, one row of arrays over all of its steps."""
+        table = _unpack(row)
+        cuts = _cuts(table["step"].to_numpy())
+        made = [
+            self._make(
+                table.slice(a, b - a), self._settings, self._steps_per_epoch, self._spares
+            )
+            for a, b in cuts
+        ]
+        if len(made) == 1:
+            return {name: values[np.newaxis] for name, values in made[0].items()}
+        return {name: np.concatenate([m[name] for m in made])[np.newaxis] for name in made[0]}
 
 
-def build_dataset(settings: Settings, *, start: int, stop: int) -> ray.data.Dataset:
-    """A data set whose rows are the workers' parts of steps `start` to `stop`, one a block."""
+def _cuts(steps: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Where each step begins and ends."""
+    edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(steps)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def build_dataset(
+    settings: Settings,
+    *,
+    start: int,
+    stop: int,
+    most_decoders: int | None = None,
+    make: MakeViews = make_views,
+) -> ray.data.Dataset:
+    """A data set whose rows are the workers' parts of steps `start` to `stop`, one a block.
+
+    Args:
+      most_decoders: none: as many as the cluster has CPUs for, and training takes.
+      make: what makes the columns of a step.
+    """
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = 1  # byte, so that every row is a block of its own
     schedule_attentively(context)
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
-    source = PlanSource(shards, plan, workers=settings.scaling.workers, start=start, stop=stop)
+    workers, most_steps = settings.scaling.workers, steps_of_a_row(settings)
+    readers = num_readers(settings, shards.manifest)
+    step_bytes = plan.global_batch * shards.manifest.num_bytes // shards.manifest.num_rows
+    source = PlanSource(
+        plan,
+        start=start,
+        stop=stop,
+        most_steps=min(most_steps, _BYTES_OF_A_CHUNK // max(1, step_bytes)),
+    )
     # Readers wait for storage more than they compute, and must not hold the last free CPU
     # while the decoders they wait for want it.
-    encoded = ray.data.read_datasource(
-        source,
-        override_num_blocks=1,
-        concurrency=_WINDOWS_READ_AT_ONCE,
+    chunk_names = ray.data.read_datasource(
+        source, override_num_blocks=1, concurrency=1, num_cpus=0
+    )
+    encoded = chunk_names.map_batches(
+        cast(Any, Reader),
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
         num_cpus=0,
+        compute=ActorPoolStrategy(size=readers, max_tasks_in_flight_per_actor=1),
+        fn_constructor_args=(shards, plan),
+        fn_constructor_kwargs={"workers": workers, "start": start, "most_steps": most_steps},
     )
     decoded: ray.data.Dataset = encoded.map_batches(
-        _decode,
+        cast(Any, Decoder),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=_CPUS_OF_A_DECODER,
-        fn_kwargs={"settings": settings, "shards": shards, "plan": plan},
+        compute=ActorPoolStrategy(min_size=1, max_size=most_decoders),
+        fn_constructor_args=(settings, shards, plan, make),
     )
+    # An actor that is idle for a while is needed again; its process would have to start anew.
+    decoded.context.autoscaling_config = AutoscalingConfig(
+        actor_pool_util_downscaling_threshold=_NEVER
+    )
+    limits = Limits(chunks=readers, encoded=workers + _ENCODED_BESIDE, decoded=2 * workers)
+    limit_blocks_ahead(decoded.context, limits)
     return decoded
 
 
 def worker_blocks(iterator: ray.data.DataIterator) -> Iterator[dict[str, NDArray[Any]]]:
     """The columns of `make_views` for each of this worker's steps."""
     rows = iterator.iter_batches(
-        batch_size=1, batch_format="numpy", prefetch_batches=_PREFETCHED_BATCHES
+        batch_size=1, batch_format="numpy", prefetch_batches=_PREFETCHED_ROWS
     )
-    for columns in cast(Iterable[dict[str, NDArray[Any]]], rows):
-        yield {name: values[0] for name, values in columns.items()}
+    for packed in cast(Iterable[dict[str, NDArray[Any]]], rows):
+        columns = {name: values[0] for name, values in packed.items()}
+        for first, last in _cuts(columns["step"]):
+            yield {name: values[first:last] for name, values in columns.items()}

@@ -174,6 +174,22 @@ def choose_window(
     return groups // whole * whole if groups >= whole else groups
 
 
+def chunks(plan: Plan, start: int, stop: int, most_steps: int) -> Iterator[tuple[int, int]]:
+    """Steps `start` to `stop` (exclusive) in chunks of whole windows, which are read at once.
+
+    A chunk holds one window, or more if all of its steps are at most `most_steps`; the first one
+    holds one.
+    """
+    first = start
+    for span in plan.spans(start, stop):
+        begin, end = max(start, span.first_step), min(stop, span.stop_step)
+        if begin > first and (first == start or end - first > most_steps):
+            yield first, begin
+            first = begin
+    if first < stop:
+        yield first, stop
+
+
 def build_plan(settings: Settings, manifest: Manifest) -> Plan:
     """The order of all samples of a run over this data set."""
     return Plan(

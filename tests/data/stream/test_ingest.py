@@ -8,7 +8,6 @@ import pytest
 import ray.data
 import torch
 from numpy.typing import NDArray
-from ray.data._internal.execution.interfaces import ExecutionResources
 
 from bt_ray.config import Settings, override
 from bt_ray.data.shards.shard_set import ShardSet
@@ -60,31 +59,25 @@ def streamed_digest(settings: Settings, start: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("workers", "read_tasks", "windows_at_once", "start"),
+    ("workers", "readers", "steps_of_a_row", "start"),
     [
-        (1, 2000, 2, 0),
+        (1, 1, 16, 0),
         (2, 1, 1, 0),
-        (2, 3, 4, 3),
-        (4, 2, 2, 5),
-        pytest.param(4, 2000, 2, 0, marks=pytest.mark.slow),
-        pytest.param(2, 2000, 2, 3, marks=pytest.mark.slow),
+        (2, 3, 2, 3),
+        (4, 2, 3, 5),
+        pytest.param(4, 2, 1, 0, marks=pytest.mark.slow),
+        pytest.param(2, 4, 8, 3, marks=pytest.mark.slow),
     ],
 )
-def test_the_stream_is_the_plans_on_any_number_of_workers_and_read_tasks_from_any_step(
+def test_the_stream_is_the_plans_on_any_number_of_workers_and_readers_from_any_step(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
-    read_tasks: int,
-    windows_at_once: int,
+    readers: int,
+    steps_of_a_row: int,
     start: int,
 ) -> None:
-    monkeypatch.setattr(ingest, "_MOST_READ_TASKS", read_tasks)
-    monkeypatch.setattr(ingest, "_WINDOWS_READ_AT_ONCE", windows_at_once)
+    monkeypatch.setattr(ingest, "num_readers", lambda *_: readers)
+    monkeypatch.setattr(ingest, "steps_of_a_row", lambda _: steps_of_a_row)
     divided = override(settings, {"scaling.workers": workers})
     assert streamed_digest(divided, start) == local_digest(settings, start)
-
-
-def test_three_decoders_fit_on_two_cpus_as_ray_data_counts_them() -> None:
-    one = ExecutionResources(cpu=ingest._CPUS_OF_A_DECODER)
-    left = ExecutionResources(cpu=2).subtract(one).subtract(one)
-    assert one.satisfies_limit(left)

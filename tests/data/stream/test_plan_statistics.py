@@ -13,7 +13,7 @@ from scipy import stats
 from bt_ray.config import Settings, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches
-from bt_ray.data.stream.ingest import PlanSource
+from bt_ray.data.stream.ingest import PlanSource, Reader
 from bt_ray.data.stream.plan import Plan, build_plan
 
 IMAGENET_ROWS, ROWS_PER_GROUP, GLOBAL_BATCH = 1_281_167, 128, 2048
@@ -109,6 +109,8 @@ def test_no_row_group_is_read_twice_in_an_epoch(
     assert list(local_batches(settings, shards, start=start, stop=stop, device=device))
     assert len(read) == len(set(read)) > 1
     read.clear()
-    for task in PlanSource(shards, plan, workers=2, start=start, stop=stop).get_read_tasks(1):
-        list(task())
+    reader = Reader(shards, plan, workers=2, start=start, most_steps=3)
+    for task in PlanSource(plan, start=start, stop=stop, most_steps=3).get_read_tasks(1):
+        for chunk in task():
+            list(reader(chunk))
     assert len(read) == len(set(read)) > 1
