@@ -28,7 +28,7 @@ from bt_ray.data.stream.ingest import build_dataset
 from bt_ray.errors import RunFailedError
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
-from bt_ray.training.cluster import uses_gpu
+from bt_ray.training.cluster import cpus_needed, uses_gpu
 from bt_ray.training.worker import FAILURE, train_worker
 
 T = TypeVar("T")
@@ -108,7 +108,11 @@ def _trainer(
             callbacks=list(callbacks),  # type: ignore[arg-type]
             worker_runtime_env={"env_vars": {} if uses_gpu(settings) else KEEP_FREED_MEMORY},
         ),
-        datasets={"train": partial(_remaining_dataset, settings, run_folder, total_steps)},
+        datasets={
+            "train": partial(
+                _remaining_dataset, settings, run_folder, total_steps, _most_decoders(settings)
+            )
+        },
         # In order and in turn, nothing by locality: a block belongs to one worker.
         dataset_config=DataConfig(
             execution_options=ray.data.ExecutionOptions(preserve_order=True),
@@ -117,7 +121,24 @@ def _trainer(
     )
 
 
-def _remaining_dataset(settings: Settings, run_folder: Path, total_steps: int) -> ray.data.Dataset:
+def _most_decoders(settings: Settings) -> int | None:
+    """A trial's share of the CPUs that all trials at once leave; none, all, if the run is alone.
+
+    Decoders keep their CPUs, so that a trial that took more would leave none to the next one.
+    """
+    if ray.util.get_current_placement_group() is None:
+        return None
+    available = ray.cluster_resources()
+    runs = available.get("CPU", 0) / cpus_needed(settings)
+    if uses_gpu(settings):
+        runs = min(runs, available["GPU"] / settings.scaling.workers)
+    workers = settings.scaling.workers * settings.scaling.cpus_per_worker
+    return max(1, int(available.get("CPU", 0) / max(1, int(runs)) - workers))
+
+
+def _remaining_dataset(
+    settings: Settings, run_folder: Path, total_steps: int, most_decoders: int | None
+) -> ray.data.Dataset:
     """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
     _, start = newest_checkpoint(run_folder)
-    return build_dataset(settings, start=start, stop=total_steps)
+    return build_dataset(settings, start=start, stop=total_steps, most_decoders=most_decoders)
