@@ -11,7 +11,7 @@ import psutil
 import pyarrow as pa
 
 from bt_ray.config import Settings
-from bt_ray.data.stream.decode import Columns
+from bt_ray.data.stream.decode import Columns, make_views
 
 _COORDINATOR = "ray::SplitCoordinator"
 _LOOK_S = 0.25
@@ -38,12 +38,12 @@ def through_consumers(settings: Settings, steps: int, *, decode: bool = True) ->
     try:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
-        consumers = [ray.remote(num_cpus=0)(_Consumer).remote() for _ in range(workers)]
+        remote: Any = ray.remote(num_cpus=0)(_Consumer)
+        consumers = [remote.remote() for _ in range(workers)]
         ray.get([consumer.ready.remote() for consumer in consumers])
         began = time.time()
-        dataset = ingest.build_dataset(
-            settings, start=0, stop=steps, **({} if decode else {"make": without_views})
-        )
+        make = make_views if decode else without_views
+        dataset = ingest.build_dataset(settings, start=0, stop=steps, make=make)
         parts = dataset.streaming_split(workers, equal=True)
         pairs = zip(consumers, parts, strict=True)
         running = [consumer.count.remote(part) for consumer, part in pairs]
@@ -56,18 +56,25 @@ def through_consumers(settings: Settings, steps: int, *, decode: bool = True) ->
         ends = [max(ends) for ends in zip(*ray.get(running), strict=True)]
     finally:
         ray.shutdown()
-    first = _end_of_a_row(ends)
+    first = end_of_a_row(ends)
     return {
-        "images_per_s": settings.data.global_batch
-        * (len(ends) - 1 - first)
-        / (ends[-1] - ends[first]),
+        "images_per_s": steady(ends, settings.data.global_batch),
         "first_s": ends[0] - began,
         "coordinator_cores": _cores(looks, ends[first], ends[-1]),
     }
 
 
-def _end_of_a_row(ends: Sequence[float]) -> int:
-    """A step in the second quarter of all after which the next one was long in coming."""
+def steady(ends: Sequence[float], global_batch: int) -> float:
+    """Images/s of steps that ended at these times, the first quarter or more left out."""
+    first = end_of_a_row(ends)
+    return global_batch * (len(ends) - 1 - first) / (ends[-1] - ends[first])
+
+
+def end_of_a_row(ends: Sequence[float]) -> int:
+    """A step in the second quarter of all, after which the next one was long in coming.
+
+    A row's steps come all at once: what is counted from its middle on would be too much.
+    """
     waits = [after - before for before, after in pairwise(ends)]
     quarter = len(ends) // 4
     return max(range(quarter, max(quarter + 1, 2 * quarter)), key=lambda i: waits[i])

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.consumers import steady
 from bt_ray.config import Settings, ViewSettings
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.decode import make_views, read_steps
@@ -23,7 +24,6 @@ from bt_ray.data.views.draw import draw
 
 GLOBAL_BATCH = 100
 CORES = os.cpu_count() or 1
-_STARTING = 6
 
 Measured = dict[str, float]
 """`images_per_s`, and of Ray the most of its object store, `store_mb`."""
@@ -51,7 +51,7 @@ def through_ray(settings: Settings, steps: int) -> Measured:
 
 
 def count_steps(part: Any) -> float:
-    """Images/s that a worker is handed as tensors, after the first sixth of its steps."""
+    """Images/s that a worker is handed as tensors, the first quarter of its steps left out."""
     from bt_ray.data.stream.ingest import worker_blocks
 
     ends = []
@@ -59,7 +59,7 @@ def count_steps(part: Any) -> float:
         pair = [torch.from_numpy(columns[name]) for name in ("view_a", "view_b")]
         assert pair[0].shape == pair[1].shape
         ends.append(time.perf_counter())
-    return _steady(ends)
+    return steady(ends, GLOBAL_BATCH)
 
 
 class watched_store:  # noqa: N801 - read as a phrase
@@ -90,7 +90,7 @@ def in_bare_loops(settings: Settings, steps: int) -> Measured:
     with ProcessPoolExecutor(CORES, mp_context=context) as pool:
         list(pool.map(time.sleep, [1] * CORES))  # they are up
         shares = list(pool.map(partial(_bare_loop, settings, steps), range(CORES)))
-    return {"images_per_s": GLOBAL_BATCH * steps / max(shares)}
+    return {"images_per_s": settings.data.global_batch * steps / max(shares)}
 
 
 def _bare_loop(settings: Settings, steps: int, rank: int) -> float:
@@ -98,11 +98,11 @@ def _bare_loop(settings: Settings, steps: int, rank: int) -> float:
     torch.set_num_threads(1)
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
-    size = GLOBAL_BATCH // CORES
+    size = plan.global_batch // CORES
     began = 0.0
     for span in plan.spans(0, steps):
         table = read_steps(shards, plan, span.first_step, min(steps, span.stop_step))
-        for first in range(rank * size, table.num_rows, GLOBAL_BATCH):
+        for first in range(rank * size, table.num_rows, plan.global_batch):
             columns = make_views(table.slice(first, size), settings, plan.steps_per_epoch)
             assert torch.from_numpy(columns["view_a"]).shape[0] == size
             began = began or time.perf_counter()
@@ -142,10 +142,4 @@ def through_dataloader(folder: Path, epochs: int) -> Measured:
         num_workers=CORES,
         drop_last=True,
     )
-    return {"images_per_s": _steady([time.perf_counter() for _ in loader])}
-
-
-def _steady(ends: list[float]) -> float:
-    """Images/s of steps that ended at these times, after the first sixth of them."""
-    first = len(ends) // _STARTING
-    return GLOBAL_BATCH * (len(ends) - 1 - first) / (ends[-1] - ends[first])
+    return {"images_per_s": steady([time.perf_counter() for _ in loader], GLOBAL_BATCH)}

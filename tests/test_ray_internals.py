@@ -10,7 +10,9 @@ import ray
 import ray.data
 
 from bt_ray import ray_internals
-from bt_ray.ray_internals import AttentiveScheduling, schedule_attentively
+from bt_ray.config import Settings, override
+from bt_ray.data.stream import ingest
+from bt_ray.ray_internals import AttentiveScheduling, BoundedQueues, schedule_attentively
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
@@ -90,3 +92,40 @@ def test_ray_data_waits_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -
     ray.data.range(4, override_num_blocks=4).map(lambda row: row).materialize()
     assert ray_internals._LONGEST_WAIT_S in waits, f"{version} does not wait so: {set(waits)} s."
     assert steps, f"{version} does not call on_execution_step: a core would spin."
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_ray_data_runs_no_further_ahead_than_it_may(
+    small_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty chunks, two readers; without the limits all are named, and most read, at once."""
+    options = ray.data.DataContext.get_current().execution_options
+    monkeypatch.setattr(options, "preserve_order", True)
+    monkeypatch.setattr(ingest, "num_readers", lambda *_: 2)
+    monkeypatch.setattr(ingest, "steps_of_a_row", lambda _: 1)
+    seen = dict[str, list[int]](named=[], read=[], refused=[])
+    may, most = BoundedQueues.can_add_input, BoundedQueues.max_task_output_bytes_to_read
+
+    def spy_may(self: BoundedQueues, op: Any) -> bool:
+        answer = may(self, op)
+        if op is self._reader:
+            seen["read"].append(self._ahead(op))
+            seen["refused"].append(not answer)
+        return answer
+
+    def spy_most(self: BoundedQueues, op: Any) -> int | None:
+        if op is self._namer:
+            seen["named"].append(self._waiting(op))
+        return most(self, op)
+
+    monkeypatch.setattr(BoundedQueues, "can_add_input", spy_may)
+    monkeypatch.setattr(BoundedQueues, "max_task_output_bytes_to_read", spy_most)
+    settings = override(small_settings, {"data.window_mb": 1})
+    dataset = ingest.build_dataset(settings, start=0, stop=40)
+    steps = [int(row["step"][0][0]) for row in dataset.iter_batches(batch_size=1)]
+    assert steps == list(range(40))
+    version = f"Ray {ray.__version__}"
+    assert max(seen["read"]) == 2, f"{version} reads {max(seen['read'])} chunks ahead."
+    assert any(seen["refused"]), f"{version} asks no policy before a task."
+    assert max(seen["named"]) <= 4, f"{version} names {max(seen['named'])} chunks ahead."

@@ -14,6 +14,7 @@ would import what it needs again.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -44,8 +45,6 @@ _READER_BYTES_PER_S = 250e6
 _MOST_READERS = 16
 _PREFETCHED_ROWS = 1
 _CPUS_OF_A_DECODER = 1.0
-_ENCODED_BESIDE = 4
-"""Rows, besides one for each worker, that wait for decoders."""
 _NEVER = -1.0
 _IO_THREADS = 16
 """Of pyarrow in a reader's process, which has eight otherwise."""
@@ -156,9 +155,7 @@ class Decoder:
         table = _unpack(row)
         cuts = _cuts(table["step"].to_numpy())
         made = [
-            self._make(
-                table.slice(a, b - a), self._settings, self._steps_per_epoch, self._spares
-            )
+            self._make(table.slice(a, b - a), self._settings, self._steps_per_epoch, self._spares)
             for a, b in cuts
         ]
         if len(made) == 1:
@@ -169,7 +166,7 @@ class Decoder:
 def _cuts(steps: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Where each step begins and ends."""
     edges = [0, *(np.flatnonzero(np.diff(steps)) + 1).tolist(), len(steps)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def build_dataset(
@@ -202,9 +199,7 @@ def build_dataset(
     )
     # Readers wait for storage more than they compute, and must not hold the last free CPU
     # while the decoders they wait for want it.
-    chunk_names = ray.data.read_datasource(
-        source, override_num_blocks=1, concurrency=1, num_cpus=0
-    )
+    chunk_names = ray.data.read_datasource(source, override_num_blocks=1, concurrency=1, num_cpus=0)
     encoded = chunk_names.map_batches(
         cast(Any, Reader),
         batch_size=None,
@@ -228,7 +223,7 @@ def build_dataset(
     decoded.context.autoscaling_config = AutoscalingConfig(
         actor_pool_util_downscaling_threshold=_NEVER
     )
-    limits = Limits(chunks=readers, encoded=workers + _ENCODED_BESIDE, decoded=2 * workers)
+    limits = Limits(chunks=readers, encoded=workers, decoded=2 * workers)
     limit_blocks_ahead(decoded.context, limits)
     return decoded
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -86,4 +87,4 @@ def parts(start: int, stop: int, most_steps: int, *, slowly: bool) -> Iterator[t
         return
     count = -(-(stop - start) // most_steps)
     edges = np.linspace(start, stop, count + 1).round().astype(int).tolist()
-    yield from zip(edges[:-1], edges[1:], strict=True)
+    yield from pairwise(edges)
