@@ -36,13 +36,13 @@ from bt_ray.data.stream.window import HeldWindow, parts, samples_of
 from bt_ray.ray_internals import Limits, limit_blocks_ahead, schedule_attentively
 
 _IMAGES_OF_A_ROW = 2048
-_BYTES_OF_A_ROW = 160 * 2**20
-_BYTES_OF_A_CHUNK = 2 * 2**30
+_BYTES_OF_A_ROW = 216 * 10**6
+_CHUNK_BYTES_OF_A_WORKER = 96 * 10**6
 """Of encoded images, if one window does not hold more."""
 _IMAGES_PER_S = 250
 """What a worker takes: 32 V100 at a good step take 8,000."""
 _READER_BYTES_PER_S = 250e6
-_MOST_READERS = 16
+_MOST_READERS = 32
 _PREFETCHED_ROWS = 1
 _CPUS_OF_A_DECODER = 1.0
 _NEVER = -1.0
@@ -54,7 +54,7 @@ MakeViews = Callable[..., Columns]
 
 
 def steps_of_a_row(settings: Settings) -> int:
-    """How many steps a row holds at most: 2,048 images, or 160 MB of views."""
+    """How many steps a row holds at most: 2,048 images, or 216 MB of views."""
     size = settings.data.global_batch // max(1, settings.scaling.workers)
     image_bytes = settings.views.count * 3 * settings.views.image_px**2
     return max(1, min(_IMAGES_OF_A_ROW // size, _BYTES_OF_A_ROW // (size * image_bytes)))
@@ -195,7 +195,7 @@ def build_dataset(
         plan,
         start=start,
         stop=stop,
-        most_steps=min(most_steps, _BYTES_OF_A_CHUNK // max(1, step_bytes)),
+        most_steps=min(most_steps, workers * _CHUNK_BYTES_OF_A_WORKER // max(1, step_bytes)),
     )
     # Readers wait for storage more than they compute, and must not hold the last free CPU
     # while the decoders they wait for want it.

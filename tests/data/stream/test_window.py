@@ -54,9 +54,9 @@ def test_parts_have_no_gap_and_begin_with_one_step_where_they_must(
 
 
 def test_a_row_is_worth_seconds_and_has_a_bound_in_bytes() -> None:
-    """32 workers at 224 px: eight steps of 64 images, 147 MB; at 16 px 2,048 images."""
+    """32 workers at 224 px: eleven steps of 64 images, 212 MB; at 16 px 2,048 images."""
     large = override(preset("imagenet_1000"), {"scaling.workers": 32, "data.global_batch": 2048})
-    assert steps_of_a_row(large) == 8
+    assert steps_of_a_row(large) == 11
     assert steps_of_a_row(override(large, {"views.image_px": 16})) == 32
     assert steps_of_a_row(override(large, {"scaling.workers": 1})) == 1
 
@@ -121,7 +121,7 @@ def large_images(tmp_path: Path) -> ShardSet:
     return ShardSet.open(str(tmp_path))
 
 
-@pytest.mark.run
+@pytest.mark.slow
 def test_a_batch_may_have_more_than_2_gib_of_images(large_images: ShardSet) -> None:
     plan = Plan(_ROWS, _GROUP, _ROWS, 0, _ROWS // _GROUP)
     window = HeldWindow.read(large_images, plan, 0)
