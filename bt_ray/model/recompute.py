@@ -37,15 +37,19 @@ def recompute_blocks(encoder: nn.Module) -> None:
 
     Raises: SettingsError if there is no such sequence.
     """
-    stages = [name for name, child in encoder.named_children() if type(child) is nn.Sequential]
+    stages = find_stages(encoder)
     if not stages:
         raise SettingsError(
             "training.activation_checkpointing computes an encoder's blocks again, and "
             f"{type(encoder).__name__} has no nn.Sequential of blocks; leave it off."
         )
-    for name in stages:
-        blocks = OrderedDict(getattr(encoder, name).named_children())
-        setattr(encoder, name, RecomputedBlocks(blocks))
+    for name, stage in stages.items():
+        setattr(encoder, name, RecomputedBlocks(OrderedDict(stage.named_children())))
+
+
+def find_stages(encoder: nn.Module) -> dict[str, nn.Sequential]:
+    """The sequences of blocks among an encoder's children, by name."""
+    return {name: part for name, part in encoder.named_children() if type(part) is nn.Sequential}
 
 
 @contextmanager
