@@ -20,7 +20,7 @@ from torchvision.datasets import ImageFolder
 
 from bt_ray.config import Settings
 from bt_ray.data.views.draw import ViewParameters, draw
-from bt_ray.data.views.photometry import apply_photometry
+from bt_ray.data.views.photometry import apply_photometry, tabulate
 from bt_ray.data.views.reference import decode
 from bt_ray.errors import DataError, LaunchError
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
@@ -175,7 +175,7 @@ def _memory_batches(images: Tensor, settings: Settings) -> Iterator[list[Tensor]
             )
             for view in (0, 1)
         ]  # fmt: skip
-        yield [apply_photometry(_crop(chosen, drawn), drawn, threshold) for drawn in pair]
+        yield [apply_photometry(_crop(chosen, drawn), tabulate(drawn, threshold)) for drawn in pair]
 
 
 def _crop(images: Tensor, drawn: ViewParameters) -> Tensor:

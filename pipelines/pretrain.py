@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bt_ray.config import Settings
+from bt_ray.errors import SettingsError
 from bt_ray.presets import PRESETS, starting_point
 from pipelines.preset_table import preset_table
 from pipelines.progress import ProgressLine
@@ -23,13 +24,26 @@ class Pretrain:
 
     dry_run: bool = False
     """Only check the settings and say what the run will be: data, memory, time."""
+    on: str | None = None
+    """With --dry-run: hardware that need not be here, such as '32 V100, 100GbE', '4x8 V100, 100
+    RoCE', '8 H100' or 'N NAME (fp16 300 TFLOP/s, 2 TB/s, 48 GB), 4x100 IB'; the run's time, memory
+    and needs are predicted for it."""
     settings: Annotated[Settings, tyro.conf.arg(name="")]
+
+    def __post_init__(self) -> None:
+        if self.on is not None and not self.dry_run:
+            raise SettingsError(f"--on {self.on!r} plans a run that does not start: add --dry-run.")
 
 
 def main() -> None:
     """Parses the command line, pretrains, prints what came of it."""
     order = guarded(lambda: parse(sys.argv[1:]))
     settings = order.settings
+    if order.on is not None:
+        from pipelines.plan_table import plan_run
+
+        theirs = starting_point(sys.argv[1])
+        sys.exit(plan_run(settings, preset_settings=theirs, on=order.on))
     if order.dry_run:
         from pipelines.dry_run import dry_run
 
@@ -55,6 +69,7 @@ def parse(arguments: list[str]) -> Pretrain:
         console.print(
             f"usage: python -m pipelines.pretrain {{{','.join(PRESETS)}}} [--dry-run] "
             "[--section.field value …]\n"
+            "       python -m pipelines.pretrain PRESET --dry-run --on '32 V100, 100GbE'\n"
             "       python -m pipelines.pretrain FOLDER/settings.json [--section.field value …]\n"
             "       python -m pipelines.pretrain --list\n"
             "       python -m pipelines.pretrain PRESET --help"

@@ -90,9 +90,8 @@ def load_view_pairs(table: pa.Table, settings: Settings, device: torch.device) -
     views = [[torch.empty((0, 3, px, px), dtype=torch.uint8)] for _ in range(2)]
     with ThreadPoolExecutor(_THREADS) as pool:
         for columns in pool.map(lambda block: make_views(block, settings, 1), blocks):
-            # Whole levels, wherever they come from: nothing is lost in a byte.
             for kept, view in zip(views, to_batch(columns, settings, 1, device).views, strict=True):
-                kept.append(view.to("cpu", torch.uint8))
+                kept.append(view.cpu())
     return ViewPairs(torch.cat(views[0]), torch.cat(views[1]), _rows(table))
 
 

@@ -46,7 +46,8 @@ class Learner(Protocol):
 
     A step has two halves. `embed` makes of a part of a batch what the objective needs of it, each
     image by itself (but for batch norm); `objective` takes the rows of the whole batch and makes
-    the loss. What a checkpoint keeps of a learner is its `module` and its `optimizer`: whatever
+    the loss. `embed` may be called twice for the same images, without and with a graph
+    (`methods.step`). What a checkpoint keeps of a learner is its `module` and its `optimizer`: whatever
     else must survive a restart, such as a moving average of weights, is a child of the module.
     """
 

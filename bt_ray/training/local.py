@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,17 +83,19 @@ def train_here(assignment: Assignment, total_steps: int) -> None:
     device = choose_device(settings)
     steps_per_epoch = build_plan(settings, shards.manifest).steps_per_epoch
     resume, start = last_checkpoint(run_folder)
-    train(
-        assignment.build_learner(shards, device, steps_per_epoch),
-        settings,
-        steps_per_epoch=steps_per_epoch,
-        batches=local_batches(settings, shards, start=start, stop=total_steps, device=device),
-        context=LocalContext(
-            run_folder, shards.root, device, JsonLinesTracker(run_folder / METRICS)
-        ),
-        probe=assignment.build_probe(device, rank=0, world_size=1),
-        resume=resume,
-    )
+    batches = local_batches(settings, shards, start=start, stop=total_steps, device=device)
+    with closing(batches):
+        train(
+            assignment.build_learner(shards, device, steps_per_epoch),
+            settings,
+            steps_per_epoch=steps_per_epoch,
+            batches=batches,
+            context=LocalContext(
+                run_folder, shards.root, device, JsonLinesTracker(run_folder / METRICS)
+            ),
+            probe=assignment.build_probe(device, rank=0, world_size=1),
+            resume=resume,
+        )
 
 
 def choose_device(settings: Settings) -> torch.device:

@@ -1,6 +1,6 @@
 """The training loop. It knows neither Ray nor MLflow: batches come in, reports go out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 from bt_ray.checkpoints.checkpoint import restore_checkpoint
 from bt_ray.checkpoints.state import TrainingState
 from bt_ray.config import Settings
-from bt_ray.data.stream.batches import Batch
+from bt_ray.data.stream.feed import Feed
 from bt_ray.distributed.collectives import vote
 from bt_ray.methods.learner import Learner, Outcome, Probing
 from bt_ray.methods.step import build_step
@@ -32,7 +32,7 @@ def train(
     settings: Settings,
     *,
     steps_per_epoch: int,
-    batches: Iterable[Batch],
+    batches: Feed,
     context: Context,
     probe: Probe,
     resume: Path | None = None,
@@ -53,11 +53,12 @@ def train(
     if state.step == 0 and learner.probes_untrained:
         _probe(probe, state, context, keeps_arrays=True)
     step = build_step(learner, settings)
-    meter, quarantine = Meter(settings, start_step=state.step), Quarantine(settings, context)
+    meter = Meter(settings, batches, start_step=state.step)
+    quarantine = Quarantine(settings, context)
     watch = FiniteWatch(context.device, learner.rate_setting)
 
     with Checkpointer(state, settings, context) as checkpointer:
-        for batch in meter.timed(batches):
+        for batch in batches:
             set_rates(state.optimizer, learner.rate_factor(state.step))
             outcome = step.forward(batch)
             watch.look(state.step, outcome.loss, *outcome.outputs)

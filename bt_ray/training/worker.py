@@ -5,8 +5,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from ray.train import CheckpointUploadMode
 from bt_ray.checkpoints.resume import agree_on_checkpoint
 from bt_ray.config import Settings
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.stream.batches import Batch, stream_batches
+from bt_ray.data.stream.batches import stream_batches
+from bt_ray.data.stream.feed import Feed
 from bt_ray.data.stream.ingest import worker_blocks
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import NonFiniteLossError, RunFailedError, UnreadableImagesError
@@ -131,8 +132,9 @@ def train_worker(order: dict[str, Any]) -> None:
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
     resume, start = agree_on_checkpoint(assignment.run_folder, context.device)
-    batches = begin(worker_batches(settings, context, plan, start))
-    with telling_failures(context):
+    batches = worker_batches(settings, context, plan, start)
+    batches.begin()  # Ray Data reads and decodes while the model is built and probed first
+    with telling_failures(context), closing(batches):
         train(
             assignment.build_learner(shards, context.device, plan.steps_per_epoch),
             settings,
@@ -160,9 +162,7 @@ def build_context(settings: Settings, run_folder: Path) -> RayContext:
     )
 
 
-def worker_batches(
-    settings: Settings, context: RayContext, plan: Plan, start: int
-) -> Iterator[Batch]:
+def worker_batches(settings: Settings, context: RayContext, plan: Plan, start: int) -> Feed:
     """This worker's batches from step `start` on, as Ray Data streams them to it."""
     return stream_batches(
         worker_blocks(ray.train.get_dataset_shard("train")),
@@ -173,24 +173,6 @@ def worker_batches(
         steps_per_epoch=plan.steps_per_epoch,
         device=context.device,
     )
-
-
-def begin(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, of which the first is fetched at once, in another thread.
-
-    So Ray Data starts to read and decode while the model is built and probed for the first time.
-    """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="first-batch")
-    first = pool.submit(next, batches, None)
-    pool.shutdown(wait=False)
-
-    def rest() -> Iterator[Batch]:
-        batch = first.result()
-        if batch is not None:
-            yield batch
-            yield from batches
-
-    return rest()
 
 
 @contextmanager

@@ -5,19 +5,25 @@ docs/performance.md has the table of these counts.
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from bt_ray.config import ModelSettings
+from bt_ray.config import ModelSettings, override
+from bt_ray.data.stream.block import Batch
 from bt_ray.data.stream.plan import worker_rows
 from bt_ray.distributed.collectives import _RowsToColumns, all_reduce_sum
+from bt_ray.methods.barlow_twins import BarlowTwinsLearner
+from bt_ray.methods.learner import WholeStep
 from bt_ray.model.batch_norm import GlobalBatchNorm
 from bt_ray.model.batch_norm.module import _GlobalNormalize
 from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.barlow import barlow_twins_terms
 from bt_ray.objective.gram import Share, _GramTerms
+from bt_ray.presets import preset
 from tests.gpu.trace import CAN_TRACE, GPU, Saved, Trace, fake_gpus
 
 pytestmark = pytest.mark.skipif(not CAN_TRACE, reason="counts need fake GPUs of a newer torch")
@@ -103,6 +109,27 @@ def test_the_loss_waits_for_nothing() -> None:
     assert [gradient.shape for gradient in gradients] == [z_a.shape] * 2
     assert not trace.crossings
     assert trace.collectives == {"alltoall_base_": 4, "allreduce_": 2}
+
+
+def test_from_levels_to_the_loss_nothing_crosses() -> None:
+    """The learner's own two halves; with the input's two copies that is what a step crosses."""
+    settings = override(
+        preset("imagenet_1000"), {"data.global_batch": IMAGES * WORKERS, "scaling.workers": WORKERS}
+    )
+    stays = patch.object(torch.nn.Module, "to", lambda module, *_, **__: module)  # no fake moves
+    with torch.device(GPU), stays:
+        learner = BarlowTwinsLearner(settings, GPU, steps_per_epoch=625)
+    levels = torch.empty(IMAGES, 3, 224, 224, dtype=torch.uint8, device=GPU)
+    batch = Batch(step=0, views=(levels, levels.clone()), samples=np.arange(IMAGES))
+    amp = patch.object(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    with torch.no_grad(), amp:
+        learner.embed(batch)  # makes what is made once
+        with Trace() as trace:
+            outcome = WholeStep(learner)(batch)
+    assert outcome.loss.shape == ()
+    assert [z.dtype for z in outcome.outputs] == [torch.float16] * 2
+    assert not trace.crossings
+    assert trace.collectives == {"_allgather_base_": 55, "alltoall_base_": 2, "allreduce_": 2}
 
 
 def test_the_paths_loss_is_the_one_counted() -> None:

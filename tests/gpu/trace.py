@@ -13,6 +13,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from bt_ray.model import inputs
 from bt_ray.model.batch_norm import cuda
 from tests.gpu import kernels
 
@@ -98,10 +99,13 @@ def fake_gpus(world_size: int = 32) -> Iterator[None]:
     """
     kernels.register()
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
-    cuda.constant.cache_clear()
+    forget = (cuda.constant.cache_clear, inputs.statistics.cache_clear)
+    for clear in forget:
+        clear()
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             yield
     finally:
-        cuda.constant.cache_clear()
+        for clear in forget:
+            clear()
         dist.destroy_process_group()

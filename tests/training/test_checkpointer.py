@@ -1,7 +1,7 @@
 """Checkpoints beside training: who waits for whom, when they are due, what goes wrong."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,9 @@ from torch import nn
 from bt_ray.checkpoints.checkpoint import last_checkpoint, save_checkpoint
 from bt_ray.config import Settings, differences, override
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.stream.batches import Batch, local_batches
+from bt_ray.data.stream.batches import local_batches
+from bt_ray.data.stream.block import Batch
+from bt_ray.data.stream.feed import Feed
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
@@ -53,23 +55,31 @@ class HeldContext(MemoryContext):
         return self.steps == self.stop_at
 
 
+class Watched(Feed):
+    """A feed; `watch` is told of each batch before it is handed over."""
+
+    def __init__(self, feed: Feed, watch: Callable[[int], None]) -> None:
+        self._feed, self._watch, self.waited_s = feed, watch, 0.0
+
+    def __next__(self) -> Batch:
+        batch = next(self._feed)
+        self._watch(batch.step)
+        return batch
+
+
 def go(settings: Settings, context: MemoryContext, watch: Callable[[int], None]) -> nn.Module:
     """Trains; `watch` is told before each batch which it is."""
     shards = ShardSet.open(settings.data.train)
     steps_per_epoch = build_plan(settings, shards.manifest).steps_per_epoch
 
-    def batches() -> Iterator[Batch]:
-        stop = steps_per_epoch * settings.schedule.epochs
-        for batch in local_batches(settings, shards, start=0, stop=stop, device=CPU):
-            watch(batch.step)
-            yield batch
-
+    stop = steps_per_epoch * settings.schedule.epochs
+    feed = local_batches(settings, shards, start=0, stop=stop, device=CPU)
     learner = BarlowTwinsLearner(settings, CPU, steps_per_epoch=steps_per_epoch)
     train(
         learner,
         settings,
         steps_per_epoch=steps_per_epoch,
-        batches=batches(),
+        batches=Watched(feed, watch),
         context=context,
         probe=lambda module: Probing(measures={}),
     )
@@ -202,18 +212,17 @@ def _by_time(rank: int, world_size: int, settings: Settings, folder: Path) -> li
             committed.append(step)
             return super().commit(step, write)
 
-    def batches() -> Iterator[Batch]:
-        for batch in local_batches(
-            settings, shards, start=0, stop=6, device=CPU, rank=rank, world_size=world_size
-        ):
-            clock.minutes = (batch.step + 1) * (1 + 5 * rank)
-            yield batch
+    def watch(step: int) -> None:
+        clock.minutes = (step + 1) * (1 + 5 * rank)
 
+    feed = local_batches(
+        settings, shards, start=0, stop=6, device=CPU, rank=rank, world_size=world_size
+    )
     train(
         BarlowTwinsLearner(settings, CPU, steps_per_epoch=2),
         settings,
         steps_per_epoch=2,
-        batches=batches(),
+        batches=Watched(feed, watch),
         context=Counting(folder, rank=rank),
         probe=lambda module: Probing(measures={}),
     )

@@ -12,7 +12,7 @@ from bt_ray.config import ViewSettings
 from bt_ray.data.views import draw as drawing
 from bt_ray.data.views import reference as views
 from bt_ray.data.views.draw import ViewParameters
-from bt_ray.data.views.photometry import apply_photometry
+from bt_ray.data.views.photometry import apply_photometry, tabulate
 from tests.conftest import shared_zip
 
 COUNT = 20_000
@@ -132,7 +132,7 @@ def difference(crops: list[Image.Image], parameters: ViewParameters) -> np.ndarr
     """Absolute difference, (n, 3, px, px), of batched and reference photometry."""
     expected = [np.asarray(views.photometry(c, parameters, i, 128)) for i, c in enumerate(crops)]
     levels = torch.from_numpy(np.stack([np.asarray(c) for c in crops]).transpose(0, 3, 1, 2).copy())
-    got = apply_photometry(levels, parameters, 128).numpy()
+    got = apply_photometry(levels, tabulate(parameters, 128)).numpy().astype(np.float32)
     return np.abs(got - np.stack(expected).transpose(0, 3, 1, 2))
 
 
@@ -163,7 +163,7 @@ def test_batched_photometry_is_pillows_on_imagenet() -> None:
 def test_photometry_leaves_its_input_alone() -> None:
     levels = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
     before = levels.clone()
-    apply_photometry(levels, draw(count=8), 128)
+    apply_photometry(levels, tabulate(draw(count=8), 128))
     assert torch.equal(levels, before)
 
 
