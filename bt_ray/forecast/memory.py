@@ -157,9 +157,8 @@ def _activations(twins: Twins, settings: Settings, rows: int) -> int:
         with saved_storages() as of_encoder:
             representations = twins.represent(*views)
         if most < rows:
-            representations = tuple(
-                r.new_empty(rows, *r.shape[1:]).requires_grad_() for r in representations
-            )
+            of_a, of_b = (r.new_empty(rows, r.shape[1]).requires_grad_() for r in representations)
+            representations = of_a, of_b
         with saved_storages() as of_projector:
             embeddings = twins.project(*representations)
     known |= _storages(list(embeddings)).keys()

@@ -110,7 +110,8 @@ class StepInParts:
                 ]
                 if not ways:  # a frozen encoder: so it is in all parts
                     break
-                torch.autograd.backward(*zip(*ways, strict=True))
+                tensors, their_gradients = zip(*ways, strict=True)
+                torch.autograd.backward(tensors, their_gradients)
         self._parts = []
         sum_gradients(self._learner.module, self._dtype)
 
