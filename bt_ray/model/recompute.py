@@ -24,7 +24,7 @@ class RecomputedBlocks(nn.Sequential):
         """What the blocks make of `x`, one after the other."""
         for block in self:
             if self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_contexts, block))  # type: ignore[no-untyped-call]
+                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(_contexts, block))
             else:
                 x = block(x)
         return x
