@@ -162,7 +162,8 @@ def _check_space(
 def _memory_warning(settings: Settings, size: Size, device: torch.device) -> str | None:
     """A sentence if the workers need more memory than there is."""
     sharing = max(1, settings.scaling.workers) if device.type == "cpu" else 1
-    needed = sharing * size.memory.total
+    copies = size.checkpoint_bytes if device.type == "cpu" else 0  # of the first worker's state
+    needed = sharing * size.memory.total + copies
     if device.type == "cuda":
         there, whose = torch.cuda.get_device_properties(device).total_memory, "the GPU has"
     else:
@@ -170,8 +171,8 @@ def _memory_warning(settings: Settings, size: Size, device: torch.device) -> str
     if needed <= there:
         return None
     ways = "".join(
-        f"{fit.options} needs {sharing * fit.total_bytes / _GB:,.1f} GB. "
-        for fit in find_fits(settings, there / sharing)
+        f"{fit.options} needs {(sharing * fit.total_bytes + copies) / _GB:,.1f} GB. "
+        for fit in find_fits(settings, (there - copies) / sharing)
     )
     return (
         f"{'A worker needs' if sharing == 1 else f'{sharing} workers need'} about "
