@@ -221,3 +221,33 @@ def test_a_batch_that_does_not_fit_is_told_its_ways_out(
     for fit in find_fits(settings, 0.8 * whole):
         assert f"{fit.options} needs {(fit.total_bytes + copies) / 2**30:,.1f} GB. " in sentence
     assert "Or lower data.global_batch" in sentence
+
+
+def test_views_that_pass_together_are_computed_again_together(small_settings: Settings) -> None:
+    """With several workers, whose batch norms take both views at once, unless one has no graph."""
+    changes = {
+        "model.encoder": "resnet18", "model.stem": "cifar", "views.image_px": 16,
+        "training.activation_checkpointing": True, "training.channels_last": False,
+    }  # fmt: skip
+    settings = override(small_settings, changes)
+    block = BarlowTwinsLearner(settings, CPU, steps_per_epoch=1).module.encoder.layer1[0]
+    x = torch.randn(16, 64, 16, 16, requires_grad=True)
+    with saved_storages() as kept:
+        y = block(x)
+    for tensor in (*block.parameters(), *block.buffers(), x, y):
+        kept.pop(tensor.untyped_storage()._cdata, None)
+    for stops, more in ((False, sum(kept.values())), (True, 0)):
+        one, two = (
+            measure_size(
+                override(
+                    settings,
+                    {
+                        "scaling.workers": workers,
+                        "data.global_batch": 16 * workers,
+                        "model.stop_gradient": stops,
+                    },
+                )
+            ).memory.activations
+            for workers in (1, 2)
+        )
+        assert two - one == pytest.approx(more, rel=0.01)
