@@ -11,7 +11,9 @@ from torch import nn
 from bt_ray.checkpoints.state import TrainingState
 from bt_ray.optim import lars
 from bt_ray.optim.lars import LARS
-from tests.optim.fake_gpu import fake_gpu
+from tests.gpu.trace import GPU, Trace, fake_gpu, needs_fake_gpu
+
+pytestmark = needs_fake_gpu
 
 SHAPES = [(256, 64, 1, 1), (64, 64, 3, 3), (512, 256)]
 PARAMETERS = sum(torch.Size(shape).numel() for shape in SHAPES)
@@ -60,7 +62,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> tuple[_Launches, _Launches]:
 @pytest.mark.parametrize(("scaled", "accesses"), [(False, 13), (True, 21)])
 def test_without_kernels(monkeypatch: pytest.MonkeyPatch, scaled: bool, accesses: int) -> None:
     monkeypatch.setattr(lars, "kernels", lambda device: None)
-    with fake_gpu() as traffic:
+    with fake_gpu(), torch.device(GPU), Trace() as traffic:
         optimizer = _optimizer()
         if scaled:
             optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.zeros(())  # type: ignore[attr-defined]
@@ -72,7 +74,7 @@ def test_without_kernels(monkeypatch: pytest.MonkeyPatch, scaled: bool, accesses
 def test_two_launches_a_weight_and_nothing_of_its_size(
     launches: tuple[_Launches, _Launches],
 ) -> None:
-    with fake_gpu() as traffic:
+    with fake_gpu(), torch.device(GPU), Trace() as traffic:
         optimizer = _optimizer(num_vectors=40)
         for kernel in launches:
             kernel.counts.clear()
@@ -80,7 +82,7 @@ def test_two_launches_a_weight_and_nothing_of_its_size(
         optimizer.step()
     sizes = [torch.Size(shape).numel() for shape in SHAPES]
     assert [kernel.counts for kernel in launches] == [sizes, sizes]
-    assert traffic.launches <= 16
+    assert traffic.num_launches <= 16
     assert traffic.largest_new < 1000
 
 
@@ -88,7 +90,7 @@ def test_a_gradient_in_the_order_of_its_weight_is_not_copied(
     launches: tuple[_Launches, _Launches],
 ) -> None:
     """As of a 1×1 kernel, whose strides differ where its order does not; others are copied."""
-    with fake_gpu() as traffic:
+    with fake_gpu(), torch.device(GPU), Trace() as traffic:
         weights = [
             nn.Parameter(torch.empty(64, 32, k, k).to(memory_format=torch.channels_last))
             for k in (1, 3)
@@ -108,7 +110,7 @@ def test_an_fp16_step_never_waits(
 ) -> None:
     """Unscaling, skipping, counting and the scale; the gradients are only looked at besides."""
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
-    with fake_gpu() as traffic:
+    with fake_gpu(), torch.device(GPU), Trace() as traffic:
         optimizer = _optimizer(num_vectors=3)
         state = TrainingState(nn.Identity(), optimizer, torch.amp.GradScaler("cuda"))
         state.scaler.scale(torch.zeros(()))
