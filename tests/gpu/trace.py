@@ -30,8 +30,8 @@ needs_fake_gpu = pytest.mark.skipif(
     reason="before torch 2.10 fake tensors ask a GPU's driver, and some collectives have no fake",
 )
 _NO_KERNEL = {
-    "_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided",
-    "record_stream",
+    "_unsafe_view", "as_strided_", "empty", "empty_like", "empty_strided", "new_empty",
+    "new_empty_strided", "record_stream",
 }  # fmt: skip
 """Operators that launch nothing; besides them, those whose result is a view by their schema."""
 _KERNELS = {
@@ -66,9 +66,8 @@ class Trace(TorchDispatchMode):
 
     Bytes are those of tensors on the GPU, once for each kernel that reads one and once for each
     that writes one: x.add_(y) reads two and writes one. Which way a tensor goes is said by the
-    operator's schema. Numbers that an expanded tensor repeats count once. Of an index's source all
-    is read, of its target all is written, though only some rows are. Neither views nor
-    collectives move bytes.
+    operator's schema. Numbers that an expanded tensor repeats count once. Where an index picks some
+    rows of a tensor, all count. Neither views nor collectives move bytes.
     """
 
     def __init__(self) -> None:

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from bt_ray.checkpoints.state import TrainingState
+from bt_ray.model.twins import build_twins
 from bt_ray.optim import lars
-from bt_ray.optim.lars import LARS
+from bt_ray.optim.lars import LARS, build_optimizer
+from bt_ray.presets import preset
 from tests.gpu.trace import GPU, Trace, fake_gpu, needs_fake_gpu
 
 pytestmark = needs_fake_gpu
@@ -68,6 +70,7 @@ def test_without_kernels(monkeypatch: pytest.MonkeyPatch, scaled: bool, accesses
             optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.zeros(())  # type: ignore[attr-defined]
         traffic.reset()
         optimizer.step()
+    assert not traffic.crossings
     assert traffic.bytes == pytest.approx(4 * accesses * PARAMETERS, rel=1e-3)
 
 
@@ -82,8 +85,32 @@ def test_two_launches_a_weight_and_nothing_of_its_size(
         optimizer.step()
     sizes = [torch.Size(shape).numel() for shape in SHAPES]
     assert [kernel.counts for kernel in launches] == [sizes, sizes]
+    assert not traffic.crossings
     assert traffic.num_launches <= 16
     assert traffic.largest_new < 1000
+
+
+def test_the_papers_model_is_moved_by_few_launches(
+    launches: tuple[_Launches, _Launches],
+) -> None:
+    """Two for each of its 56 weights, and few for all the rest."""
+    settings = preset("imagenet_1000")
+    with fake_gpu(), torch.device(GPU), Trace() as traffic:
+        twins = build_twins(settings.model)
+        for parameter in twins.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        optimizer = build_optimizer(settings, twins)
+        optimizer.step()  # makes the momenta
+        for kernel in launches:
+            kernel.counts.clear()
+        traffic.reset()
+        optimizer.step()
+    num_weights, num_vectors = (len(group["params"]) for group in optimizer.param_groups)
+    assert (num_weights, num_vectors) == (56, 110)
+    assert sum(len(kernel.counts) for kernel in launches) == 2 * num_weights
+    assert not traffic.crossings
+    assert traffic.launches["_fused_sgd_"] == 3
+    assert 2 * num_weights + traffic.num_launches <= 128
 
 
 def test_a_gradient_in_the_order_of_its_weight_is_not_copied(
@@ -102,6 +129,7 @@ def test_a_gradient_in_the_order_of_its_weight_is_not_copied(
         traffic.reset()
         optimizer.step()
     assert launches[0].counts[-2:] == [64 * 32, 64 * 32 * 9]
+    assert not traffic.crossings
     assert 8 * weights[1].numel() < traffic.bytes < 8 * weights[1].numel() + 4000
 
 
@@ -117,5 +145,6 @@ def test_an_fp16_step_never_waits(
         traffic.reset()
         state.step_optimizer()
     assert launches[0].counts[-3:] == launches[1].counts[-3:]
+    assert not traffic.crossings
     assert traffic.bytes == pytest.approx(8 * PARAMETERS, rel=0.1)
     assert traffic.largest_new < 1000
