@@ -166,7 +166,7 @@ def test_a_steps_photometry_is_eight_launches_on_bytes() -> None:
 
 @needs_fake_gpu
 def test_without_triton_a_steps_photometry_asks_the_device_for_nothing() -> None:
-    """492 launches, 18.6 GB on float32, and neither a copy nor a wait (docs/performance.md)."""
+    """492 launches, 18.3 GB on float32, and neither a copy nor a wait (docs/performance.md)."""
     drawn = both_views()
     with fake_gpu(), Trace() as trace:
         levels = torch.empty(2 * N, 3, PX, PX, dtype=torch.uint8, device=GPU)
