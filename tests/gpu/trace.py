@@ -110,10 +110,10 @@ class Trace(TorchDispatchMode):
         return result
 
     def _count(self, func: Any, name: str, given: Mapping[str, Any], result: Any) -> None:
-        read, written = _ways(func, name, given, result)
-        new = [x for x in written if not any(x is y for y in _tensors(given))]
         if func.namespace == "prim" or func.is_view:
             return
+        read, written = _ways(func, name, given, result)
+        new = [x for x in written if not any(x is y for y in _tensors(given))]
         if name != "_unsafe_view":
             self.largest_new = max(self.largest_new, *(x.numel() for x in new if x.is_cuda), 0)
         if func.namespace == "c10d":
