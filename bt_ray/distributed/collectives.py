@@ -179,7 +179,8 @@ class _RowsToColumns(torch.autograd.Function):
 def _worker_by_worker(x: Tensor, widths: Sequence[int]) -> Tensor:
     """The columns (n, width) of each worker, one worker's after the other, in one dimension."""
     if min(widths) == max(widths):
-        return x.unflatten(1, (len(widths), -1)).transpose(0, 1).reshape(-1)
+        of_workers: Tensor = x.unflatten(1, (len(widths), -1))
+        return of_workers.transpose(0, 1).reshape(-1)
     return torch.cat([part.reshape(-1) for part in x.split(widths, dim=1)])
 
 
