@@ -8,6 +8,7 @@ from ray.train import UserCallback
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint, replaced_images, stream_digest
 from bt_ray.config import Settings, check_pretraining
+from bt_ray.config.training import part_rows
 from bt_ray.data.preparation.prepare import prepare_data
 from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.shards.shard_set import ShardSet
@@ -104,6 +105,8 @@ def _conclude(
             f"The run was stopped after {steps} of {total_steps} steps; the same command "
             "continues it."
         )
+    if (note := note_on_parts(settings)) is not None:
+        notes.append(note)
     if replaced := replaced_images(checkpoint):
         notes.append(
             f"{replaced} times an image could not be decoded, and another stood in for it; "
@@ -120,6 +123,18 @@ def _conclude(
     summary = summarize(settings, run_folder, run, checkpoint, steps, total_steps, version, notes)
     keep(summary, settings, run_folder, run)
     return summary
+
+
+def note_on_parts(settings: Settings) -> str | None:
+    """A sentence if the encoder's batch norms did not see the whole batch at once."""
+    workers, batch = max(1, settings.scaling.workers), settings.data.global_batch
+    parts = part_rows(batch // workers, settings.training.micro_batch)
+    if len(parts) == 1:
+        return None
+    return (
+        f"The encoder's batch norms used the statistics of {workers * max(parts)} images at a time "
+        f"(training.micro_batch={settings.training.micro_batch}), not of all {batch}."
+    )
 
 
 def _stopped(signal_number: int, summary: Summary) -> RunStoppedError:
