@@ -10,6 +10,7 @@ from bt_ray.checkpoints.checkpoint import last_checkpoint, replaced_images, stre
 from bt_ray.config import Settings, check_pretraining
 from bt_ray.config.training import part_rows
 from bt_ray.data.preparation.prepare import prepare_data
+from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
@@ -33,6 +34,7 @@ def pretrain(
     trackers: Sequence[Tracker] = (),
     callbacks: Sequence[UserCallback] = (),
     parent: MlflowRun | None = None,
+    on_preparation: OnProgress | None = None,
 ) -> Summary:
     """Pretrains an encoder, or continues the run of this name where it stopped.
 
@@ -41,6 +43,7 @@ def pretrain(
       trackers: told of every measure, as MLflow is.
       callbacks: told by Ray Train of every report.
       parent: MLflow run that this one belongs to.
+      on_preparation: told how many images are prepared, before training starts.
     Returns: a summary with fewer steps than total_steps if `scaling.max_hours` ended the run.
     Raises: SettingsError if a run of this name exists with other settings; LaunchError if it is
       going already or the cluster is too small; RunFailedError if the cluster gave up;
@@ -50,7 +53,7 @@ def pretrain(
     check_pretraining(settings)
     settings = locate_storage(settings)
     open_storage(settings)
-    settings = prepare_data(settings)
+    settings = prepare_data(settings, on_preparation)
     manifest = ShardSet.open(settings.data.train).manifest
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     run_folder = Path(settings.storage) / settings.name
