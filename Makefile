@@ -80,7 +80,7 @@ test-lesser-cpu: $(STAMP)
 	$(BIN)/python tests/lesser_cpu.py -q -m "not (run or ray or cluster or slow or gpu)" $(NUMERIC)
 
 test-cuda-branch: $(STAMP) ## What a GPU computes by other code, on this CPU
-	BT_RAY_TEST_CUDA_BRANCH=1 $(BIN)/pytest -q -m "not (run or ray or cluster or slow or gpu)" $(BRANCHES)
+	BT_RAY_TEST_CUDA_BRANCH=1 $(BIN)/pytest -q -m "not (ray or cluster or slow or gpu)" $(BRANCHES)
 
 test-volta: $(VOLTA_STAMP) ## The fast tests, and those of GPU code, with the torch of V100s
 	$(VOLTA)/bin/pytest -q -m "not (run or ray or cluster or slow or gpu)"

@@ -11,10 +11,14 @@ _PLAIN_LINE_EVERY_S = 10.0
 
 
 class CountLine:
-    """Shows images done, images/s and time left, phase by phase."""
+    """Shows images done, images/s and time left, phase by phase.
 
-    def __init__(self) -> None:
-        self._bar = Progress(
+    Args:
+      bar: what it is a line of; none: a bar of its own.
+    """
+
+    def __init__(self, bar: Progress | None = None) -> None:
+        self._bar = bar or Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             TaskProgressColumn(),

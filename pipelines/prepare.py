@@ -2,20 +2,17 @@
 
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated
 
 import tyro
 
 from bt_ray.data.preparation.job import Treatment
-from bt_ray.data.preparation.tasks import RunAll, one_after_the_other
+from bt_ray.data.preparation.runner import open_runner
 from bt_ray.data.preparation.write import write_shards
-from bt_ray.data.sources import Source, open_source
+from bt_ray.data.sources import open_source
 from bt_ray.errors import SettingsError
 from pipelines.count_line import CountLine
 from pipelines.terminal import console, finish, guarded
-
-_LARGE_BYTES = 2**28  # takes one process longer than Ray takes to start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +49,17 @@ def main() -> None:
 def prepare(order: Prepare) -> dict[str, object]:
     """Writes the shards; what to say of them at the end."""
     began = time.perf_counter()
+    if order.cpus is not None and order.cpus < 0:
+        raise SettingsError(f"cpus={order.cpus} must be at least 0.")
     source = open_source(order.source, order.labels)
     console.print(f"{len(source):,} images of {len(source.classes):,} classes in {source.name}")
-    with CountLine() as line:
+    with CountLine() as line, open_runner(source, cpus=order.cpus) as run_all:
         shards = write_shards(
             source,
             order.destination,
             rows_per_row_group=order.rows_per_row_group,
             treatment=order.treatment,
-            run_all=_runner(order.cpus, source),
+            run_all=run_all,
             on_progress=line.show,
         )
     manifest = shards.manifest
@@ -82,21 +81,6 @@ def prepare(order: Prepare) -> dict[str, object]:
         "rejected": manifest.num_rejected,
         "digest": manifest.digest,
     }
-
-
-def _runner(cpus: int | None, source: Source) -> RunAll:
-    """What runs the tasks: this process, or a Ray cluster."""
-    if cpus is not None and cpus < 0:
-        raise SettingsError(f"cpus={cpus} must be at least 0.")
-    if cpus == 0 or (cpus is None and source.num_bytes < _LARGE_BYTES):
-        return one_after_the_other
-    from bt_ray.data.preparation.parallel import (  # here: Ray takes seconds to import
-        connect,
-        run_on_cluster,
-    )
-
-    connect(cpus)
-    return partial(run_on_cluster, cpus=cpus)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,11 @@ def main() -> None:
     from bt_ray.training.launch import pretrain
 
     with ProgressLine(settings) as progress:
-        summary = guarded(lambda: pretrain(settings, trackers=[progress]))
+        summary = guarded(
+            lambda: pretrain(
+                settings, trackers=[progress], on_preparation=progress.show_preparation
+            )
+        )
     if was_finished:
         console.print("This run was finished: nothing was trained again. --name starts another.")
     print_summary(asdict(summary))

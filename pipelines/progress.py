@@ -7,6 +7,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from bt_ray.config import Settings
 from bt_ray.tracking.tracker import Measures
+from pipelines.count_line import CountLine
 from pipelines.terminal import console
 
 _PLAIN_LINE_EVERY_S = 10.0
@@ -27,6 +28,7 @@ class ProgressLine:
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("starting the workers", total=self._epochs)
+        self._preparation: CountLine | None = None
         self._first: tuple[float, float] | None = None
         self._last_line = 0.0
 
@@ -36,6 +38,12 @@ class ProgressLine:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def show_preparation(self, phase: str, done: int, total: int) -> None:
+        """Shows how many images are prepared; data that are shards already have none."""
+        if self._preparation is None:
+            self._preparation = CountLine(self._bar)
+        self._preparation.show(phase, done, total)
 
     def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
         """Shows the measures, together with the newest of those that are not among them."""

@@ -11,7 +11,8 @@ import warnings
 warnings.simplefilter("error")
 import torch
 from numpy._core._multiarray_umath import __cpu_features__ as features
-print(torch.backends.cpu.get_cpu_capability(), *(name for name in features if features[name]))
+print(torch.backends.cpu.get_cpu_capability())
+print(*(name for name in features if features[name]))
 """
 
 
@@ -21,7 +22,7 @@ def test_torch_and_numpy_find_the_least_instructions_there_are_and_warn_of_nothi
         [sys.executable, "-c", FOUND],
         env=os.environ | found, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    capability, *features = done.stdout.split()
-    assert capability == "DEFAULT"
-    assert not set(features) & set(found["NPY_DISABLE_CPU_FEATURES"].split())
+    capability, features = done.stdout.splitlines()
+    assert capability in ("DEFAULT", "NO AVX")  # as an older torch calls it
+    assert not set(features.split()) & set(found["NPY_DISABLE_CPU_FEATURES"].split())
     assert done.stderr == ""

@@ -7,6 +7,7 @@ from bt_ray.config.settings import Settings
 
 _WITHOUT_A_PART = (
     "data.max_bad_rate",
+    "training.activation_checkpointing",
     "training.checkpoint_every_minutes",
     "training.deterministic",
 )
@@ -36,7 +37,8 @@ def shaping(settings: Settings) -> dict[str, Any]:
     """The settings that shape a run's result, by dotted key.
 
     Left out: names, folders, the workers, tracking, how many bad images are tolerated, after how
-    many minutes a checkpoint is due, and whether a GPU computes the same bits each time.
+    many minutes a checkpoint is due, whether activations are computed again, and whether a GPU
+    computes the same bits each time.
     """
     return {
         key: value

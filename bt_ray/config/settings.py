@@ -11,6 +11,7 @@ from bt_ray.config.training import (
     ScalingSettings,
     TrackingSettings,
     TrainingSettings,
+    part_rows,
 )
 from bt_ray.errors import SettingsError
 
@@ -52,6 +53,18 @@ class Settings:
                 f"data.global_batch={batch} must be divisible by scaling.workers={workers}; "
                 f"try {' or '.join(map(str, near))}."
             )
+        most = self.training.micro_batch
+        if workers == 1 and most is not None and most < batch and 1 in part_rows(batch, most):
+            fits = (size for size in range(most, batch + 1) if 1 not in part_rows(batch, size))
+            raise SettingsError(
+                f"training.micro_batch={most} cuts data.global_batch={batch} into parts of which "
+                f"one is a single image, and batch norm needs two; try {next(fits)}."
+            )
+        require(
+            not self.training.activation_checkpointing or self.model.encoder.startswith("resnet"),
+            "training.activation_checkpointing computes a ResNet's blocks again, and model.encoder="
+            f"{self.model.encoder} has none; leave it off.",
+        )
 
     @property
     def rate_scale(self) -> float:

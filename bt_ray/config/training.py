@@ -1,5 +1,6 @@
 """Settings of the loop, of what is measured in it, of where it runs and is recorded."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,14 @@ class TrainingSettings:
     """Arithmetic of encoder and projector; the objective is always float32 or better."""
     channels_last: bool = True
     """Lay images out channels-last, which convolutions prefer."""
+    micro_batch: int | None = None
+    """Images of a worker that the encoder has in memory at a time, at most; none: its whole share
+    of the batch. Loss and projector see the whole batch all the same. The encoder computes each
+    image twice, and its batch norms use the statistics of the parts (of all workers), so that the
+    result depends on this setting."""
+    activation_checkpointing: bool = False
+    """Keep the inputs of a ResNet's blocks alone, and compute each block again in the backward
+    pass: less memory, more time. Never changes a result."""
     gradient_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """In which type gradients travel between workers. Half of the bytes help where the network
     limits (25 GbE and below); sums are then rounded, and depend on the number of workers."""
@@ -39,8 +48,19 @@ class TrainingSettings:
         require_positive(
             "training", self, "log_every_steps", "checkpoint_every_epochs", "probe_every_epochs"
         )
-        if self.checkpoint_every_minutes is not None:
-            require_positive("training", self, "checkpoint_every_minutes")
+        for name in ("checkpoint_every_minutes", "micro_batch"):
+            if getattr(self, name) is not None:
+                require_positive("training", self, name)
+
+
+def part_rows(rows: int, micro_batch: int | None) -> tuple[int, ...]:
+    """How many of a worker's `rows` images are encoded at a time, part by part, about equally many.
+
+    Args:
+      micro_batch: the most; none: all of them.
+    """
+    num_parts = math.ceil(rows / (micro_batch or rows))
+    return tuple(rows // num_parts + (i < rows % num_parts) for i in range(num_parts))
 
 
 @dataclass(frozen=True, kw_only=True)

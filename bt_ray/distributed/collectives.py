@@ -156,7 +156,7 @@ class _RowsToColumns(torch.autograd.Function):
     ) -> Tensor:
         ctx.counts, ctx.group, ctx.widths = counts, group, _shares(x.shape[1], len(counts))
         n, width = len(x), ctx.widths[rank(group)]
-        sent = torch.cat([part.reshape(-1) for part in x.split(ctx.widths, dim=1)])
+        sent = _worker_by_worker(x, ctx.widths)
         received = x.new_empty(sum(counts) * width)
         dist.all_to_all_single(
             received, sent, [c * width for c in counts], [n * w for w in ctx.widths], group=group
@@ -174,6 +174,14 @@ class _RowsToColumns(torch.autograd.Function):
         )
         parts = zip(received.split(sizes), ctx.widths, strict=True)
         return torch.cat([part.view(n, w) for part, w in parts], dim=1), None, None
+
+
+def _worker_by_worker(x: Tensor, widths: Sequence[int]) -> Tensor:
+    """The columns (n, width) of each worker, one worker's after the other, in one dimension."""
+    if min(widths) == max(widths):
+        of_workers: Tensor = x.unflatten(1, (len(widths), -1))
+        return of_workers.transpose(0, 1).reshape(-1)
+    return torch.cat([part.reshape(-1) for part in x.split(widths, dim=1)])
 
 
 def _shares(total: int, num_shares: int) -> list[int]:

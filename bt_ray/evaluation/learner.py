@@ -15,6 +15,7 @@ from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.classifier import build_classifier
 from bt_ray.model.inputs import to_input
 from bt_ray.model.pretrained import load_folder
+from bt_ray.model.recompute import recompute_blocks
 from bt_ray.optim.sgd import build_sgd
 from bt_ray.precision import autocast, memory_format
 
@@ -56,6 +57,8 @@ class ClassifierLearner:
         )
         if world_size() > 1:
             globalize_batch_norm(self.module)
+        if settings.training.activation_checkpointing and not protocol.frozen:
+            recompute_blocks(self.module.encoder)
         layout = memory_format(settings.training)
         self.module.to(device, memory_format=layout)  # type: ignore[call-overload]
         groups = [{"params": list(self.module.head.parameters()), "peak_lr": protocol.head_rate}]

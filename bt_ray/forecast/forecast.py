@@ -18,7 +18,7 @@ from bt_ray.config import Settings, check_pretraining
 from bt_ray.data.preparation.prepare import Described, describe_data
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import BtRayError, LaunchError
-from bt_ray.forecast.memory import Size, measure_size
+from bt_ray.forecast.memory import Size, find_fits, measure_size
 from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
 from bt_ray.training.cluster import check_gpus, cpus_needed, starts_here, takes_gpu
@@ -162,16 +162,22 @@ def _check_space(
 def _memory_warning(settings: Settings, size: Size, device: torch.device) -> str | None:
     """A sentence if the workers need more memory than there is."""
     sharing = max(1, settings.scaling.workers) if device.type == "cpu" else 1
-    needed = sharing * size.memory.total
+    copies = size.checkpoint_bytes if device.type == "cpu" else 0  # of the first worker's state
+    needed = sharing * size.memory.total + copies
     if device.type == "cuda":
         there, whose = torch.cuda.get_device_properties(device).total_memory, "the GPU has"
     else:
         there, whose = psutil.virtual_memory().available, "this machine has free"
     if needed <= there:
         return None
+    ways = "".join(
+        f"{fit.options} needs {(sharing * fit.total_bytes + copies) / _GB:,.1f} GB. "
+        for fit in find_fits(settings, (there - copies) / sharing)
+    )
     return (
         f"{'A worker needs' if sharing == 1 else f'{sharing} workers need'} about "
-        f"{needed / _GB:,.1f} GB of memory; {whose} {there / _GB:,.1f} GB. Lower "
+        f"{needed / _GB:,.1f} GB of memory; {whose} {there / _GB:,.1f} GB. "
+        f"{ways}{'Or lower' if ways else 'Lower'} "
         "data.global_batch or model.projector_widths, or use more machines."
     )
 

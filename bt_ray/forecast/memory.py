@@ -1,15 +1,20 @@
 """How much memory a worker needs, counted without computing anything."""
 
+import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bt_ray.config import Settings
-from bt_ray.model.twins import build_twins
+from bt_ray.config.training import part_rows
+from bt_ray.model.recompute import find_stages, recompute_blocks
+from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.forms import choose_way
 from bt_ray.precision import autocast
 
@@ -27,12 +32,16 @@ class Memory:
     gradients: int
     momentum: int
     activations: int
-    """What encoder and projector keep for the backward pass, of both views."""
+    """What encoder and projector keep for the backward pass, of both views. In parts
+    (`training.micro_batch`): the representations of all rows and their gradients, and either what
+    the projector keeps of all or what the encoder keeps of a part, whichever is more. With
+    `training.activation_checkpointing`, of the encoder's blocks: their inputs, and what the largest
+    block keeps while it is computed again."""
     objective: int
     """Embeddings and their gradients, and what the objective makes of them: standardised copies
     and the D×D matrix with its gradient, or a worker's share of the Gram matrices."""
     views: int
-    """The two views as they come, and normalised."""
+    """The two views as they come, and normalised, of a part alone if there are parts."""
 
     @property
     def total(self) -> int:
@@ -64,27 +73,124 @@ def measure_size(settings: Settings) -> Size:
     px = settings.views.image_px
     with FakeTensorMode():
         twins = build_twins(settings.model)
-        views = [torch.empty(rows, 3, px, px) for _ in range(2)]
-        weights = _storages([*twins.parameters(), *twins.buffers()])
-        with saved_storages() as kept, autocast(settings.training, torch.device("cpu")):
-            z_a, z_b = twins(*views)
-        embeddings = _storages([z_a, z_b])
-        normalised = _storages(views)
-        known = weights | embeddings | normalised
+        known = _storages([*twins.parameters(), *twins.buffers()])
+        weights = sum(known.values())
         levels_bytes = _FLOAT32_BYTES if settings.views.photometry == "device" else 1
+        at_once = max(2, *part_rows(rows, settings.training.micro_batch))
         parameters = _FLOAT32_BYTES * (count_parameters(twins))
         return Size(
             encoder_parameters=count_parameters(twins.encoder),
             projector_parameters=count_parameters(twins.projector),
             memory=Memory(
-                weights=sum(weights.values()),
+                weights=weights,
                 gradients=parameters,
                 momentum=parameters,
-                activations=sum(size for key, size in kept.items() if key not in known),
+                activations=_activations(twins, settings, rows),
                 objective=objective_bytes(settings),
-                views=sum(normalised.values()) + 2 * rows * 3 * px**2 * levels_bytes,
+                views=2 * 3 * px**2 * (levels_bytes * rows + _FLOAT32_BYTES * at_once),
             ),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A way to train on the same batch in less memory."""
+
+    micro_batch: int | None
+    activation_checkpointing: bool
+    total_bytes: int
+
+    @property
+    def options(self) -> str:
+        """As they are given on the command line."""
+        parts = "" if self.micro_batch is None else f"--training.micro-batch {self.micro_batch} "
+        again = "--training.activation-checkpointing" * self.activation_checkpointing
+        return f"{parts}{again}".strip()
+
+
+def find_fits(settings: Settings, limit_bytes: float) -> list[Fit]:
+    """Ways that a worker has memory for, by our own count; none if there is no such.
+
+    First to compute blocks again, which changes no result; then parts as large as fit, with blocks
+    that are computed again only if they must be.
+    """
+    encodes_blocks = settings.model.encoder.startswith("resnet")
+    rows = settings.data.global_batch // max(1, settings.scaling.workers)
+    sizes = sorted({max(part_rows(rows, math.ceil(rows / n))) for n in range(2, rows // 2 + 1)})
+    sizes = [size for size in sizes if 1 not in part_rows(rows, size)]
+    fits = []
+    if encodes_blocks and (fit := _fit(settings, None, True)).total_bytes <= limit_bytes:
+        fits.append(fit)
+    for again in (False, True) if encodes_blocks else (False,):
+        totals = partial(_total, settings, again)
+        if number := bisect_right(sizes, limit_bytes, key=totals):
+            return [*fits, _fit(settings, sizes[number - 1], again)]
+    return fits
+
+
+def _fit(settings: Settings, size: int | None, again: bool) -> Fit:
+    return Fit(
+        micro_batch=size,
+        activation_checkpointing=again,
+        total_bytes=_total(settings, again, size),
+    )
+
+
+def _total(settings: Settings, again: bool, size: int | None) -> int:
+    training = replace(settings.training, micro_batch=size, activation_checkpointing=again)
+    return measure_size(replace(settings, training=training)).memory.total
+
+
+def _activations(twins: Twins, settings: Settings, rows: int) -> int:
+    """Bytes that are kept of `rows` pairs of views at the fullest, by the model alone."""
+    training = settings.training
+    most = max(2, *part_rows(rows, training.micro_batch))
+    known = set(_storages([*twins.parameters(), *twins.buffers()]))
+    views = [torch.empty(most, 3, *2 * (settings.views.image_px,)) for _ in range(2)]
+    known |= _storages(views).keys()
+    largest = 0
+    with autocast(training, torch.device("cpu")):
+        if training.activation_checkpointing:
+            at_once = settings.scaling.workers > 1 and not settings.model.stop_gradient
+            largest = (2 if at_once else 1) * _largest_block(twins.encoder, views[0])
+            recompute_blocks(twins.encoder)
+        with saved_storages() as of_encoder:
+            representations = twins.represent(*views)
+        if most < rows:
+            of_a, of_b = (r.new_empty(rows, r.shape[1]).requires_grad_() for r in representations)
+            representations = of_a, of_b
+        with saved_storages() as of_projector:
+            embeddings = twins.project(*representations)
+    known |= _storages(list(embeddings)).keys()
+    encoder = {key: size for key, size in of_encoder.items() if key not in known}
+    projector = {key: size for key, size in of_projector.items() if key not in known}
+    if most == rows:
+        return sum((encoder | projector).values()) + largest
+    whole = sum(_storages(list(representations)).values())
+    for rows_of_view in representations:
+        projector.pop(rows_of_view.untyped_storage()._cdata, None)
+    return 2 * whole + max(sum(encoder.values()) + largest, sum(projector.values()))
+
+
+def _largest_block(encoder: nn.Module, view: Tensor) -> int:
+    """The most that a block keeps of its own forward, besides its input and its output."""
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def note(block: nn.Module, arguments: tuple[Tensor]) -> None:
+        inputs[block] = arguments[0].detach().requires_grad_()
+
+    blocks = [block for stage in find_stages(encoder).values() for block in stage]
+    hooks = [block.register_forward_pre_hook(note) for block in blocks]
+    encoder(view)
+    for hook in hooks:
+        hook.remove()
+    sizes = []
+    for block, x in inputs.items():
+        with saved_storages() as kept:
+            output = block(x)
+        known = _storages([*block.parameters(), *block.buffers(), x, output])
+        sizes.append(sum(size for key, size in kept.items() if key not in known))
+    return max(sizes)
 
 
 def objective_bytes(settings: Settings) -> int:

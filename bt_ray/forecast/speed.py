@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from bt_ray.config import Settings
+from bt_ray.config.training import part_rows
 from bt_ray.data.stream.batches import to_batch
 from bt_ray.data.stream.decode import Columns
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
+from bt_ray.methods.learner import WholeStep
+from bt_ray.methods.step import Step, StepAtOnce, StepInParts
 
 _FEWEST_ROWS, _GROWTH = 8, 4
 WIDEST_ON_CPU = 4096
@@ -95,12 +98,21 @@ def _time_step(
 ) -> float:
     """Seconds of one step of the loop, from two views on the CPU to new weights."""
     columns = _columns(rows, settings.views.image_px)
+    step: Step = StepAtOnce(WholeStep(learner))
+    if _in_parts(settings):
+        step = StepInParts(learner, part_rows(rows, settings.training.micro_batch), None)
     began = _now(device)
     batch = to_batch(columns, settings, 1, device)
-    learner.objective(learner.embed(batch)).loss.backward()
+    step.backward(step.forward(batch).loss)
     learner.optimizer.step()
     learner.optimizer.zero_grad()
     return _now(device) - began
+
+
+def _in_parts(settings: Settings) -> bool:
+    """Whether a step of the run computes each image twice."""
+    rows = settings.data.global_batch // max(1, settings.scaling.workers)
+    return len(part_rows(rows, settings.training.micro_batch)) > 1
 
 
 def _columns(rows: int, px: int) -> Columns:

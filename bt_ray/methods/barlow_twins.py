@@ -9,6 +9,7 @@ from bt_ray.data.stream.plan import worker_rows
 from bt_ray.distributed.collectives import world_size
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.model.inputs import to_input
+from bt_ray.model.recompute import recompute_blocks
 from bt_ray.model.twins import build_twins
 from bt_ray.objective.build import build_objective
 from bt_ray.optim.lars import build_optimizer
@@ -34,6 +35,8 @@ class BarlowTwinsLearner:
         self.module = build_twins(settings.model)
         if world_size() > 1:
             self.module.globalize_batch_norm()
+        if settings.training.activation_checkpointing:
+            recompute_blocks(self.module.encoder)
         layout = memory_format(settings.training)
         self.module.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(settings, self.module)

@@ -45,9 +45,10 @@ class Learner(Protocol):
     """A module with all that it takes to train it: one for each method and each evaluation.
 
     A step has two halves. `embed` makes of a part of a batch what the objective needs of it, each
-    image by itself (but for batch norm); `objective` takes the rows of the whole batch and makes
-    the loss. What a checkpoint keeps of a learner is its `module` and its `optimizer`: whatever
-    else must survive a restart, such as a moving average of weights, is a child of the module.
+    image by itself (but for batch norm), perhaps twice: without a graph and with one
+    (`methods.step`). `objective` takes the rows of the whole batch and makes the loss. What a
+    checkpoint keeps of a learner is its `module` and its `optimizer`: whatever else must survive a
+    restart, such as a moving average of weights, is a child of the module.
     """
 
     @property

@@ -9,8 +9,8 @@ from torch import Tensor
 class Objective:
     """A loss to minimise, and its terms, detached, which are recorded as metrics; all scalars.
 
-    A module is an objective if it returns one of these for two batches of embeddings (n, D). Row i
-    of both is from the same image; n is per worker. Three rules hold:
+    A module is an objective if it returns one of these for two batches of embeddings (n, D), and
+    every worker's n. Row i of both is from the same image; n is per worker. Three rules hold:
 
     - the loss is that of the global batch, and the same on every worker;
     - its gradient is that of this one loss (see `distributed.collectives`);

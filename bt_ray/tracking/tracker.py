@@ -41,6 +41,18 @@ class MemoryTracker:
             self.history.setdefault(name, {})[step] = value
 
 
+class Trackers:
+    """Tells several trackers, one after the other."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
+
+    def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
+        """Tells each of them."""
+        for tracker in self._trackers:
+            tracker.log(step, measures, time_ms)
+
+
 class JsonLinesTracker:
     """Appends one line of JSON a step to a file, made visible at once."""
 

@@ -8,7 +8,9 @@ from ray.train import UserCallback
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint, replaced_images, stream_digest
 from bt_ray.config import Settings, check_pretraining
+from bt_ray.config.training import part_rows
 from bt_ray.data.preparation.prepare import prepare_data
+from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
@@ -32,6 +34,7 @@ def pretrain(
     trackers: Sequence[Tracker] = (),
     callbacks: Sequence[UserCallback] = (),
     parent: MlflowRun | None = None,
+    on_preparation: OnProgress | None = None,
 ) -> Summary:
     """Pretrains an encoder, or continues the run of this name where it stopped.
 
@@ -40,6 +43,7 @@ def pretrain(
       trackers: told of every measure, as MLflow is.
       callbacks: told by Ray Train of every report.
       parent: MLflow run that this one belongs to.
+      on_preparation: told how many images are prepared, before training starts.
     Returns: a summary with fewer steps than total_steps if `scaling.max_hours` ended the run.
     Raises: SettingsError if a run of this name exists with other settings; LaunchError if it is
       going already or the cluster is too small; RunFailedError if the cluster gave up;
@@ -49,7 +53,7 @@ def pretrain(
     check_pretraining(settings)
     settings = locate_storage(settings)
     open_storage(settings)
-    settings = prepare_data(settings)
+    settings = prepare_data(settings, on_preparation)
     manifest = ShardSet.open(settings.data.train).manifest
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     run_folder = Path(settings.storage) / settings.name
@@ -101,6 +105,8 @@ def _conclude(
             f"The run was stopped after {steps} of {total_steps} steps; the same command "
             "continues it."
         )
+    if (note := note_on_parts(settings)) is not None:
+        notes.append(note)
     if replaced := replaced_images(checkpoint):
         notes.append(
             f"{replaced} times an image could not be decoded, and another stood in for it; "
@@ -117,6 +123,18 @@ def _conclude(
     summary = summarize(settings, run_folder, run, checkpoint, steps, total_steps, version, notes)
     keep(summary, settings, run_folder, run)
     return summary
+
+
+def note_on_parts(settings: Settings) -> str | None:
+    """A sentence if the encoder's batch norms did not see the whole batch at once."""
+    workers, batch = max(1, settings.scaling.workers), settings.data.global_batch
+    parts = part_rows(batch // workers, settings.training.micro_batch)
+    if len(parts) == 1:
+        return None
+    return (
+        f"The encoder's batch norms used the statistics of {workers * max(parts)} images at a time "
+        f"(training.micro_batch={settings.training.micro_batch}), not of all {batch}."
+    )
 
 
 def _stopped(signal_number: int, summary: Summary) -> RunStoppedError:

@@ -1,6 +1,7 @@
 """A run in the calling process, without Ray: the same loop, batches and checkpoints."""
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -63,6 +64,7 @@ class LocalContext:
 
     def _keep(self, step: int, write: Callable[[Path], None]) -> None:
         kept = self.run_folder / "local"
+        began = time.monotonic()
         final, unfinished = kept / f"checkpoint_{step:09d}", kept / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
@@ -74,6 +76,7 @@ class LocalContext:
         unfinished.rename(final)
         for old in sorted(kept.iterdir())[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
+        self.tracker.log(step, {"time/checkpoint_s": time.monotonic() - began})
 
 
 def train_here(assignment: Assignment, total_steps: int) -> None:

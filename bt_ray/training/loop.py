@@ -11,10 +11,11 @@ from bt_ray.checkpoints.checkpoint import restore_checkpoint
 from bt_ray.checkpoints.state import TrainingState
 from bt_ray.config import Settings
 from bt_ray.data.stream.feed import Feed
-from bt_ray.distributed.collectives import data_parallel, vote
-from bt_ray.methods.learner import Learner, Outcome, Probing, WholeStep
+from bt_ray.distributed.collectives import vote
+from bt_ray.methods.learner import Learner, Outcome, Probing
+from bt_ray.methods.step import build_step
 from bt_ray.optim.lars import set_rates
-from bt_ray.precision import choose_algorithms, gradient_dtype
+from bt_ray.precision import choose_algorithms
 from bt_ray.training.calendar import build_calendar
 from bt_ray.training.checkpointer import Checkpointer
 from bt_ray.training.context import Context, Measures
@@ -51,7 +52,7 @@ def train(
     state = begin(learner, settings, context.device, resume)
     if state.step == 0 and learner.probes_untrained:
         _probe(probe, state, context, keeps_arrays=True)
-    whole_step = data_parallel(WholeStep(learner), gradient_dtype(settings.training))
+    step = build_step(learner, settings)
     meter = Meter(settings, batches, start_step=state.step)
     quarantine = Quarantine(settings, context)
     watch = FiniteWatch(context.device, learner.rate_setting)
@@ -59,9 +60,9 @@ def train(
     with Checkpointer(state, settings, context) as checkpointer:
         for batch in batches:
             set_rates(state.optimizer, learner.rate_factor(state.step))
-            outcome: Outcome = whole_step(batch)
+            outcome = step.forward(batch)
             watch.look(state.step, outcome.loss, *outcome.outputs)
-            state.scaler.scale(outcome.loss).backward()
+            step.backward(state.scaler.scale(outcome.loss))
             state.step_optimizer()
             state.step += 1
             state.unsummed_digest += batch.digest

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
@@ -26,11 +27,18 @@ from bt_ray.data.stream.ingest import worker_blocks
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import NonFiniteLossError, RunFailedError, UnreadableImagesError
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
-from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, NullTracker, Tracker
+from bt_ray.tracking.tracker import (
+    METRICS,
+    JsonLinesTracker,
+    NullTracker,
+    Tracker,
+    Trackers,
+)
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import done
 from bt_ray.training.context import Measures
 from bt_ray.training.loop import train
+from bt_ray.training.prometheus import PrometheusTracker
 from bt_ray.training.quarantine import QUARANTINE, list_images
 from bt_ray.training.stop import StopRequest
 
@@ -82,14 +90,18 @@ class RayContext:
             return done()
         kept: Future[None] = Future()
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+        tell = partial(self._tell_kept, step, time.monotonic())
         ray.train.report(
             {"step": step},
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
             checkpoint_upload_mode=_BESIDE,
             delete_local_checkpoint_after_upload=False,  # `_upload` does, also after an error
-            checkpoint_upload_fn=partial(_upload, folder, write, kept),
+            checkpoint_upload_fn=partial(_upload, folder, write, tell, kept),
         )
         return kept
+
+    def _tell_kept(self, step: int, began: float) -> None:
+        self.tracker.log(step, {"time/checkpoint_s": time.monotonic() - began})
 
     def wants_stop(self) -> bool:
         """Whether the driver asked for a stop; the first worker looks for all."""
@@ -99,6 +111,7 @@ class RayContext:
 def _upload(
     folder: Path,
     write: Callable[[Path], None],
+    tell: Callable[[], None],
     kept: Future[None],
     checkpoint: ray.train.Checkpoint,
     name: str,
@@ -116,6 +129,7 @@ def _upload(
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    tell()
     kept.set_result(None)
     return stored
 
@@ -155,11 +169,16 @@ def build_context(settings: Settings, run_folder: Path) -> RayContext:
     return RayContext(
         rank=rank,
         device=device,
-        tracker=JsonLinesTracker(run_folder / METRICS) if rank == 0 else NullTracker(),
+        tracker=_tracker(settings, run_folder) if rank == 0 else NullTracker(),
         run_folder=run_folder,
         data=settings.data.train,
         world_size=place.get_world_size(),
     )
+
+
+def _tracker(settings: Settings, run_folder: Path) -> Tracker:
+    """What the first worker's measures go to: a file, and Ray's metrics."""
+    return Trackers(JsonLinesTracker(run_folder / METRICS), PrometheusTracker(settings.name))
 
 
 def worker_batches(settings: Settings, context: RayContext, plan: Plan, start: int) -> Feed:

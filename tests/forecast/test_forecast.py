@@ -1,19 +1,22 @@
 """What is said of a run before it starts is what the run would do."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from bt_ray.config import SETTINGS_FILE, Settings, override, to_json
+from bt_ray.config.training import part_rows
 from bt_ray.data.preparation.prepare import describe_data, prepare_data
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import DataError, LaunchError, SettingsError
 from bt_ray.forecast.forecast import forecast
-from bt_ray.forecast.memory import measure_size, saved_storages
+from bt_ray.forecast.memory import find_fits, measure_size, saved_storages
 from bt_ray.forecast.speed import extrapolate
+from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.precision import autocast
 from bt_ray.presets import preset
 from tests.states import build_state
@@ -126,3 +129,125 @@ def test_a_taken_name_and_a_storage_that_is_a_file_are_refused(small_settings: S
     (file,) = forecast(nowhere).problems
     assert f"{folder / SETTINGS_FILE} is no folder" in str(file)
     assert [entry.name for entry in folder.iterdir()] == [SETTINGS_FILE]
+
+
+MODES = [
+    {"training.micro_batch": 4},
+    {"training.activation_checkpointing": True},
+    {"training.micro_batch": 4, "training.activation_checkpointing": True},
+]
+
+
+@pytest.mark.parametrize("changes", [{}, *MODES])
+def test_activations_are_those_of_a_real_step(
+    small_settings: Settings, changes: dict[str, object]
+) -> None:
+    """In parts, and with blocks that are computed again: of both halves, what autograd keeps."""
+    base = {
+        "model.encoder": "resnet18",
+        "model.stem": "cifar",
+        "views.image_px": 16,
+        "data.global_batch": 16,
+        "training.channels_last": False,
+    }
+    settings = override(small_settings, {**base, **changes})
+    learner = BarlowTwinsLearner(settings, CPU, steps_per_epoch=1)
+    twins = learner.module
+    weights = [t.untyped_storage()._cdata for t in (*twins.parameters(), *twins.buffers())]
+
+    def count(kept: dict[int, int], *known: torch.Tensor) -> int:
+        others = {*weights, *(tensor.untyped_storage()._cdata for tensor in known)}
+        return sum(size for key, size in kept.items() if key not in others)
+
+    rows = 4 if "training.micro_batch" in changes else 16
+    views = [torch.randn(rows, 3, 16, 16) for _ in range(2)]
+    with saved_storages() as of_encoder:
+        ends = twins.represent(*views)
+    whole = [end.detach().repeat(16 // rows, 1).requires_grad_() for end in ends]
+    with saved_storages() as of_projector:
+        z_a, z_b = twins.project(*(ends if rows == 16 else whole))
+    blocks = [0]
+    if "training.activation_checkpointing" in changes:
+        x = torch.randn(rows, 64, 16, 16, requires_grad=True)  # the first stage's are the largest
+        with saved_storages() as of_block:
+            y = twins.encoder.layer1[0](x)
+        blocks.append(count(of_block, x, y))
+        plain = override(settings, {"training.activation_checkpointing": False})
+        assert count(of_encoder, *views) < 0.5 * measure_size(plain).memory.activations
+    if rows == 16:
+        expected = count(of_encoder | of_projector, *views, z_a, z_b) + max(blocks)
+    else:
+        rows_bytes = sum(end.nbytes for end in whole)
+        expected = 2 * rows_bytes + max(
+            count(of_encoder, *views) + max(blocks), count(of_projector, *whole, z_a, z_b)
+        )
+    assert measure_size(settings).memory.activations == pytest.approx(expected, rel=0.01)
+
+
+def test_a_batch_that_does_not_fit_is_told_its_ways_out(
+    small_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fits by its own count, and the next larger part would not."""
+    base = {"model.encoder": "resnet18", "model.stem": "cifar", "views.image_px": 32}
+    settings = override(small_settings, base)
+    whole = measure_size(settings).memory.total
+    for share in (0.8, 0.45):
+        fits = find_fits(settings, share * whole)
+        assert fits
+        for fit in fits:
+            changes = {
+                "training.micro_batch": fit.micro_batch,
+                "training.activation_checkpointing": fit.activation_checkpointing,
+            }
+            assert measure_size(override(settings, changes)).memory.total == fit.total_bytes
+            assert fit.total_bytes <= share * whole
+            size = fit.micro_batch or 128
+            larger = [n for n in range(size + 1, 129) if max(part_rows(128, n)) > size]
+            if larger:
+                parts = override(settings, changes | {"training.micro_batch": larger[0]})
+                assert measure_size(parts).memory.total > share * whole
+    assert fits[-1].options.startswith("--training.micro-batch ")
+    assert find_fits(settings, 0.01 * whole) == []
+    [only] = find_fits(override(settings, {"model.encoder": "conv4"}), 0.45 * whole)
+    assert only.micro_batch is not None
+    assert not only.activation_checkpointing
+
+    copies = measure_size(settings).checkpoint_bytes  # of the state, while it is written
+    free = SimpleNamespace(available=int(0.8 * whole) + copies)
+    monkeypatch.setattr("bt_ray.forecast.forecast.psutil.virtual_memory", lambda: free)
+    changes = base | {"scaling.workers": 0}
+    warnings = forecast(override(small_settings, changes)).warnings
+    [sentence] = [warning for warning in warnings if "GB of memory" in warning]
+    for fit in find_fits(settings, 0.8 * whole):
+        assert f"{fit.options} needs {(fit.total_bytes + copies) / 2**30:,.1f} GB. " in sentence
+    assert "Or lower data.global_batch" in sentence
+
+
+def test_views_that_pass_together_are_computed_again_together(small_settings: Settings) -> None:
+    """With several workers, whose batch norms take both views at once, unless one has no graph."""
+    changes = {
+        "model.encoder": "resnet18", "model.stem": "cifar", "views.image_px": 16,
+        "training.activation_checkpointing": True, "training.channels_last": False,
+    }  # fmt: skip
+    settings = override(small_settings, changes)
+    block = BarlowTwinsLearner(settings, CPU, steps_per_epoch=1).module.encoder.layer1[0]
+    x = torch.randn(16, 64, 16, 16, requires_grad=True)
+    with saved_storages() as kept:
+        y = block(x)
+    for tensor in (*block.parameters(), *block.buffers(), x, y):
+        kept.pop(tensor.untyped_storage()._cdata, None)
+    for stops, more in ((False, sum(kept.values())), (True, 0)):
+        one, two = (
+            measure_size(
+                override(
+                    settings,
+                    {
+                        "scaling.workers": workers,
+                        "data.global_batch": 16 * workers,
+                        "model.stop_gradient": stops,
+                    },
+                )
+            ).memory.activations
+            for workers in (1, 2)
+        )
+        assert two - one == pytest.approx(more, rel=0.01)

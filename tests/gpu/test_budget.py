@@ -24,15 +24,15 @@ from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.barlow import barlow_twins_terms
 from bt_ray.objective.gram import Share, _GramTerms
 from bt_ray.presets import preset
-from tests.gpu.trace import CAN_TRACE, GPU, Saved, Trace, fake_gpus
+from tests.gpu.trace import GPU, Saved, Trace, fake_gpu, needs_fake_gpu
 
-pytestmark = pytest.mark.skipif(not CAN_TRACE, reason="counts need fake GPUs of a newer torch")
+pytestmark = needs_fake_gpu
 IMAGES, WORKERS = 64, 32
 
 
 @pytest.fixture(autouse=True)
 def _world() -> Iterator[None]:
-    with fake_gpus(WORKERS):
+    with fake_gpu(WORKERS):
         yield
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from bt_ray.config import TrainingSettings
 from bt_ray.model import inputs
 from bt_ray.model.inputs import normalize, to_input
-from tests.data.trace import CUDA, tracing
+from tests.gpu.trace import GPU, Trace, fake_gpu, needs_fake_gpu
 
 LEVELS = torch.arange(256, dtype=torch.uint8).repeat(2 * 3 * 4).view(2, 3, 32, 32)
 
@@ -38,21 +38,18 @@ def test_the_layout_is_the_settings(channels_last: bool) -> None:
         assert torch.equal(found, as_written(LEVELS))
 
 
+@needs_fake_gpu
 def test_mean_and_deviation_are_copied_to_a_device_once() -> None:
     settings = replace(TrainingSettings(), channels_last=True)
-    inputs.statistics.cache_clear()
-    try:
-        with tracing() as trace:
-            levels = torch.empty(64, 3, 224, 224, dtype=torch.uint8, device=CUDA)
-            to_input(levels, settings)
-            assert len(trace.copies) == 1
-            trace.reset()
-            to_input(levels, settings)
-    finally:
-        inputs.statistics.cache_clear()
-    assert not trace.copies
-    assert trace.kernels.total() == 3  # subtraction, division, layout
-    assert trace.num_bytes < 0.21e9
+    with fake_gpu(), Trace() as trace:
+        levels = torch.empty(64, 3, 224, 224, dtype=torch.uint8, device=GPU)
+        to_input(levels, settings)
+        assert [crossing.way for crossing in trace.crossings] == ["cpu to cuda"]
+        trace.reset()
+        to_input(levels, settings)
+    assert not trace.crossings
+    assert trace.num_launches == 3  # subtraction, division, layout
+    assert trace.bytes < 0.21e9
 
 
 def test_what_was_first_asked_for_without_gradients_serves_those_who_want_them() -> None:

@@ -9,6 +9,7 @@ _OURS = re.compile(
             r"[┌│├└].*[┐│┤┘]",
             r" *(What came of it|What it will be|Settings of \S+) *",
             r"Pretraining \S+ on \S+",
+            r"[\d,]+ of [\d,]+ images written.*",
             r"epoch [\d.]+ of \d+ · .*",
             r"Use the encoder:",
             r"    (import mlflow, |mlflow\.set_|encoder = |image = |representations = ).*",

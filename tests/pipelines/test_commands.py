@@ -5,14 +5,11 @@ import json
 import os
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
@@ -22,11 +19,10 @@ from bt_ray.errors import SettingsError
 from bt_ray.presets import PRESETS, preset, starting_point
 from pipelines.preset_table import LABELS, describe
 from tests.pipelines.ours import foreign_lines
-from tests.ports import free_ports
+from tests.ray_head import RAY, ray_head
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
-RAY = str(Path(PYTHON).with_name("ray"))
 SMALL = ["--schedule.epochs", "2", "--schedule.warmup-epochs", "1", "--scaling.workers", "1"]
 
 
@@ -127,35 +123,10 @@ def test_prepare_writes_shards(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def head() -> Iterator[str]:
     """Address of the job server of a Ray head on loopback."""
-    ports = free_ports(4)
-    address = f"http://127.0.0.1:{ports[1]}"
-    # A short path: Ray keeps Unix sockets below it, whose names may have 107 characters.
-    temp = f"/tmp/bt_ray_head_{ports[0]}"
-    process = subprocess.Popen(
-        [RAY, "start", "--head", "--block", "--num-cpus=4", "--node-ip-address=127.0.0.1",
-         f"--port={ports[0]}", "--dashboard-host=127.0.0.1", f"--dashboard-port={ports[1]}",
-         f"--dashboard-agent-listen-port={ports[2]}", f"--ray-client-server-port={ports[3]}",
-         f"--temp-dir={temp}", "--disable-usage-stats"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/api/version", timeout=2).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        yield address
-    finally:
-        family = [*psutil.Process(process.pid).children(recursive=True), process]
-        for member in family:
-            member.terminate()
-        _, alive = psutil.wait_procs(family[:-1], timeout=10)
-        for member in (*alive, process):
-            member.kill()
-        process.wait()
+    with ray_head() as started:
+        yield started.jobs
 
 
 def make_jpeg() -> bytes:

@@ -23,3 +23,16 @@ def test_the_line_shows_knn_or_else_rank_me(
     told = capsys.readouterr().err
     assert shown in told
     assert hidden not in told
+
+
+def test_images_that_are_prepared_first_are_shown_and_then_epochs(
+    small_settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ProgressLine(small_settings) as progress:
+        progress.show_preparation("written", 0, 2000)
+        progress.show_preparation("written", 2000, 2000)
+        progress.log(0, {"probe/rankme": 35.24})
+    zero, all_, epoch = capsys.readouterr().err.splitlines()
+    assert zero == "0 of 2,000 images written"
+    assert all_.startswith("2,000 of 2,000 images written · ")
+    assert epoch.startswith("epoch 0.0 of 3")

@@ -1,5 +1,6 @@
 """Every row of Tables 5 and 6 trains, is checkpointed, and warns of nothing it is not."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ class Contrast(nn.Module):
         super().__init__()
         self.temperature = temperature
 
-    def forward(self, z_a: Tensor, z_b: Tensor) -> Objective:
+    def forward(self, z_a: Tensor, z_b: Tensor, counts: Sequence[int]) -> Objective:
         y_a, y_b = (functional.normalize(z) for z in (z_a, z_b))
         logits = y_a @ y_b.T / self.temperature
         hits = (logits.argmax(1) == torch.arange(len(logits))).float().mean()

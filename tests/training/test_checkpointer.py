@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -260,3 +261,30 @@ def test_old_and_new_ways_write_the_same_files(small_settings: Settings, tmp_pat
         other = tmp_path / "train" / "checkpoint_0" / file.name
         assert other.read_bytes() == file.read_bytes()
     assert last_checkpoint(tmp_path)[1] == 0
+
+
+def test_buffers_are_not_filled_again_before_they_are_written(
+    small_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, draft = list[str](), checkpointer.draft_checkpoint
+
+    class Waited(Future[None]):
+        def result(self, timeout: float | None = None) -> None:
+            events.append("waited")
+            self.set_result(None)
+
+    class Slow(MemoryContext):
+        def commit(self, step: int, write: Callable[[Path], None] | None) -> Future[None]:
+            events.append("committed")
+            return Waited()
+
+    def noting(*arguments: Any) -> Any:
+        events.append("copied")
+        return draft(*arguments)
+
+    monkeypatch.setattr(checkpointer, "draft_checkpoint", noting)
+    with Checkpointer(build_state(small_settings, CPU), small_settings, Slow(tmp_path)) as keeping:
+        for _ in range(2):
+            keeping.keep()
+            keeping.look()
+    assert events == 2 * ["copied", "committed", "waited"]

@@ -1,5 +1,6 @@
 """One loop, many learners: a learner that the loop has never heard of trains, stops, goes on."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,19 @@ def test_the_halves_are_the_whole(small_settings: Settings) -> None:
         assert torch.equal(alone[f"whole {name}"], alone[f"halves {name}"]), name
     for told in run_workers(2, _grads, settings):
         assert torch.equal(told["whole loss"], told["halves loss"])
+
+
+def test_a_new_learner_trains_in_parts(small_settings: Settings, tmp_path: Path) -> None:
+    """To the weights of the whole batch; and the loop goes on with it bit for bit."""
+    whole, first = go(small_settings, tmp_path / "whole")
+    parted = override(small_settings, {"training.micro_batch": 50})
+    parts, second = go(parted, tmp_path / "parts")
+    for name, value in whole.module.state_dict().items():
+        torch.testing.assert_close(parts.module.state_dict()[name], value, rtol=1e-4, atol=1e-4)
+    lines = [[m["train/loss"] for _, m in c.reports if "train/loss" in m] for c in (first, second)]
+    assert lines[1] == pytest.approx(lines[0], rel=1e-5)
+    for later in (4, 5, 6):
+        shutil.rmtree(tmp_path / "parts" / str(later))
+    resumed, _ = go(parted, tmp_path / "parts", start=3)
+    for name, value in parts.module.state_dict().items():
+        assert torch.equal(resumed.module.state_dict()[name], value), name

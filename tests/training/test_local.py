@@ -40,7 +40,7 @@ from bt_ray.model.weights import ENCODER
 from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
 from bt_ray.training.assignment import Pretraining
-from bt_ray.training.launch import pretrain, sole_owner
+from bt_ray.training.launch import note_on_parts, pretrain, sole_owner
 from bt_ray.training.local import train_here
 from pipelines.pretrain import print_summary
 
@@ -296,3 +296,14 @@ def test_a_restart_reads_what_it_continues_from_once(
     assert pretrain(settings, register=False).steps == 6
     parts = ("encoder", "optimizer", "projector")
     assert hashed == [f"{step} {part}" for step in (1, 6) for part in parts]
+
+
+def test_a_run_in_parts_says_so(settings: Settings) -> None:
+    changes = {"training.micro_batch": 50, "schedule.epochs": 1}
+    said = "used the statistics of 43 images at a time (training.micro_batch=50), not of all 128."
+    summary = pretrain(override(settings, changes), register=False)
+    assert summary.steps == 2
+    assert any(said in warning for warning in summary.warnings)
+    assert note_on_parts(settings) is None
+    two = override(settings, changes | {"scaling.workers": 2})
+    assert "statistics of 64 images" in (note_on_parts(two) or "")

@@ -308,3 +308,33 @@ def test_a_steps_gradient_is_that_of_the_mean_cross_entropy(pretrained: Pretrain
     cross_entropy(logits, read_labels(shards)[torch.tensor(batch.samples)]).backward()
     linear = expected.head[1]  # type: ignore[index]
     torch.testing.assert_close(weights["head.1.weight"], linear.weight - 0.3 * linear.weight.grad)
+
+
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.run)])
+def test_a_classifier_on_a_frozen_encoder_trains_the_same_in_parts(
+    pretrained: Pretrained, world_size: int
+) -> None:
+    """Rows and labels stay together; the head's batch norm sees the whole batch."""
+    task = task_of(pretrained, replace(FROZEN, epochs=2))
+    classifying._keep_start(task, pretrained)
+    weights, _ = _train(0, 1, task)
+    parts = replace(task, settings=override(task.settings, {"training.micro_batch": 10}))
+    for found, _ in [_train(0, 1, parts)] if world_size == 1 else run_workers(2, _train, parts):
+        for name, value in weights.items():
+            torch.testing.assert_close(found[name], value, rtol=2e-3, atol=1e-5, msg=name)
+
+
+def test_fine_tuning_in_parts_moves_encoder_and_head(pretrained: Pretrained) -> None:
+    """With a labelled batch in parts; its encoder's batch norms see a part at a time."""
+    task = task_of(pretrained, replace(TUNED, epochs=2))
+    classifying._keep_start(task, pretrained)
+    weights, scores = _train(0, 1, task)
+    parts = replace(task, settings=override(task.settings, {"training.micro_batch": 32}))
+    found, others = _train(0, 1, parts)
+    for name in ("encoder.0.weight", "head.1.weight"):
+        assert not torch.equal(found[name], weights[name])
+        cosine = torch.nn.functional.cosine_similarity(
+            found[name].flatten(), weights[name].flatten(), dim=0
+        )
+        assert cosine > 0.95, name
+    assert others["test/top1"] == pytest.approx(scores["test/top1"], abs=0.1)

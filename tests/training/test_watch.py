@@ -12,7 +12,7 @@ from bt_ray.errors import NonFiniteLossError
 from bt_ray.model.twins import Twins
 from bt_ray.optim.lars import LARS
 from bt_ray.training.watch import FiniteWatch
-from tests.optim.fake_gpu import fake_gpu
+from tests.gpu.trace import GPU, Trace, fake_gpu, needs_fake_gpu
 from tests.states import build_state
 from tests.workers import run_workers
 
@@ -49,11 +49,13 @@ def test_finite_losses_pass_and_a_loss_may_break_by_itself() -> None:
         watch.check()
 
 
+@needs_fake_gpu
 def test_a_look_does_not_wait_for_the_device() -> None:
-    with fake_gpu() as traffic:
-        watch = FiniteWatch(torch.device("cuda:0"))
+    with fake_gpu(), torch.device(GPU), Trace() as trace:
+        watch = FiniteWatch(GPU)
         watch.look(3, torch.empty(()), torch.empty(4, 3), torch.empty(4, 3))
-    assert traffic.launches > 0
+    assert trace.num_launches > 0
+    assert not trace.crossings
 
 
 def _step(state: TrainingState[Twins], gradient: float) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from bt_ray.errors import RunFailedError
 from bt_ray.tracking.snapshots import read_snapshots
-from bt_ray.tracking.tracker import NullTracker
+from bt_ray.tracking.tracker import MemoryTracker, NullTracker
 from bt_ray.training import worker
 from bt_ray.training.worker import RayContext
 
@@ -78,6 +79,20 @@ def test_rays_thread_writes_a_checkpoint_and_stores_it(reports: Reports, tmp_pat
     assert kept.done()
     assert kept.result() is None
     assert not folder.exists()
+
+
+def test_seconds_from_a_copy_to_a_kept_checkpoint_are_told(
+    reports: Reports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first worker alone, and only once it is kept."""
+    clock, told = SimpleNamespace(now=100.0), MemoryTracker()
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    for rank, write in ((0, fill), (1, None)):
+        RayContext(rank, torch.device("cpu"), told, tmp_path, "").commit(4, write)
+    assert told.history == {}
+    clock.now = 107.0
+    reports.made[0]["checkpoint_upload_fn"](reports.made[0]["checkpoint"], "checkpoint_x")
+    assert told.history == {"time/checkpoint_s": {4: 7.0}}
 
 
 def test_a_storage_that_fails_once_is_tried_again(reports: Reports, tmp_path: Path) -> None:

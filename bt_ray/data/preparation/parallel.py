@@ -3,7 +3,9 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pyarrow as pa
 import ray
@@ -11,11 +13,14 @@ import ray.data
 from ray import cloudpickle
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bt_ray.data.preparation.tasks import Task
+from bt_ray.data.sources import Source
 from bt_ray.errors import BtRayError, DataError
 
 _TASKS_IN_FLIGHT = 2  # one waits while one is done
+_LOOK_S = 60.0  # for all nodes to say what they reach
 
 
 class _TaskSource(Datasource):
@@ -80,6 +85,49 @@ def connect(cpus: int | None) -> None:
         log_to_driver=False,
         logging_level=logging.WARNING,
     )
+
+
+@contextmanager
+def joined(cpus: int | None) -> Iterator[None]:
+    """Has Ray connected while the context lasts, and afterwards as it was before.
+
+    Args:
+      cpus: as in `connect`.
+    """
+    was_connected = ray.is_initialized()
+    connect(cpus)
+    try:
+        yield
+    finally:
+        if not was_connected:
+            ray.shutdown()
+
+
+def nodes_without(source: Source, folder: Path) -> list[str]:
+    """Addresses of the nodes that cannot read an image of the source, or do not see the folder.
+
+    A node that does not answer within a minute is left out: its tasks may say more.
+    """
+    asked = {
+        _reaches.options(
+            num_cpus=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        ).remote(source.take([0]), folder): node["NodeManagerAddress"]
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=_LOOK_S)
+    for task in late:
+        ray.cancel(task)
+    return sorted(asked[task] for task in answered if not ray.get(task))
+
+
+@ray.remote
+def _reaches(source: Source, folder: Path) -> bool:
+    try:
+        return folder.is_dir() and next(source.read(), None) is not None
+    except DataError:
+        return False
 
 
 def run_on_cluster(tasks: Sequence[Task], *, cpus: int | None = None) -> Iterator[str]:

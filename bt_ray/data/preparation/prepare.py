@@ -1,17 +1,26 @@
 """Turns the images that a user names into shards, written once below the storage of all runs."""
 
-import tempfile
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import filelock
+
 from bt_ray.config import Settings
+from bt_ray.data.preparation.runner import open_runner_within
+from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.shards.manifest import SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.shard_set import ShardSet, is_shards
 from bt_ray.data.sources import Source, open_source
 from bt_ray.errors import DataError
 
+_log = logging.getLogger(__name__)
 _ROW_BYTES = 20  # of a table: numbers and offsets, beside names and images
+_LOG_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -31,15 +40,36 @@ class Described:
         return 0 if self.source is None else self.manifest.num_bytes
 
 
-def prepare_data(settings: Settings) -> Settings:
+class ProgressLog:
+    """Logs now and then how many images are done; nothing of what takes less than half a minute."""
+
+    def __init__(self) -> None:
+        self._last_s = time.monotonic()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        """Hears that `done` of `total` images are through this phase."""
+        if time.monotonic() - self._last_s >= _LOG_EVERY_S:
+            self._last_s = time.monotonic()
+            _log.warning("Preparing the images: %s of %s %s.", f"{done:,}", f"{total:,}", phase)
+
+
+def prepare_data(settings: Settings, on_progress: OnProgress | None = None) -> Settings:
     """The settings with `data.train` and `data.test` naming shards, written if need be.
 
-    Raises: DataError if both are labelled, with different classes.
+    Large sources are prepared by all CPUs of the Ray cluster that is joined, or else of this
+    machine. However that ends, the next call with the same images goes on from there.
+
+    Args:
+      on_progress: called with the phase, the images done and all images; none: a line is logged
+        now and then.
+    Raises: DataError if both are labelled, with different classes; if an image cannot be decoded;
+      or if the images are many and not all nodes of the cluster reach them.
     """
     train, test = describe_data(settings)
     for described in (train, test):
         if described is not None and described.source is not None:
-            _write(described.source, Path(described.root), settings.data.rows_per_row_group)
+            rows = settings.data.rows_per_row_group
+            _write(described.source, Path(described.root), rows, on_progress or ProgressLog())
     test_root = None if test is None else test.root
     return replace(settings, data=replace(settings.data, train=train.root, test=test_root))
 
@@ -98,7 +128,7 @@ def write_source(source: Source, storage: str, *, rows_per_row_group: int) -> st
     """The shards of `source` below the storage of all runs, written if they are not there."""
     root = _root_of(source, storage, rows_per_row_group)
     if not is_shards(root):
-        _write(source, Path(root), rows_per_row_group)
+        _write(source, Path(root), rows_per_row_group, ProgressLog())
     return root
 
 
@@ -106,10 +136,32 @@ def _root_of(source: Source, storage: str, rows_per_row_group: int) -> str:
     return str(Path(storage) / "shards" / f"{source.identity}-{rows_per_row_group}")
 
 
-def _write(source: Source, root: Path, rows_per_row_group: int) -> None:
+def _write(source: Source, root: Path, rows_per_row_group: int, on_progress: OnProgress) -> None:
+    """Writes the shards, or goes on to, where no other process does."""
     root.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside and renamed when whole: what was cut short is never taken for shards.
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=root.parent) as folder:
-        write_shards(source, f"{folder}/shards", rows_per_row_group=rows_per_row_group)
-        if not is_shards(str(root)):
-            Path(folder, "shards").rename(root)
+    with _sole_writer(root, source):
+        if is_shards(str(root)):
+            return
+        with open_runner_within(source, root, rows_per_row_group=rows_per_row_group) as run_all:
+            write_shards(
+                source,
+                str(root),
+                rows_per_row_group=rows_per_row_group,
+                run_all=run_all,
+                on_progress=on_progress,
+            )
+
+
+@contextmanager
+def _sole_writer(root: Path, source: Source) -> Iterator[None]:
+    """Holds the shards' folder, once nobody else does; the lock goes with the process."""
+    lock = filelock.FileLock(root.parent / f".{root.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        _log.warning("Waiting for another process that prepares %s in %s.", source.name, root)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -17,10 +17,9 @@ from bt_ray.data.stream.block import Batch, Block, on_device
 from bt_ray.data.stream.feed import Feed
 from bt_ray.data.views.photometry import fused, tabulate
 from bt_ray.errors import DataError, PlanError
-from bt_ray.model import inputs
 from bt_ray.model.inputs import to_input
-from tests.data.trace import CUDA, tracing
 from tests.data.views.test_views import draw
+from tests.gpu.trace import GPU, Trace, fake_gpu, needs_fake_gpu
 
 CPU = torch.device("cpu")
 HOSTS = TrainingSettings(channels_last=True)
@@ -311,9 +310,10 @@ class FakeCudaLane(LateLane):
     """Brings memory to a CUDA device that is not there."""
 
     def copy(self, tensor: Tensor) -> Tensor:
-        return tensor.to(CUDA, non_blocking=True)
+        return tensor.to(GPU, non_blocking=True)
 
 
+@needs_fake_gpu
 @pytest.mark.parametrize(
     ("has_triton", "kernels", "gigabytes"), [(True, 14, 0.70), (False, 498, 19.0)]
 )
@@ -328,11 +328,10 @@ def test_a_steps_input_is_two_copies_that_nobody_waits_for(
     launches = list[fused.Launch]()
     monkeypatch.setattr(fused, "is_usable", lambda device: has_triton)
     monkeypatch.setattr(fused.Launch, "start", lambda launch: launches.append(launch))
-    inputs.statistics.cache_clear()
-    feed = Feed(iter([block(step, rows=64, px=224) for step in range(4)]), CUDA, FakeCudaLane())
+    feed = Feed(iter([block(step, rows=64, px=224) for step in range(4)]), GPU, FakeCudaLane())
     feed.begin()
     try:
-        with tracing() as trace:
+        with fake_gpu(), Trace() as trace:
             to_input(next(feed).views[0], HOSTS)  # makes the constants, and the next ones' lead
             fetched(feed)
             next(feed)
@@ -342,14 +341,13 @@ def test_a_steps_input_is_two_copies_that_nobody_waits_for(
             batch = next(feed)
             views = [to_input(view, HOSTS) for view in batch.views]
     finally:
-        inputs.statistics.cache_clear()
         feed.close()
-    assert batch.views[0].device == CUDA
+    assert batch.views[0].device == GPU
     assert all(view.dtype == torch.float32 for view in views)
     assert all(view.is_contiguous(memory_format=torch.channels_last) for view in views)
-    assert trace.copies == [("cpu to cuda", True)] * 2
-    assert trace.kernels.total() + len(launches) <= kernels
-    num_bytes = trace.num_bytes + sum(launch.num_bytes for launch in launches)
+    assert [(c.way, c.waits) for c in trace.crossings] == [("cpu to cuda", False)] * 2
+    assert trace.num_launches + len(launches) <= kernels
+    num_bytes = trace.bytes + sum(launch.num_bytes for launch in launches)
     assert num_bytes < gigabytes * 1e9
 
 

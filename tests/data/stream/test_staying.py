@@ -46,7 +46,7 @@ def test_no_process_is_started_once_training_is_under_way(small_settings: Settin
     """Ray's default is to end a process that has been idle for a second."""
     settings = override(small_settings, {"schedule.epochs": _STEPS})
     spawn = multiprocessing.get_context("spawn")
-    with ray_head(num_cpus=4) as (address, root), ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        work = pool.submit(_train, address, root.pid, settings, _STARTING, _STEPS)
+    with ray_head() as head, ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        work = pool.submit(_train, head.address, head.pid, settings, _STARTING, _STEPS)
         late = work.result(timeout=250)
     assert late == set()

@@ -21,8 +21,8 @@ from bt_ray.data.views.photometry import apply_photometry, fused, tabulate
 from bt_ray.data.views.photometry.eager import apply_eager
 from bt_ray.data.views.photometry.table import NEVER, NO_CHANGE, NUM_COLUMNS, Column, Table
 from bt_ray.data.views.reference import extended_box
-from tests.data.trace import CUDA, tracing
 from tests.data.views.test_views import draw
+from tests.gpu.trace import GPU, Trace, fake_gpu, needs_fake_gpu
 
 N, PX = 64, 224
 """A worker's images in a step on 32 V100s, and the size of a view."""
@@ -164,16 +164,17 @@ def test_a_steps_photometry_is_eight_launches_on_bytes() -> None:
         assert after.writes[0] is not before
 
 
+@needs_fake_gpu
 def test_without_triton_a_steps_photometry_asks_the_device_for_nothing() -> None:
-    """492 launches, 18.6 GB on float32, and neither a copy nor a wait (docs/performance.md)."""
+    """492 launches, 18.3 GB on float32, and neither a copy nor a wait (docs/performance.md)."""
     drawn = both_views()
-    with tracing() as trace:
-        levels = torch.empty(2 * N, 3, PX, PX, dtype=torch.uint8, device=CUDA)
-        finished = apply_eager(levels, drawn, torch.empty(2 * N, NUM_COLUMNS, device=CUDA))
+    with fake_gpu(), Trace() as trace:
+        levels = torch.empty(2 * N, 3, PX, PX, dtype=torch.uint8, device=GPU)
+        finished = apply_eager(levels, drawn, torch.empty(2 * N, NUM_COLUMNS, device=GPU))
     assert finished.dtype == torch.uint8
-    assert not trace.copies
-    assert trace.kernels.total() <= 500
-    assert trace.num_bytes < 19e9
+    assert not trace.crossings
+    assert trace.num_launches <= 500
+    assert trace.bytes < 19e9
 
 
 def test_no_kernel_is_tried_on_a_cpu_or_where_triton_is_not(
@@ -183,7 +184,7 @@ def test_no_kernel_is_tried_on_a_cpu_or_where_triton_is_not(
     monkeypatch.setattr(fused, "apply_fused", MagicMock(side_effect=AssertionError))
     assert not fused.is_usable.__wrapped__(torch.device("cpu"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert not fused.is_usable.__wrapped__(CUDA)
+    assert not fused.is_usable.__wrapped__(GPU)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +202,9 @@ def test_where_the_kernels_fail_the_run_says_so_and_does_without(
     pytest.importorskip("triton")
     monkeypatch.setattr(fused, "torch", MagicMock())
     monkeypatch.setattr(fused, "apply_fused", MagicMock())
-    assert fused.is_usable.__wrapped__(CUDA)
+    assert fused.is_usable.__wrapped__(GPU)
     monkeypatch.setattr(fused, "apply_fused", MagicMock(side_effect=error))
-    assert not fused.is_usable.__wrapped__(CUDA)
+    assert not fused.is_usable.__wrapped__(GPU)
     assert f"{type(error).__name__}: {error}" in caplog.text
 
 
