@@ -1,6 +1,7 @@
 """Turns the images that a user names into shards, written once below the storage of all runs."""
 
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -143,19 +144,29 @@ def _write(source: Source, root: Path, rows_per_row_group: int, on_progress: OnP
         if is_shards(str(root)):
             return
         with open_runner_within(source, root, rows_per_row_group=rows_per_row_group) as run_all:
-            write_shards(
-                source,
-                str(root),
-                rows_per_row_group=rows_per_row_group,
-                run_all=run_all,
-                on_progress=on_progress,
-            )
+            try:
+                write_shards(
+                    source,
+                    str(root),
+                    rows_per_row_group=rows_per_row_group,
+                    run_all=run_all,
+                    on_progress=on_progress,
+                )
+            except DataError:
+                if not any(root.glob("*.parquet")):  # nothing to go on from
+                    shutil.rmtree(root, ignore_errors=True)
+                    _lock_of(root).unlink(missing_ok=True)
+                raise
+
+
+def _lock_of(root: Path) -> Path:
+    return root.parent / f".{root.name}.lock"
 
 
 @contextmanager
 def _sole_writer(root: Path, source: Source) -> Iterator[None]:
     """Holds the shards' folder, once nobody else does; the lock goes with the process."""
-    lock = filelock.FileLock(root.parent / f".{root.name}.lock")
+    lock = filelock.FileLock(_lock_of(root))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
