@@ -12,7 +12,7 @@ import filelock
 
 from bt_ray.config import Settings
 from bt_ray.data.preparation.runner import open_runner_within
-from bt_ray.data.preparation.tasks import OnProgress
+from bt_ray.data.preparation.tasks import OnProgress, one_after_the_other
 from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.shards.manifest import SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.shard_set import ShardSet, is_shards
@@ -153,7 +153,7 @@ def _write(source: Source, root: Path, rows_per_row_group: int, on_progress: OnP
                     on_progress=on_progress,
                 )
             except DataError:
-                if not any(root.glob("*.parquet")):  # nothing to go on from
+                if run_all is one_after_the_other:  # minutes of work, of no use to mended images
                     shutil.rmtree(root, ignore_errors=True)
                     _lock_of(root).unlink(missing_ok=True)
                 raise
