@@ -79,7 +79,10 @@ class ClassifierLearner:
     def embed(self, batch: Batch) -> Embedded:
         """Representations (n, F) of the images' one view, and their labels (n,)."""
         view = to_input(batch.views[0], self._settings.training)
-        labels = self._labels[torch.tensor(batch.samples)].to(self._device)
+        labels = self._labels[torch.tensor(batch.samples)]
+        if self._device.type == "cuda":
+            labels = labels.pin_memory()  # from there a copy need not be waited for
+        labels = labels.to(self._device, non_blocking=True)
         with self._autocast():
             return self.module.represent(view), labels
 
