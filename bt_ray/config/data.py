@@ -32,7 +32,7 @@ class DataSettings:
     rows_per_row_group: int = 256
     """Images of one Parquet row group when shards are written."""
     window_mb: int = 512
-    """Encoded images (MB) that one read task holds and shuffles at a time."""
+    """Encoded images (MB) that one reader holds and shuffles at a time."""
     max_bad_rate: float = 0.001
     """Highest share of images that cannot be decoded, and so are replaced by others, counted over
     as many images as would have ten such at this rate; above it the run ends; 0: the first such
