@@ -44,9 +44,8 @@ def train(
       batches: this worker's batches, from the checkpoint's step (or 0) to the last.
       probe: measures the module during and after training.
       resume: verified checkpoint to continue from.
-    Raises: NonFiniteLossError if the loss was NaN or infinite, when it is next reported or a
-      checkpoint is due; UnreadableImagesError; CheckpointError; RunFailedError if a checkpoint
-      could not be written.
+    Raises: NonFiniteLossError if the loss was not finite, when it is next reported or kept;
+      RunFailedError if a checkpoint could not be written; UnreadableImagesError; CheckpointError.
     """
     calendar = build_calendar(settings, steps_per_epoch, context.device)
     state = begin(learner, settings, context.device, resume)
@@ -70,20 +69,19 @@ def train(
             quarantine.look(batch.replaced)
             checkpointer.look()
 
-            is_last, stops, is_overdue = calendar.is_last(state.step), False, False
+            stops = is_overdue = False
             if calendar.is_due(state.step, calendar.votes):
                 wishes = context.wants_stop(), checkpointer.is_overdue()
                 stops, is_overdue = vote(wishes, context.device)
                 state.replaced_images += quarantine.check(state.step)
             if calendar.is_due(state.step, calendar.logs) or stops:
                 watch.check()
-                measures = _describe(outcome, state) | {"train/epoch": state.step / steps_per_epoch}
-                measures |= {f"train/{learner.rate_name}": state.optimizer.param_groups[0]["lr"]}
+                measures = _describe(outcome, state, learner.rate_name, steps_per_epoch)
                 measures |= meter.read(state.step) | read_gauges(context.device)
                 context.report(state.step, measures)
             if calendar.is_due(state.step, calendar.probes):
                 with meter.paused():
-                    _probe(probe, state, context, keeps_arrays=is_last)
+                    _probe(probe, state, context, keeps_arrays=calendar.is_last(state.step))
             if calendar.is_due(state.step, calendar.checkpoints) or stops or is_overdue:
                 watch.check()
                 with meter.paused():
@@ -110,10 +108,14 @@ def begin(
     return state
 
 
-def _describe(outcome: Outcome, state: TrainingState[nn.Module]) -> Measures:
+def _describe(
+    outcome: Outcome, state: TrainingState[nn.Module], rate_name: str, steps_per_epoch: int
+) -> Measures:
     """What is logged of a step's outcome and of the run so far, by metric name."""
     measures = {"train/loss": float(outcome.loss.detach())}
     measures |= {f"train/{name}": float(term) for name, term in outcome.terms.items()}
+    measures["train/epoch"] = state.step / steps_per_epoch
+    measures[f"train/{rate_name}"] = state.optimizer.param_groups[0]["lr"]
     measures["data/replaced_images"] = state.replaced_images
     if state.scaler.is_enabled():
         measures["train/skipped_steps"] = state.skipped_steps
