@@ -5,14 +5,12 @@ of them, and its backward yields the derivative of that one loss with respect to
 worker holds. Parameters are held by all, so their gradients are summed over the workers.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 
 class _SumOverWorkers(torch.autograd.Function):
@@ -187,39 +185,3 @@ def _worker_by_worker(x: Tensor, widths: Sequence[int]) -> Tensor:
 def _shares(total: int, num_shares: int) -> list[int]:
     """`total` in consecutive shares that differ by one at most."""
     return [total // num_shares + (i < total % num_shares) for i in range(num_shares)]
-
-
-def data_parallel(module: nn.Module, gradient_dtype: torch.dtype | None = None) -> nn.Module:
-    """`module` with parameter gradients summed over the workers during backward.
-
-    DistributedDataParallel averages; the gradient of a loss over the global batch is the sum
-    of the workers' shares, so its reduction is replaced by a sum.
-
-    Args:
-      gradient_dtype: in which gradients travel; None: in their own. Each worker's share is divided
-        by W and rounded before, and the sum, rounded too, multiplied after, so that float16 holds
-        the sum if it holds the shares; what does not fit becomes infinite.
-    """
-    if world_size() == 1:
-        return module
-    with warnings.catch_warnings():
-        # torch 2.14 calls it forward_sync_buffers, which the torch 2.7 of V100s does not know.
-        warnings.simplefilter("ignore", FutureWarning)
-        parallel = DistributedDataParallel(
-            module, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
-    parallel.register_comm_hook(gradient_dtype, _sum_bucket)
-    return parallel
-
-
-def _sum_bucket(
-    dtype: torch.dtype | None,
-    bucket: dist.GradBucket,  # type: ignore[name-defined]
-) -> torch.futures.Future[Tensor]:
-    gradients = bucket.buffer()
-    if dtype is None:
-        future = dist.all_reduce(gradients, async_op=True).get_future()
-        return future.then(lambda done: done.value()[0])
-    workers = world_size()
-    future = dist.all_reduce((gradients / workers).to(dtype), async_op=True).get_future()
-    return future.then(lambda done: gradients.copy_(done.value()[0]).mul_(workers))

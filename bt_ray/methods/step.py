@@ -13,8 +13,8 @@ from bt_ray.config import Settings
 from bt_ray.config.training import part_rows
 from bt_ray.data.stream.batches import Batch
 from bt_ray.data.stream.plan import worker_rows
-from bt_ray.distributed.collectives import data_parallel, world_size
-from bt_ray.distributed.gradients import share_state, sum_gradients
+from bt_ray.distributed.collectives import world_size
+from bt_ray.distributed.gradients import data_parallel, share_state, sum_gradients
 from bt_ray.methods.learner import Embedded, Learner, Outcome, WholeStep
 from bt_ray.model.recompute import still_statistics
 from bt_ray.precision import gradient_dtype

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bt_ray.distributed.collectives import data_parallel
+from bt_ray.distributed.gradients import data_parallel
 from tests.workers import run_workers
 
 

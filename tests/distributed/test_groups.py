@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from bt_ray.distributed import groups
-from bt_ray.distributed.collectives import data_parallel
+from bt_ray.distributed.gradients import data_parallel
 from bt_ray.model.batch_norm import globalize_batch_norm
 from tests.workers import run_workers
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from bt_ray.config import Settings, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches
-from bt_ray.distributed.collectives import data_parallel
+from bt_ray.distributed.gradients import data_parallel
 from bt_ray.model.inputs import to_input
 from bt_ray.objective import barlow
 from bt_ray.objective.barlow import BarlowTwins

@@ -12,7 +12,8 @@ from bt_ray.config import Settings, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import Batch, local_batches
 from bt_ray.data.stream.plan import build_plan
-from bt_ray.distributed.collectives import data_parallel, sum_for_replicas
+from bt_ray.distributed.collectives import sum_for_replicas
+from bt_ray.distributed.gradients import data_parallel
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.methods.learner import Embedded, Outcome, Probing, WholeStep
 from bt_ray.model.inputs import to_input

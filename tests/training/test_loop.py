@@ -15,7 +15,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches, stream_batches, to_batch
 from bt_ray.data.stream.decode import make_views, read_steps
 from bt_ray.data.stream.plan import build_plan
-from bt_ray.distributed.collectives import data_parallel
+from bt_ray.distributed.gradients import data_parallel
 from bt_ray.errors import NonFiniteLossError, PlanError
 from bt_ray.evaluation.probe import build_probe
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
