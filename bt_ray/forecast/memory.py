@@ -19,6 +19,9 @@ from bt_ray.objective.forms import choose_way
 from bt_ray.precision import autocast
 
 _FLOAT32_BYTES = 4
+_LEVELS, _LEVELS_FINISHED_HERE = 2, 4
+"""Bytes for a level of a view: this batch's and the next one's, and two buffers of the next one's
+photometry if the device does it (`data.stream.feed`, `data.views.photometry.fused`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,8 @@ class Memory:
     """Embeddings and their gradients, and what the objective makes of them: standardised copies
     and the D×D matrix with its gradient, or a worker's share of the Gram matrices."""
     views: int
-    """The two views as they come, and normalised, of a part alone if there are parts."""
+    """The two views as they come, with the next batch's, which are on their way, and normalised, of
+    a part alone if there are parts."""
 
     @property
     def total(self) -> int:
@@ -75,7 +79,7 @@ def measure_size(settings: Settings) -> Size:
         twins = build_twins(settings.model)
         known = _storages([*twins.parameters(), *twins.buffers()])
         weights = sum(known.values())
-        levels_bytes = _FLOAT32_BYTES if settings.views.photometry == "device" else 1
+        levels_bytes = _LEVELS_FINISHED_HERE if settings.views.photometry == "device" else _LEVELS
         at_once = max(2, *part_rows(rows, settings.training.micro_batch))
         parameters = _FLOAT32_BYTES * (count_parameters(twins))
         return Size(
