@@ -6,6 +6,9 @@ operations in bare loops, one a core, and torch's DataLoader with the reference 
 
 `--consumers W` measures something else: how many images a second W training workers of one machine
 are handed, small ones (CIFAR-10 at 16 px), so that handing over weighs more than decoding.
+
+`--lose node` measures a run on two nodes that loses one for 25 seconds; `worker`, `store` and
+`disk` are other troubles (`benchmarks/trouble.py`).
 """
 
 import tempfile
@@ -29,6 +32,7 @@ from benchmarks.deliveries import (
 )
 from benchmarks.peers import gather_images
 from benchmarks.training import describe_machine, in_fresh_process
+from benchmarks.trouble import Loss, rate_after
 from benchmarks.views import read_jpegs
 from bt_ray.config import DataSettings, Settings, ViewSettings, override
 from bt_ray.data.preparation.prepare import prepare_data
@@ -55,6 +59,8 @@ class Benchmark:
     """Images of a step, over all `consumers`."""
     no_decode: bool = False
     """Hand the `consumers` all but the views."""
+    lose: Loss | None = None
+    """Measure a run that loses this for a while, once."""
     json: bool = False
     """Print one line of JSON on stdout."""
 
@@ -71,6 +77,9 @@ class Benchmark:
 def main() -> None:
     """Parses the command line, lets the ways take turns, prints who was how fast."""
     order = guarded(lambda: tyro.cli(Benchmark, prog="python -m benchmarks.ingest"))
+    if order.lose is not None:
+        get_over(order, order.lose)
+        return
     if order.consumers is not None:
         feed_many(order, order.consumers)
         return
@@ -116,6 +125,19 @@ def take_turns(
                 blocks[name].append(in_fresh_process(way))
             console.print(f"round {turn}: {name}, {blocks[name][-1]['images_per_s']:.1f}/s")
     return blocks
+
+
+def get_over(order: Benchmark, loss: Loss) -> None:
+    """Has a run lose that; prints how fast it was before and after."""
+    with tempfile.TemporaryDirectory() as work, console.status(f"without its {loss} …"):
+        found = guarded(lambda: rate_after(loss, Path(work)))
+    record = {name: round(value, 3) for name, value in found.items()}
+    table = Table("", "", title=f"A run that loses its {loss} for a while, images/s")
+    for name, value in record.items():
+        table.add_row(name, f"{value:,.2f}")
+    console.print(table)
+    if order.json:
+        finish({"name": "ingest", "lose": loss} | record | describe_machine())
 
 
 def feed_many(order: Benchmark, consumers: int) -> None:

@@ -18,9 +18,15 @@ from ray.data._internal.execution.backpressure_policy import (
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators.map_operator import MapOperator
 from ray.data._internal.execution.operators.output_splitter import OutputSplitter
+from ray.util.metrics import Gauge
 
 _LONGEST_WAIT_S = 0.02
 _IDLE_STEP_S, _PAUSE_S = 0.01, 0.05
+_TOLD_S = 1.0
+"""Ray exports a gauge only while it is set every few seconds."""
+
+CHUNKS_AHEAD = "chunks_ahead"
+"""The gauge's name after `ray_bt_ray_`."""
 
 
 class AttentiveScheduling(ExecutionCallback):
@@ -70,6 +76,8 @@ class Limits:
     """Rows that wait for decoders."""
     decoded: int
     """Rows that wait for workers."""
+    run: str = ""
+    """What the gauge of chunks ahead has as its label `run`."""
 
 
 _LIMITS = "bt_ray.limits"
@@ -84,11 +92,17 @@ class BoundedQueues(BackpressurePolicy):
         operators = [op for op in topology if isinstance(op, MapOperator)]
         self._namer = operators[0] if len(operators) > 2 else None  # else it is fused to the reader
         self._reader, self._decoder = operators[-2:]
+        self._gauge = Gauge(
+            f"bt_ray_{CHUNKS_AHEAD}", "Chunks read, or being read, ahead of decoders.", ("run",)
+        )
+        self._told = 0.0
 
     def can_add_input(self, op: Any) -> bool:
         """Whether the operator may start a task."""
         if op is self._reader:
-            return self._ahead(op) < self._limits.chunks
+            ahead = self._ahead(op)
+            self._tell(ahead)
+            return ahead < self._limits.chunks
         if op is self._decoder:
             return self._waiting(op) < self._limits.decoded
         return True
@@ -100,6 +114,11 @@ class BoundedQueues(BackpressurePolicy):
         if op is self._reader and self._waiting(op) >= self._limits.encoded:
             return 0
         return None
+
+    def _tell(self, ahead: int) -> None:
+        if time.monotonic() - self._told > _TOLD_S:
+            self._gauge.set(ahead, {"run": self._limits.run})
+            self._told = time.monotonic()
 
     @staticmethod
     def _ahead(op: Any) -> int:

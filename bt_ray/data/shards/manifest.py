@@ -1,16 +1,21 @@
 """The manifest of a folder of shards: its JSON file describes them."""
 
+import base64
 import hashlib
+import io
 import json
+import zlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bt_ray.errors import DataError
 
-SCHEMA_VERSION = 2
-"""Schema 1 had no columns `class_name` and `source`, and a shorter manifest; it is still read."""
+SCHEMA_VERSION = 3
+"""Schema 1 had no columns `class_name` and `source`, and a shorter manifest; in schema 2 shards had
+no `footer`. Both are still read."""
 
 SAMPLES = pa.schema(
     [
@@ -39,6 +44,22 @@ class Shard:
     sha256: str
     num_bytes: int | None = None
     """Size of the file; none in manifests of schema 1."""
+    footer: str | None = None
+    """The file's Parquet footer, which says where its row groups lie, so that a reader need not ask
+    for it; compressed (zlib), in base64. None in manifests of schema 2 and 1."""
+
+    def metadata(self) -> pq.FileMetaData | None:
+        """The footer, if the manifest holds it."""
+        if self.footer is None:
+            return None
+        return pq.read_metadata(pa.BufferReader(zlib.decompress(base64.b64decode(self.footer))))
+
+
+def pack_footer(metadata: pq.FileMetaData) -> str:
+    """A shard's footer as its `footer`."""
+    buffer = io.BytesIO()
+    metadata.write_metadata_file(buffer)
+    return base64.b64encode(zlib.compress(buffer.getvalue())).decode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +107,10 @@ class Manifest:
         if self.schema_version == 1:
             for name in ("rows_per_class", "num_rejected", "rejected_sha256", "preparation"):
                 del tree[name]
-            for shard in tree["shards"]:
+        for shard in tree["shards"]:
+            if self.schema_version < 3:
+                del shard["footer"]
+            if self.schema_version < 2:
                 del shard["num_bytes"]
         return json.dumps(tree, indent=2, ensure_ascii=False)
 

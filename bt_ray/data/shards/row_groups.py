@@ -87,7 +87,7 @@ def _read(
                 )
             file = pq.ParquetFile(
                 stream,
-                metadata=_footers.get(shard),
+                metadata=_footers.get(shard) or shard.metadata(),
                 pre_buffer=True,  # one request for neighbouring columns, not one for each
                 page_checksum_verification=True,
             )

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from bt_ray.data.location import first_line
-from bt_ray.data.shards.manifest import COLUMNS, SAMPLES, Shard
+from bt_ray.data.shards.manifest import COLUMNS, SAMPLES, Shard, pack_footer
 from bt_ray.data.sources import SourceImage
 from bt_ray.data.views.reference import decode
 from bt_ray.errors import DataError
@@ -76,6 +76,7 @@ def write_shard_file(
         num_rows=num_rows,
         sha256=checked.digest.hexdigest(),
         num_bytes=checked.tell(),
+        footer=pack_footer(writer.writer.metadata),
     )
     return shard, num_bytes
 

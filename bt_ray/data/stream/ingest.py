@@ -13,6 +13,7 @@ would import what it needs again.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from typing import Any, cast
@@ -116,14 +117,17 @@ class Reader:
     def __call__(self, chunk: pa.Table) -> Iterator[pa.Table]:
         """Tables of one row each, their columns packed into lists."""
         start, stop = chunk["start"][0].as_py(), chunk["stop"][0].as_py()
-        windows = [
-            HeldWindow.read(self._shards, self._plan, max(start, span.first_step))
-            for span in self._plan.spans(start, stop)
-        ]
+        steps = [max(start, span.first_step) for span in self._plan.spans(start, stop)]
         size = self._plan.global_batch // self._workers
-        for first, last in parts(start, stop, self._most_steps, slowly=start == self._start):
-            for rank in range(self._workers):
-                yield _pack(samples_of(windows, first, last, rank * size, size))
+        held: list[HeldWindow] = []
+        with ThreadPoolExecutor(1, "windows") as pool:  # the next one, while this one is packed
+            windows = pool.map(partial(HeldWindow.read, self._shards, self._plan), steps)
+            for first, last in parts(start, stop, self._most_steps, slowly=start == self._start):
+                held = [window for window in held if window.span.stop_step > first]
+                while not held or held[-1].span.stop_step < last:
+                    held.append(next(windows))
+                for rank in range(self._workers):
+                    yield _pack(samples_of(held, first, last, rank * size, size))
 
 
 def _pack(table: pa.Table) -> pa.Table:
@@ -223,7 +227,7 @@ def build_dataset(
     decoded.context.autoscaling_config = AutoscalingConfig(
         actor_pool_util_downscaling_threshold=_NEVER
     )
-    limits = Limits(chunks=readers, encoded=workers, decoded=2 * workers)
+    limits = Limits(chunks=readers, encoded=workers, decoded=2 * workers, run=settings.name)
     limit_blocks_ahead(decoded.context, limits)
     return decoded
 

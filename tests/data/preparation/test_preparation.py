@@ -274,19 +274,27 @@ def test_settings_that_make_no_sense_are_refused() -> None:
             Treatment(**settings)  # type: ignore[arg-type]
 
 
-def test_shards_of_the_first_schema_are_read_as_ever(images: Path, tmp_path: Path) -> None:
-    """They lack two columns and what the manifest tells of their preparation."""
+@pytest.mark.parametrize("schema", [1, 2])
+def test_shards_of_earlier_schemas_are_read_as_ever(
+    schema: int, images: Path, tmp_path: Path
+) -> None:
+    """They lack footers, and the first one two columns and what the manifest tells else."""
     new = write(str(images), tmp_path / "new")
     old = tmp_path / "old"
     old.mkdir()
     for shard in new.shards:
         table = pq.read_table(tmp_path / "new" / shard.file, columns=SAMPLES.names)
         pq.write_table(table, old / shard.file, row_group_size=5)
-    tree = json.loads((tmp_path / "new" / "manifest.json").read_text()) | {"schema_version": 1}
-    for name in ("rows_per_class", "num_rejected", "rejected_sha256", "preparation"):
-        del tree[name]
+    tree = json.loads((tmp_path / "new" / "manifest.json").read_text())
+    tree["schema_version"] = schema
     for shard in tree["shards"]:
-        del shard["num_bytes"]
+        del shard["footer"]
+        shard["num_bytes"] = (old / shard["file"]).stat().st_size
+    if schema == 1:
+        for name in ("rows_per_class", "num_rejected", "rejected_sha256", "preparation"):
+            del tree[name]
+        for shard in tree["shards"]:
+            del shard["num_bytes"]
     text = json.dumps(tree, indent=2, ensure_ascii=False)
     (old / "manifest.json").write_text(text)
     shards = ShardSet.open(str(old))

@@ -52,10 +52,10 @@ def test_a_truncated_shard_is_named(root: Path) -> None:
 
 
 def test_a_truncated_shard_of_an_older_manifest_is_named(root: Path) -> None:
-    """Schema 1 told no sizes."""
+    """Schema 1 told no sizes, and no footers."""
     content = shard_of(root).read_bytes()
     shard_of(root).write_bytes(content[: len(content) // 2])
-    change_manifest(root, lambda shard: shard.pop("num_bytes"))
+    change_manifest(root, lambda shard: (shard.pop("num_bytes"), shard.pop("footer")))
     with pytest.raises(DataError, match=r"shard-00000\.parquet is damaged \(.*Parquet"):
         ShardSet.open(str(root)).read(GROUPS)
 
