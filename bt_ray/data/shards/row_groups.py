@@ -103,7 +103,7 @@ def _read(
     except (pa.ArrowInvalid, pa.ArrowKeyError, IndexError) as error:
         raise DataError(f"{called} is damaged ({first_line(error)}); {_WAY_OUT}.") from error
     except OSError as error:
-        if "CRC" in str(error) or "deserialize" in str(error):
+        if any(word in str(error) for word in ("CRC", "deserialize", "corrupt file")):
             raise DataError(f"{called} is damaged ({first_line(error)}); {_WAY_OUT}.") from error
         raise
 

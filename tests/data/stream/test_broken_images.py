@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from bt_ray.config import Settings, override
 from bt_ray.data.location import MANIFEST
 from bt_ray.data.preparation.write import write_shards
+from bt_ray.data.shards.manifest import pack_footer
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.sources import open_source
 from bt_ray.data.stream.batches import Batch, local_batches
@@ -38,6 +39,7 @@ def break_images(root: str, rows: tuple[int, ...], content: bytes = b"no image")
     pq.write_table(table, file, row_group_size=shards.manifest.rows_per_row_group)
     tree = json.loads(manifest.read_text())
     tree["shards"][0]["num_bytes"] = file.stat().st_size
+    tree["shards"][0]["footer"] = pack_footer(pq.read_metadata(file))
     manifest.write_text(json.dumps(tree))
     return root
 
