@@ -74,7 +74,7 @@ def cifar10() -> Settings:
         model=ModelSettings(encoder="conv6", projector_widths=(1024, 1024, 1024)),
         optimizer=OptimizerSettings(trust_coefficient=0.02),
         schedule=ScheduleSettings(epochs=14, warmup_epochs=1),
-        training=TrainingSettings(precision="bf16", probe_every_epochs=4, log_every_steps=20),
+        training=TrainingSettings(probe_every_epochs=4, log_every_steps=20),
         scaling=ScalingSettings(workers=1, cpus_per_worker=1),
     )
 
@@ -108,8 +108,7 @@ def cifar10_small() -> Settings:
 def images() -> Settings:
     """Any folder of images, no labels needed: 64-pixel views, a six-layer encoder.
 
-    In fp32, as many CPUs have no bf16 instructions; a batch of 64, so that a few hundred
-    images suffice.
+    A batch of 64, so that a few hundred images suffice.
 
     Command: python -m pipelines.pretrain images --data.train path/to/images
     Hardware: two CPU cores
@@ -145,7 +144,7 @@ def imagenet_300() -> Settings:
         ),
         views=ViewSettings(photometry="device"),
         schedule=ScheduleSettings(epochs=300, warmup_epochs=10),
-        training=TrainingSettings(precision="fp16", probe_every_epochs=10),
+        training=TrainingSettings(probe_every_epochs=10),
         scaling=ScalingSettings(workers=32, accelerator="gpu", cpus_per_worker=1),
     )
 

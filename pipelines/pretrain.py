@@ -116,6 +116,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     is_whole = summary["steps"] == summary["total_steps"]
     steps = f"{summary['steps']:,}"
     table.add_row("steps", steps if is_whole else f"{steps} of {summary['total_steps']:,}")
+    table.add_row("precision", summary["precision"])
     table.add_row("loss", f"{scores['loss']:.2f}")
     if scores["knn_top1"] is not None:
         table.add_row("kNN, untrained", f"{scores['knn_top1_untrained']:.1%}")

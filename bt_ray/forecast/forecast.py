@@ -21,6 +21,8 @@ from bt_ray.errors import BtRayError, LaunchError
 from bt_ray.forecast.memory import Size, find_fits, measure_size
 from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
+from bt_ray.precision import Precision, precision_on
+from bt_ray.training.arithmetic import begun_precision, with_precision
 from bt_ray.training.cluster import check_gpus, cpus_needed, starts_here, takes_gpu
 from bt_ray.training.local import choose_device
 from bt_ray.training.on_cpu import slow_precision
@@ -50,6 +52,8 @@ class Forecast:
     device: torch.device | None
     """What a worker computes on; None if that is not on this machine."""
     speed: Speed | None
+    precision: Precision | None
+    """Arithmetic of encoder and projector; None if only the cluster that it joins knows."""
     images_per_s: float | None
     """Of all workers, decoding included."""
     hours: float | None
@@ -74,12 +78,17 @@ def forecast(settings: Settings) -> Forecast:
     attempt(lambda: check_storage(settings))
     train, test = attempt(lambda: describe_data(settings)) or (None, None)
     plan, sample = None, None
+    begun = begun_precision(run_folder)
+    if settings.training.precision == "auto" and begun is not None:
+        settings = with_precision(settings, begun)
     if train is not None:
         plan = attempt(lambda: build_plan(settings, train.manifest))
         sample = decode_sample(train, settings, budget_s=_SAMPLE_S)
         problems += sample.unreadable
         attempt(lambda: check_claim(run_folder, _prepared(settings, train, test)))
     device = attempt(lambda: find_device(settings))
+    chosen = _precision(settings, device)
+    settings = with_precision(settings, chosen or ("fp16" if device is None else "fp32"))
     size = measure_size(settings)
     attempt(lambda: _check_space(settings, size, train, test))
     memory = None if device is None else _memory_warning(settings, size, device)
@@ -104,6 +113,7 @@ def forecast(settings: Settings) -> Forecast:
         size=size,
         device=device,
         speed=speed,
+        precision=chosen,
         images_per_s=rate,
         hours=hours,
         problems=tuple(problems),
@@ -127,6 +137,16 @@ def find_device(settings: Settings) -> torch.device | None:
         return torch.device("cpu")
     check_gpus(settings, num_gpus)
     return torch.device("cuda")
+
+
+def _precision(settings: Settings, device: torch.device | None) -> Precision | None:
+    """The arithmetic of the run, if that is known here."""
+    if settings.training.precision != "auto":
+        return settings.training.precision
+    on_cpus_elsewhere = settings.scaling.workers > 0 and not starts_here()
+    if device is None or (device.type == "cpu" and on_cpus_elsewhere):
+        return None
+    return precision_on(settings.training, device)
 
 
 def _is_timed(settings: Settings, device: torch.device) -> bool:

@@ -4,7 +4,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import ray
 from ray.autoscaler.sdk import request_resources
@@ -12,8 +13,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bt_ray.config import Settings
 from bt_ray.errors import LaunchError
+from bt_ray.precision import Precision, best_on_cpu, best_on_gpu
 from bt_ray.training.on_cpu import warn_on_cpu
 from bt_ray.training.preflight import Card, check_cards, examine
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _DATA_CPUS = 1.0
@@ -121,17 +125,33 @@ def check_gpus(settings: Settings, num_gpus: float) -> None:
 
 def _examine_nodes() -> list[Card]:
     """One GPU of each node; none of a node whose GPUs are all taken for now."""
+    return _ask_nodes(examine, num_gpus=_SHARE)
+
+
+def _ask_nodes(look: Callable[[], T], num_gpus: float = 0) -> list[T]:
+    """What the function returns on each node, those with GPUs alone if it takes a share of one."""
     asked = [
-        ray.remote(num_gpus=_SHARE, num_cpus=0)(examine)
+        ray.remote(num_gpus=num_gpus, num_cpus=0)(look)
         .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
         .remote()
         for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("GPU", 0) > 0
+        if node["Alive"] and (num_gpus == 0 or node["Resources"].get("GPU", 0) > 0)
     ]
     done, late = ray.wait(asked, num_returns=len(asked), timeout=_EXAMINED_S) if asked else ([], [])
     for task in late:
         ray.cancel(task)
     return ray.get(done)
+
+
+def best_on_cluster(settings: Settings) -> Precision:
+    """The fastest arithmetic that all nodes of the joined cluster have which the run may use."""
+    if not uses_gpu(settings):
+        found = [best_on_cpu()] if starts_here() else _ask_nodes(best_on_cpu)
+        return "bf16" if set(found) == {"bf16"} else "fp32"
+    cards = _examine_nodes()
+    if not cards:  # all are taken for now
+        return "fp16"
+    return best_on_gpu(min(card.capability for card in cards))
 
 
 def starts_here() -> bool:

@@ -18,6 +18,7 @@ from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, run_of_folder
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
+from bt_ray.training.arithmetic import choose_precision
 from bt_ray.training.assignment import Pretraining
 from bt_ray.training.carry_out import carry_out
 from bt_ray.training.cluster import connect
@@ -58,6 +59,7 @@ def pretrain(
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     run_folder = Path(settings.storage) / settings.name
     with sole_owner(run_folder):
+        settings = choose_precision(settings, run_folder)
         claim_folder(run_folder, settings)
         if settings.scaling.workers > 0:
             connect(settings)
