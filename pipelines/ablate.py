@@ -1,14 +1,14 @@
 """The paper's ablations: `python -m pipelines.ablate figure5 PRESET [--seeds K] …`."""
 
-import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from bt_ray.config import Settings, check_pretraining
+from bt_ray.cpu.count import available_cpus
 from bt_ray.presets import PRESETS, starting_point
 from pipelines.terminal import console, finish, guarded, quiet_libraries
 
@@ -32,7 +32,7 @@ class Ablate:
     """Training images that are used, drawn class by class; none: all."""
     linear: Literal["fast", "small", "paper"] = "fast"
     """How the linear classifier is fitted (`pipelines.evaluate linear`)."""
-    at_once: int = os.cpu_count() or 1
+    at_once: int = field(default_factory=available_cpus)
     """Runs at a time with --scaling.workers 0, each on its share of the cores; with workers, runs
     have the cluster one after the other."""
     values: tuple[float, ...] = ()

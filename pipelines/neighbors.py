@@ -42,13 +42,16 @@ def look_up(order: LookUp) -> dict[str, object]:
     """The neighbours by query; one that was embedded itself is none of its own neighbours."""
     import torch
 
-    from bt_ray.embedding.encoder import Computation, count_cores
+    from bt_ray.cpu.count import available_cpus
+    from bt_ray.embedding.encoder import Computation
     from bt_ray.embedding.neighbors import EmbeddingSet
 
     embedded = EmbeddingSet.open(order.embeddings)
     files = [query for query in order.queries if Path(query).is_file()]
     ids = [query for query in order.queries if query not in files]
-    computation = Computation(threads=count_cores(), precision=embedded.manifest.encoder.precision)
+    computation = Computation(
+        threads=available_cpus(), precision=embedded.manifest.encoder.precision
+    )
     vectors = (
         [embedded.vectors_of_files([Path(file) for file in files], computation)] if files else []
     )

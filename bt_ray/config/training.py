@@ -96,7 +96,8 @@ class ScalingSettings:
     cpus_per_worker: float = 1
     """Logical CPUs that Ray reserves for each worker."""
     threads_per_worker: int | None = None
-    """Threads of a CPU worker's arithmetic; none: the machine's cores over its workers."""
+    """Threads of a CPU worker's arithmetic; none: the CPUs that may be used there (by
+    affinity and cgroup) over its workers."""
     max_failures: int = 3
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
     max_hours: float | None = None

@@ -3,7 +3,6 @@
 Nothing is written, and no Ray is started.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import torch
 
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS
 from bt_ray.config import Settings, check_pretraining
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.preparation.prepare import Described, describe_data
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import BtRayError, LaunchError
@@ -204,7 +204,7 @@ def _memory_warning(settings: Settings, size: Size, device: torch.device) -> str
 
 def _cpu_warning(settings: Settings) -> str | None:
     """A sentence if workers and decoding would have to share this machine's CPUs."""
-    num_cpus, needed = os.cpu_count() or 1, cpus_needed(settings)
+    num_cpus, needed = available_cpus(), cpus_needed(settings)
     if settings.scaling.workers == 0 or not starts_here() or needed <= num_cpus:
         return None
     return (
@@ -216,9 +216,9 @@ def _cpu_warning(settings: Settings) -> str | None:
 
 def _threads(settings: Settings) -> int:
     """Threads of all CPU workers together, as many as there are CPUs for."""
-    num_cpus = os.cpu_count() or 1
+    num_cpus = available_cpus()
     if settings.scaling.workers == 0:
-        return torch.get_num_threads()
+        return min(torch.get_num_threads(), num_cpus)
     each = settings.scaling.threads_per_worker or num_cpus
     return min(num_cpus, each * settings.scaling.workers)
 
@@ -233,7 +233,7 @@ def _images_per_s(
     if device is None or speed is None or sample is None or sample.images_per_s is None:
         return None
     workers = max(1, settings.scaling.workers)
-    decoders = 1 if settings.scaling.workers == 0 else os.cpu_count() or 1
+    decoders = 1 if settings.scaling.workers == 0 else available_cpus()
     decoding = sample.images_per_s * decoders
     if device.type == "cuda" and settings.scaling.workers:
         return min(speed.images_per_s * workers, decoding)

@@ -12,6 +12,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bt_ray.config import Settings
+from bt_ray.cpu.count import available_cpus
 from bt_ray.errors import LaunchError
 from bt_ray.precision import Precision, best_on_cpu, best_on_gpu
 from bt_ray.training.on_cpu import warn_on_cpu
@@ -42,7 +43,7 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
     needed = cpus_needed(settings) + extra_cpus
     if not ray.is_initialized():
         is_local = starts_here()
-        num_cpus = max(os.cpu_count() or 1, math.ceil(at_once * needed)) if is_local else None
+        num_cpus = max(available_cpus(), math.ceil(at_once * needed)) if is_local else None
         if is_local:
             os.environ |= _LOCALLY | os.environ
         ray.init(

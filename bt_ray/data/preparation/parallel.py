@@ -15,6 +15,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.preparation.tasks import Task
 from bt_ray.data.sources import Source
 from bt_ray.errors import BtRayError, DataError
@@ -80,7 +81,7 @@ def connect(cpus: int | None) -> None:
     is_local = "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
     ray.init(
         address="local" if is_local else None,
-        num_cpus=max(cpus or 0, os.cpu_count() or 1) if is_local else None,
+        num_cpus=max(cpus or 0, available_cpus()) if is_local else None,
         include_dashboard=False if is_local else None,
         log_to_driver=False,
         logging_level=logging.WARNING,
