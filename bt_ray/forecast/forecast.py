@@ -22,8 +22,9 @@ from bt_ray.forecast.memory import Size, find_fits, measure_size
 from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
 from bt_ray.precision import Precision, precision_on
+from bt_ray.ray_start import starts_here
 from bt_ray.training.arithmetic import begun_precision, with_precision
-from bt_ray.training.cluster import check_gpus, cpus_needed, starts_here, takes_gpu
+from bt_ray.training.cluster import check_gpus, cpus_needed, takes_gpu
 from bt_ray.training.local import choose_device
 from bt_ray.training.on_cpu import slow_precision
 from bt_ray.training.run_folder import check_claim, check_storage, locate_storage, nearest_folder

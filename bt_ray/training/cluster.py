@@ -15,6 +15,7 @@ from bt_ray.config import Settings
 from bt_ray.cpu.count import available_cpus
 from bt_ray.errors import LaunchError
 from bt_ray.precision import Precision, best_on_cpu, best_on_gpu
+from bt_ray.ray_start import join_ray, starts_here
 from bt_ray.training.on_cpu import warn_on_cpu
 from bt_ray.training.preflight import Card, check_cards, examine
 
@@ -37,22 +38,15 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
     Args:
       extra_cpus: logical CPUs that the caller takes besides the run's own.
       at_once: how many such runs a cluster that is started here has room for.
-    Raises: LaunchError if there is no GPU for each worker, or no CPU left for Ray Data besides
-      the workers', `scaling.wait_minutes` after the start; or if a GPU cannot carry out the run.
+    Raises: LaunchError if the cluster cannot be joined; if there is no GPU for each worker, or no
+      CPU left for Ray Data besides the workers', `scaling.wait_minutes` after the start; or if a
+      GPU cannot carry out the run.
     """
     needed = cpus_needed(settings) + extra_cpus
     if not ray.is_initialized():
-        is_local = starts_here()
-        num_cpus = max(available_cpus(), math.ceil(at_once * needed)) if is_local else None
-        if is_local:
+        if starts_here():
             os.environ |= _LOCALLY | os.environ
-        ray.init(
-            num_cpus=num_cpus,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            address="local" if is_local else None,
-            include_dashboard=False if is_local else None,  # it would end with the run
-        )
+        join_ray(max(available_cpus(), math.ceil(at_once * needed)))
     _wait_for_resources(settings, needed)
     if uses_gpu(settings):
         check_cards(_examine_nodes(), settings)
@@ -153,11 +147,6 @@ def best_on_cluster(settings: Settings) -> Precision:
     if not cards:  # all are taken for now
         return "fp16"
     return best_on_gpu(min(card.capability for card in cards))
-
-
-def starts_here() -> bool:
-    """Whether a run would start Ray on this machine, with the logical CPUs that it needs."""
-    return "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
 
 
 def cpus_needed(settings: Settings) -> float:

@@ -14,6 +14,7 @@ from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
+from bt_ray.machine import name_user
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, run_of_folder
 from bt_ray.tracking.registry import register_encoder
@@ -51,6 +52,7 @@ def pretrain(
       RunStoppedError after SIGINT or SIGTERM; TrackingError if MLflow does not answer at the
       start; DataError; UnreadableImagesError; CheckpointError; NonFiniteLossError.
     """
+    name_user()
     check_pretraining(settings)
     settings = locate_storage(settings)
     open_storage(settings)

@@ -60,7 +60,7 @@ def slowdown(precision: Literal["bf16", "fp16"]) -> float:
 def _time_convolution(dtype: torch.dtype) -> float:
     """Seconds of the faster of two goes, after a first one that also loads kernels."""
     layer = torch.nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1)
-    layer = layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layer = layer.to(memory_format=torch.channels_last)
     images = torch.randn(_PAIRS, _CHANNELS, _SIDE_PX, _SIDE_PX)
     images = images.to(memory_format=torch.channels_last).requires_grad_()
 

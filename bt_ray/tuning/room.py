@@ -6,6 +6,7 @@ import ray
 
 from bt_ray.config import Settings
 from bt_ray.cpu.count import available_cpus
+from bt_ray.ray_start import starts_here
 from bt_ray.training import cluster
 
 _DRIVER_CPUS = 0.01  # Tune refuses 0; the trial's own workers do the work
@@ -27,8 +28,7 @@ def join_cluster(settings: Settings, at_once: int | None) -> int:
 
     Raises: LaunchError if not even one fits.
     """
-    starts_here = not ray.is_initialized() and cluster.starts_here()
-    if starts_here and at_once is None:
+    if at_once is None and not ray.is_initialized() and starts_here():
         at_once = max(1, int(available_cpus() / _cores(settings)))
     cluster.connect(settings, extra_cpus=_DRIVER_CPUS, at_once=at_once or 1)
     return at_once or _room(settings)
