@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from bt_ray.config import Settings, flatten
-from pipelines.terminal import console, exit_code, finish, show_error
+from pipelines.terminal import console, exit_code, finish, show_error, warn
 
 if TYPE_CHECKING:
     from bt_ray.data.preparation.prepare import Described
@@ -69,7 +69,7 @@ def print_forecast(ahead: "Forecast", settings: Settings) -> None:
     table.add_row("time", _time_words(ahead, settings))
     console.print(table)
     for warning in ahead.warnings:
-        console.print(f"[bold yellow]Warning[/]: {warning}", soft_wrap=True)
+        warn(warning)
     for error in ahead.problems[:_MOST_ERRORS]:
         show_error(error)
     if len(ahead.problems) > _MOST_ERRORS:

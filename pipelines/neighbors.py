@@ -8,7 +8,7 @@ import tyro
 from rich.table import Table
 
 from bt_ray.errors import SettingsError
-from pipelines.terminal import console, finish, guarded
+from pipelines.terminal import command, console, finish, guarded
 
 if TYPE_CHECKING:
     from bt_ray.embedding.neighbors import Neighbor
@@ -32,6 +32,7 @@ class LookUp:
             raise SettingsError("Name at least one image file, or id of an embedded image.")
 
 
+@command
 def main() -> None:
     """Parses the command line, shows the neighbours of each query."""
     order = guarded(lambda: tyro.cli(LookUp, prog="python -m pipelines.neighbors"))

@@ -189,8 +189,10 @@ def test_a_token_is_brought_where_none_can_be_kept(
 
 
 AS_A_NUMBER = """
-import os, sys
-os.setgroups([]); os.setgid(54321); os.setuid(54321)
+import os, pwd, sys
+def nobody(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+pwd.getpwuid = nobody
 sys.argv = ["pretrain", "digits", "--storage", sys.argv[1], "--schedule.epochs", "1",
             "--schedule.warmup-epochs", "0", "--scaling.workers", sys.argv[2]]
 from pipelines.pretrain import main
@@ -199,18 +201,21 @@ main()
 
 
 @pytest.mark.run
-@pytest.mark.skipif(os.name == "nt" or os.getuid() != 0, reason="needs root, to become nobody")
 @pytest.mark.parametrize("workers", ["0", pytest.param("1", marks=pytest.mark.cluster)])
-def test_a_container_that_runs_as_a_bare_number_trains(workers: str) -> None:
-    folder = Path(f"/tmp/bt_ray_number_{free_ports(1)[0]}")
-    folder.mkdir(mode=0o777)
-    folder.chmod(0o777)
-    bare = {k: v for k, v in os.environ.items() if k not in ("USER", "LOGNAME", "HOME")}
+def test_a_container_that_runs_as_a_bare_number_trains(workers: str, tmp_path: Path) -> None:
+    """Nobody knows its name or its home, and its folder for temporary files has a long path."""
+    named = ("USER", "LOGNAME", "LNAME", "USERNAME", "HOME", "RAY_ADDRESS", "RAY_AUTH_MODE")
+    bare = {name: value for name, value in os.environ.items() if name not in named}
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", AS_A_NUMBER, str(folder / "runs"), workers],
-        cwd=ROOT, env=bare | {"HOME": "/", "TMPDIR": str(folder)},
+        [sys.executable, "-c", AS_A_NUMBER, str(tmp_path / "[my] runs"), workers],
+        cwd=ROOT, env=bare | {"TMPDIR": str(long), "COLUMNS": "300"},
         capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert "[my] runs/digits" in done.stderr
     assert '"precision"' in done.stdout
+    if workers == "1":
+        assert "Ray keeps them in /tmp/ray" in done.stderr
