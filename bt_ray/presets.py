@@ -57,8 +57,8 @@ def cifar10() -> Settings:
     """CIFAR-10, downloaded or from image folders, a six-layer encoder, two CPU cores.
 
     Command: python -m pipelines.pretrain cifar10 [--data.train DIR/train --data.test DIR/test]
-    Hardware: two CPU cores with bf16 instructions
-    Time: 17 to 35 minutes
+    Hardware: two CPU cores
+    Time: 17 to 35 minutes with bf16 instructions, about an hour without
     Score: kNN 35.2 % untrained, 62.0 to 62.3 % trained
     Measured: by us, with version 0.1.0
     """
@@ -86,8 +86,8 @@ def cifar10_small() -> Settings:
 
     Command: python -m pipelines.pretrain cifar10_small
       [--data.train DIR/train --data.test DIR/test]
-    Hardware: one CPU core with bf16 instructions a run
-    Time: 2 minutes for 20 epochs of 10,000 images
+    Hardware: one CPU core a run
+    Time: 2 minutes for 20 epochs of 10,000 images; without bf16 instructions some three times that
     Score: kNN 31.9 % untrained, 44.1 % trained, of those
     Measured: by us
     """
