@@ -26,7 +26,7 @@ def digits() -> Settings:
     Command: python -m pipelines.pretrain digits
     Hardware: two CPU cores
     Time: about a minute
-    Score: kNN 92.5 % untrained, 97.5 to 97.8 % trained
+    Score: kNN 92.5 % untrained (93.1 % in bf16), 97.5 to 97.8 % trained
     Measured: by us
     """
     return Settings(
