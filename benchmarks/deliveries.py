@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.consumers import steady
 from bt_ray.config import Settings, ViewSettings
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.decode import make_views, read_steps
 from bt_ray.data.stream.plan import build_plan
@@ -23,7 +24,7 @@ from bt_ray.data.views import reference
 from bt_ray.data.views.draw import draw
 
 GLOBAL_BATCH = 100
-CORES = os.cpu_count() or 1
+CORES = available_cpus()
 
 Measured = dict[str, float]
 """`images_per_s`, and of Ray the most of its object store, `store_mb`."""

@@ -24,11 +24,12 @@ from rich.table import Table
 from benchmarks.training import describe_machine, in_fresh_process
 from benchmarks.views import read_jpegs
 from bt_ray.config import Settings, override
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.sources import open_source
 from bt_ray.data.views.fast import decode
 from bt_ray.data.views.reference import central
 from bt_ray.embedding.embed import EmbeddingJob, embed
-from bt_ray.embedding.encoder import Computation, count_cores
+from bt_ray.embedding.encoder import Computation
 from bt_ray.embedding.neighbors import EmbeddingSet
 from bt_ray.embedding.pool import build_pool
 from bt_ray.errors import DataError, SettingsError
@@ -38,7 +39,7 @@ from bt_ray.model.pretrained import Pretrained
 from bt_ray.presets import preset
 from pipelines.terminal import console, finish, guarded
 
-CORES = count_cores()
+CORES = available_cpus()
 _ROWS_PER_FILE, _BATCH_SIZE = 32, 32
 _TOLERANCE = 1e-4  # of vectors whose numbers are about 1
 Block = tuple[float, dict[str, NDArray[np.float32]]]

@@ -1,6 +1,5 @@
 """The paper's method written plainly, in torch's own parts: what `benchmarks.gpu` compares with."""
 
-import os
 from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
@@ -14,6 +13,7 @@ from torchvision import transforms
 
 from benchmarks.gpu_marks import Marks
 from bt_ray.config import Settings
+from bt_ray.cpu.count import available_cpus
 from bt_ray.errors import DataError
 from bt_ray.model.twins import Twins, build_twins
 from bt_ray.precision import autocast
@@ -136,7 +136,7 @@ def loaded_views(folder: Path, settings: Settings) -> Iterator[Views]:
         batch_size=settings.data.global_batch,
         shuffle=True,
         drop_last=True,
-        num_workers=os.cpu_count() or 1,
+        num_workers=available_cpus(),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=True,
     )

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from bt_ray.config import Settings
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.views.draw import ViewParameters, draw
 from bt_ray.data.views.photometry import apply_photometry, tabulate
 from bt_ray.data.views.reference import decode
@@ -100,7 +101,7 @@ def lightly_images_per_s(
         batch_size=global_batch,
         shuffle=True,
         drop_last=True,
-        num_workers=os.cpu_count() or 1,
+        num_workers=available_cpus(),
     )
     batches = iter(loader)
 

@@ -29,6 +29,7 @@ from rich.table import Table
 
 from benchmarks.peers import bare_images_per_s, gather_images, lightly_images_per_s
 from bt_ray.config import Settings, override
+from bt_ray.cpu.count import available_cpus
 from bt_ray.errors import SettingsError
 from bt_ray.presets import preset
 from bt_ray.tracking.tracker import read_history
@@ -115,7 +116,7 @@ def build_contenders(order: Benchmark, work: Path) -> dict[str, Callable[[], flo
     # A run ends with its images: the job gets as many as its steps take, lightly's loader
     # some more, so that it is as busy at the last timed step as before.
     steps, small_steps = _WARMUP_STEPS + order.steps, _SMALL_WARMUP_STEPS + order.small_steps
-    loader_steps = steps + 2 * (os.cpu_count() or 1)
+    loader_steps = steps + 2 * (available_cpus())
     folders = {
         n: gather_images(order.data, work, num_images=n * _GLOBAL_BATCH)
         for n in {steps, small_steps, loader_steps}
@@ -189,7 +190,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "cpu": model[1] if model else platform.processor(),
-        "cores": os.cpu_count(),
+        "cores": available_cpus(),
         "has_bf16": bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
         "bf16_instructions": sorted(set(re.findall(r"\b(?:avx512|amx)_bf16\b", facts))),
     }

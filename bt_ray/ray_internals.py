@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from ray._private import services
 from ray.data import DataContext
 from ray.data._internal.execution import streaming_executor_state
 from ray.data._internal.execution.backpressure_policy import (
@@ -144,3 +145,14 @@ def limit_blocks_ahead(context: DataContext, limits: Limits) -> None:
     context.set_config(
         ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [*ENABLED_BACKPRESSURE_POLICIES, BoundedQueues]
     )
+
+
+def find_running_cluster() -> str | None:
+    """HOST:PORT of the cluster on this machine that Ray would take for `auto`; none if none runs.
+
+    It may be one that has died since.
+    """
+    try:
+        return str(services.canonicalize_bootstrap_address("auto"))
+    except ConnectionError:
+        return None

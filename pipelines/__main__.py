@@ -5,9 +5,10 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from rich.table import Table
+from rich.text import Text
 
 from bt_ray import __version__
-from pipelines.terminal import console
+from pipelines.terminal import command, console
 
 _DEMO = "demo"
 COMMANDS = {
@@ -25,6 +26,7 @@ COMMANDS = {
 """What each command does; all but the demo are modules of this package."""
 
 
+@command
 def main() -> None:
     """Runs the command that is named first; without one, lists them."""
     name, *arguments = sys.argv[1:] or ["--help"]
@@ -37,7 +39,7 @@ def main() -> None:
     else:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "`bt-ray` alone lists them."
-        console.print(f"There is no command {name!r}; {hint}", soft_wrap=True, markup=False)
+        console.print(f"There is no command {name!r}; {hint}", soft_wrap=True)
         sys.exit(2)
 
 
@@ -53,7 +55,7 @@ def print_commands() -> None:
     """The commands, a line each."""
     table = Table(box=None, show_header=False, title="bt-ray COMMAND …", title_justify="left")
     for name, words in COMMANDS.items():
-        table.add_row(f"[bold]{name}[/]", words)
+        table.add_row(Text(name, "bold"), words)
     console.print(table)
     console.print("`bt-ray COMMAND --help` tells more; `bt-ray --version` says which this is.")
 

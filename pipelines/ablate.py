@@ -1,16 +1,16 @@
 """The paper's ablations: `python -m pipelines.ablate figure5 PRESET [--seeds K] …`."""
 
-import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from bt_ray.config import Settings, check_pretraining
+from bt_ray.cpu.count import available_cpus
 from bt_ray.presets import PRESETS, starting_point
-from pipelines.terminal import console, finish, guarded, quiet_libraries
+from pipelines.terminal import command, console, finish, guarded, quiet_libraries
 
 if TYPE_CHECKING:
     from bt_ray.ablations.progress import StudyProgress
@@ -32,7 +32,7 @@ class Ablate:
     """Training images that are used, drawn class by class; none: all."""
     linear: Literal["fast", "small", "paper"] = "fast"
     """How the linear classifier is fitted (`pipelines.evaluate linear`)."""
-    at_once: int = os.cpu_count() or 1
+    at_once: int = field(default_factory=available_cpus)
     """Runs at a time with --scaling.workers 0, each on its share of the cores; with workers, runs
     have the cluster one after the other."""
     values: tuple[float, ...] = ()
@@ -47,6 +47,7 @@ class Ablate:
     settings: Annotated[Settings, tyro.conf.arg(name="")]
 
 
+@command
 def main() -> None:
     """Parses the command line, makes the ablation, prints its table."""
     name, order = guarded(lambda: parse(sys.argv[1:]))
@@ -59,7 +60,6 @@ def parse(arguments: list[str]) -> tuple[str, Ablate]:
         console.print(
             f"usage: python -m pipelines.ablate {{{','.join(_STUDIES)}}} "
             f"{{{','.join(PRESETS)},SETTINGS.json}} [--seeds K] [--section.field value …]",
-            markup=False,
         )
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
     order = tyro.cli(
@@ -119,7 +119,7 @@ def _print(progress: "StudyProgress") -> None:
     console.print(
         f"{progress.done}/{progress.total}  {progress.label}, seed {result.seed}: "
         f"{result.failure or words} ({time}){ahead}",
-        soft_wrap=True, highlight=False, markup=False,
+        soft_wrap=True, highlight=False,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ class CountLine:
 
     def __init__(self, bar: Progress | None = None) -> None:
         self._bar = bar or Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TaskProgressColumn(),
             TimeRemainingColumn(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from bt_ray.config import Settings, flatten
-from pipelines.terminal import console, exit_code, finish, show_error
+from pipelines.terminal import console, exit_code, finish, show_error, warn
 
 if TYPE_CHECKING:
     from bt_ray.data.preparation.prepare import Described
@@ -60,6 +60,7 @@ def print_forecast(ahead: "Forecast", settings: Settings) -> None:
         table.add_row("steps per epoch", f"{ahead.plan.steps_per_epoch:,}")
         table.add_row("steps", f"{ahead.total_steps:,}")
         table.add_row("shuffle window", f"{ahead.plan.window_row_groups:,} row groups")
+    table.add_row("precision", ahead.precision or "what all nodes of the cluster have")
     table.add_row("encoder", f"{ahead.size.encoder_parameters:,} parameters")
     table.add_row("projector", f"{ahead.size.projector_parameters:,} parameters")
     memory = ahead.size.memory
@@ -68,7 +69,7 @@ def print_forecast(ahead: "Forecast", settings: Settings) -> None:
     table.add_row("time", _time_words(ahead, settings))
     console.print(table)
     for warning in ahead.warnings:
-        console.print(f"[bold yellow]Warning[/]: {warning}", soft_wrap=True)
+        warn(warning)
     for error in ahead.problems[:_MOST_ERRORS]:
         show_error(error)
     if len(ahead.problems) > _MOST_ERRORS:
@@ -122,6 +123,7 @@ def record(ahead: "Forecast") -> dict[str, Any]:
         "data": facts,
         "steps_per_epoch": ahead.plan and ahead.plan.steps_per_epoch,
         "window_row_groups": ahead.plan and ahead.plan.window_row_groups,
+        "precision": ahead.precision,
         "encoder_parameters": ahead.size.encoder_parameters,
         "projector_parameters": ahead.size.projector_parameters,
         "memory_bytes": asdict(ahead.size.memory) | {"total": ahead.size.memory.total},

@@ -9,7 +9,7 @@ import tyro
 from bt_ray.data.sources import open_source
 from pipelines.count_line import CountLine
 from pipelines.encoders import EncoderPlaces
-from pipelines.terminal import console, finish, guarded
+from pipelines.terminal import command, console, finish, guarded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class Embed(EncoderPlaces):
     64 to 4096."""
 
 
+@command
 def main() -> None:
     """Parses the command line, writes the vectors, says what is in them."""
     order = guarded(lambda: tyro.cli(Embed, prog="python -m pipelines.embed"))

@@ -9,7 +9,7 @@ from pipelines.evaluations.knn import KnnOrder, evaluate_knn
 from pipelines.evaluations.linear import LinearOrder, evaluate_linear
 from pipelines.evaluations.semi import SemiOrder, evaluate_semi
 from pipelines.evaluations.transfer import TransferOrder, evaluate_transfer
-from pipelines.terminal import finish, guarded
+from pipelines.terminal import command, finish, guarded
 
 Order = (
     Annotated[KnnOrder, tyro.conf.subcommand("knn")]
@@ -25,6 +25,7 @@ _EVALUATIONS: dict[type, Callable[[Any], dict[str, Any]]] = {
 }
 
 
+@command
 def main() -> None:
     """Parses the command line, scores the encoder, shows and keeps the result."""
     order: Any = guarded(lambda: tyro.cli(Order, prog="python -m pipelines.evaluate"))

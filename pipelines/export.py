@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from pipelines.encoders import EncoderOrder
-from pipelines.terminal import console, finish, guarded
+from pipelines.terminal import command, console, finish, guarded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class Export(EncoderOrder):
     """What to write: encoder.pth, encoder.safetensors, encoder.onnx, encoder.pt2."""
 
 
+@command
 def main() -> None:
     """Parses the command line, writes and reads back each file."""
     order = guarded(lambda: tyro.cli(Export, prog="python -m pipelines.export"))

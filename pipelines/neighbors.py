@@ -8,7 +8,7 @@ import tyro
 from rich.table import Table
 
 from bt_ray.errors import SettingsError
-from pipelines.terminal import console, finish, guarded
+from pipelines.terminal import command, console, finish, guarded
 
 if TYPE_CHECKING:
     from bt_ray.embedding.neighbors import Neighbor
@@ -32,6 +32,7 @@ class LookUp:
             raise SettingsError("Name at least one image file, or id of an embedded image.")
 
 
+@command
 def main() -> None:
     """Parses the command line, shows the neighbours of each query."""
     order = guarded(lambda: tyro.cli(LookUp, prog="python -m pipelines.neighbors"))
@@ -42,13 +43,16 @@ def look_up(order: LookUp) -> dict[str, object]:
     """The neighbours by query; one that was embedded itself is none of its own neighbours."""
     import torch
 
-    from bt_ray.embedding.encoder import Computation, count_cores
+    from bt_ray.cpu.count import available_cpus
+    from bt_ray.embedding.encoder import Computation
     from bt_ray.embedding.neighbors import EmbeddingSet
 
     embedded = EmbeddingSet.open(order.embeddings)
     files = [query for query in order.queries if Path(query).is_file()]
     ids = [query for query in order.queries if query not in files]
-    computation = Computation(threads=count_cores(), precision=embedded.manifest.encoder.precision)
+    computation = Computation(
+        threads=available_cpus(), precision=embedded.manifest.encoder.precision
+    )
     vectors = (
         [embedded.vectors_of_files([Path(file) for file in files], computation)] if files else []
     )

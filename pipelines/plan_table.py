@@ -147,7 +147,7 @@ def _print_changes(settings: Settings, preset_settings: Settings) -> None:
     words = [f"{key}={value} (instead of {theirs[key]})" for key, value in changed.items()]
     if words:
         sentence = f"Settings that differ: {', '.join(words)}"
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        console.print(sentence, soft_wrap=True, highlight=False)
 
 
 def _print_predictions(plan: Plan) -> None:

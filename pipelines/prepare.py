@@ -12,7 +12,7 @@ from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.sources import open_source
 from bt_ray.errors import SettingsError
 from pipelines.count_line import CountLine
-from pipelines.terminal import console, finish, guarded
+from pipelines.terminal import command, console, finish, guarded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class Prepare:
     alone, without Ray; none: all CPUs, or this process alone for less than 256 MB."""
 
 
+@command
 def main() -> None:
     """Parses the command line, writes the shards, says what is in them."""
     order = guarded(lambda: tyro.cli(Prepare, prog="python -m pipelines.prepare"))

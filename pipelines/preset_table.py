@@ -4,6 +4,7 @@ import inspect
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from bt_ray.presets import PRESETS
 
@@ -16,7 +17,8 @@ def preset_table() -> Group:
     tables = []
     for name in PRESETS:
         what, facts = describe(name)
-        table = Table(title=f"[bold]{name}[/]: {what}", title_justify="left", show_header=False)
+        title = Text.assemble((name, "bold"), f": {what}")
+        table = Table(title=title, title_justify="left", show_header=False)
         for label, words in facts.items():
             table.add_row(label.lower(), words)
         tables.append(table)

@@ -4,18 +4,19 @@ import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import tyro
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from bt_ray.config import Settings
 from bt_ray.errors import SettingsError
 from bt_ray.presets import PRESETS, starting_point
 from pipelines.preset_table import preset_table
 from pipelines.progress import ProgressLine
-from pipelines.terminal import console, finish, guarded
+from pipelines.terminal import command, console, finish, guarded, warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Pretrain:
             raise SettingsError(f"--on {self.on!r} plans a run that does not start: add --dry-run.")
 
 
+@command
 def main() -> None:
     """Parses the command line, pretrains, prints what came of it."""
     order = guarded(lambda: parse(sys.argv[1:]))
@@ -48,7 +50,8 @@ def main() -> None:
         from pipelines.dry_run import dry_run
 
         sys.exit(dry_run(settings, preset_settings=starting_point(sys.argv[1])))
-    console.print(f"Pretraining [bold]{settings.name}[/] on {settings.data.train}")
+    what = Text.assemble("Pretraining ", (settings.name, "bold"), f" on {settings.data.train}")
+    console.print(what, soft_wrap=True)
     was_finished = is_finished(settings)
     from bt_ray.training.launch import pretrain
 
@@ -93,8 +96,8 @@ def parse(arguments: list[str]) -> Pretrain:
 _SNIPPET = """
     import mlflow, pandas, pathlib
 
-    mlflow.set_tracking_uri("{uri}")
-    encoder = mlflow.pyfunc.load_model("models:/{version}")
+    mlflow.set_tracking_uri({uri!r})
+    encoder = mlflow.pyfunc.load_model({model!r})
     image = pathlib.Path("cat.jpg").read_bytes()
     representations = encoder.predict(pandas.DataFrame({{"image": [image]}}))
 """
@@ -116,6 +119,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     is_whole = summary["steps"] == summary["total_steps"]
     steps = f"{summary['steps']:,}"
     table.add_row("steps", steps if is_whole else f"{steps} of {summary['total_steps']:,}")
+    table.add_row("precision", summary["precision"])
     table.add_row("loss", f"{scores['loss']:.2f}")
     if scores["knn_top1"] is not None:
         table.add_row("kNN, untrained", f"{scores['knn_top1_untrained']:.1%}")
@@ -128,16 +132,18 @@ def print_summary(summary: dict[str, Any]) -> None:
     table.add_row("run folder", summary["paths"]["run"])
     uri = summary["paths"]["mlflow"]
     is_server = uri.startswith("http")
-    table.add_row("MLflow page", uri if is_server else f"mlflow ui --backend-store-uri {uri}")
+    table.add_row(
+        "MLflow page", uri if is_server else f"mlflow ui --backend-store-uri {quote(uri)}"
+    )
     if summary["model_version"] is not None:
         table.add_row("registered", f"models:/{summary['model_version']}")
     console.print(table)
     for warning in summary["warnings"]:
-        console.print(f"[bold yellow]Warning[/]: {escape(warning)}", soft_wrap=True)
+        warn(warning)
     if summary["model_version"] is not None:
+        model = f"models:/{summary['model_version']}"
         console.print("Use the encoder:")
-        console.print(_SNIPPET.format(uri=uri, version=summary["model_version"]), markup=False,
-                      highlight=False, soft_wrap=True)  # fmt: skip
+        console.print(_SNIPPET.format(uri=uri, model=model), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

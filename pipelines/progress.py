@@ -20,7 +20,7 @@ class ProgressLine:
         self._epochs = settings.schedule.epochs
         self._shown: dict[str, float] = {}
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TaskProgressColumn(),
             TimeRemainingColumn(),

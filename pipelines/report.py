@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from bt_ray.errors import SettingsError
-from pipelines.terminal import console, finish, guarded
+from pipelines.terminal import command, console, finish, guarded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class Report:
             raise SettingsError("Name at least one run: its folder, or its name or id in MLflow.")
 
 
+@command
 def main() -> None:
     """Parses the command line, writes the page, says what is missing in it."""
     order = guarded(lambda: tyro.cli(Report, prog="python -m pipelines.report"))
@@ -51,7 +52,7 @@ def report(order: Report) -> dict[str, object]:
     console.print(f"{order.output}: {len(records)} runs, {num_bytes / 1e6:.2f} MB")
     for name, sentences in page.missing.items():
         for sentence in sentences:
-            console.print(f"{name}: {sentence}", soft_wrap=True, markup=False)
+            console.print(f"{name}: {sentence}", soft_wrap=True)
     return {
         "run_id": records[0].run_id if len(records) == 1 else None,
         "steps": None,

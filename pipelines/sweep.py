@@ -8,7 +8,7 @@ import tyro
 
 from bt_ray.config import Settings
 from bt_ray.presets import PRESETS, starting_point
-from pipelines.terminal import console, finish, guarded, quiet_libraries
+from pipelines.terminal import command, console, finish, guarded, quiet_libraries
 
 if TYPE_CHECKING:
     from bt_ray.tuning.sweep import SweepSummary
@@ -23,11 +23,12 @@ _USAGE = (
 )
 
 
+@command
 def main() -> None:
     """Parses the command line, says what it will take, sweeps, prints the trials."""
     arguments = sys.argv[1:]
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
-        console.print(_USAGE, markup=False)
+        console.print(_USAGE)
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
     quiet_libraries()
     from bt_ray.tuning.budget import check_budget, forecast_sweep

@@ -1,12 +1,13 @@
 """A sweep as people see it: its budget, its trials while they run, what came of it."""
 
 import time
+from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.terminal import console
 
@@ -95,7 +96,7 @@ class TrialTable:
                 first = not self._told
                 self._told[row.number] = row.state
                 if not first or row.state == "running":
-                    console.print(describe(row, progress), soft_wrap=True, markup=False)
+                    console.print(describe(row, progress), soft_wrap=True, highlight=False)
 
 
 def describe(row: "Row", progress: "SweepProgress") -> str:
@@ -123,7 +124,7 @@ def build_table(title: str, progress: "SweepProgress") -> Table:
     if best is not None:
         caption += f" · best: trial {best.number}, {best.score:.4f}"
     caption += f" · {human(progress.left_s)} left"
-    table = Table(title=escape(title), caption=caption)
+    table = Table(title=title, caption=caption)
     names = list(dict.fromkeys(name for row in progress.rows for name in row.params))
     for column in ("trial", *names, "", "epochs", "score", "time"):
         table.add_column(column, justify="right")
@@ -131,7 +132,7 @@ def build_table(title: str, progress: "SweepProgress") -> Table:
     for row in order[:_MOST_ROWS]:
         table.add_row(
             str(row.number),
-            *(escape(shown(row.params[name])) if name in row.params else "" for name in names),
+            *(shown(row.params[name]) if name in row.params else "" for name in names),
             row.state,
             f"{row.epochs:g} of {progress.epochs}",
             "" if row.score is None else f"{row.score:.4f}",
@@ -158,15 +159,17 @@ def print_summary(summary: "SweepSummary") -> None:
     console.print(build_table(f"{summary.name}: {summary.score} of held-out images", whole))
     for row in rows:
         if row.reason is not None:
-            console.print(f"trial {row.number} {row.state}: {escape(row.reason)}", soft_wrap=True)
+            console.print(f"trial {row.number} {row.state}: {row.reason}", soft_wrap=True)
     verdict = summary.verdict
     if summary.best is None or verdict is None:
         console.print("No trial finished, so there is no winner.")
         return
     scores = ", ".join(f"{name} {value:.4f}" for name, value in verdict.scores.items())
-    console.print(f"Best: [bold]trial {summary.best.number}[/]; on the test images: {scores}")
+    best = Text.assemble("Best: ", (f"trial {summary.best.number}", "bold"))
+    console.print(best + f"; on the test images: {scores}")
     became = "is the champion" if verdict.is_champion else "is registered, but not the champion"
-    console.print(f"[bold]models:/{verdict.model_version}[/] {became}.", soft_wrap=True)
-    console.print(escape(verdict.sentence), soft_wrap=True)
+    model = Text.assemble((f"models:/{verdict.model_version}", "bold"), f" {became}.")
+    console.print(model, soft_wrap=True)
+    console.print(verdict.sentence, soft_wrap=True)
     console.print(f"Figures: {summary.paths['figures']}", soft_wrap=True)
-    console.print(f"optuna-dashboard {summary.paths['study']}", soft_wrap=True)
+    console.print(f"optuna-dashboard {quote(summary.paths['study'])}", soft_wrap=True)

@@ -119,6 +119,7 @@ def _small(storage: Path, train: ShardSet, test: ShardSet) -> Settings:
             "model.projector_widths": [64, 64],
             "schedule.epochs": 3,
             "schedule.warmup_epochs": 1,
+            "training.precision": "fp32",  # alike on any CPU
             "training.log_every_steps": 1,
             "training.probe_every_epochs": 3,
             "training.checkpoint_every_epochs": 0.5,

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ def ray_head(**environment: str) -> Iterator[Head]:
         for _ in range(120):
             try:
                 urllib.request.urlopen(f"{head.jobs}/api/version", timeout=2).close()
+                break
+            except urllib.error.HTTPError:  # it is there, and asks for a token
                 break
             except OSError:
                 time.sleep(0.5)

@@ -93,8 +93,8 @@ def test_walls(source: str) -> None:
 
 FLOORS = (
     ("errors",),
-    ("config",),
-    ("cpu", "data/location", "data/views", "optim", "precision", "presets", "ray_internals"),
+    ("config", "machine", "ray_internals"),
+    ("cpu", "data/location", "data/views", "optim", "precision", "presets", "ray_start"),
     ("data/sources", "distributed"),
     ("data/shards", "model", "objective"),
     ("data/preparation", "data/stream", "figures"),

@@ -15,6 +15,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.shards.subset import subset
 from bt_ray.errors import SettingsError
 from bt_ray.tracking.mlflow import ending, run_of_folder
+from bt_ray.training.arithmetic import choose_precision
 from bt_ray.training.cluster import connect
 from bt_ray.training.run_folder import locate_storage, open_storage
 from bt_ray.tuning.split import draw_rows, hold_out
@@ -84,6 +85,8 @@ def ablate(
     settings = take_images(prepare_data(settings), plan.images)
     if settings.scaling.workers > 0:
         connect(settings)
+    # Results are those of one arithmetic, which their keys name.
+    settings = choose_precision(settings, Path(settings.storage) / "ablations")
     searches = _searches(study, settings)
     collector = ResultCollector(len(searches) + len(study.cases) * plan.seeds, on_progress)
     name = f"{study.name}-{settings.name}"

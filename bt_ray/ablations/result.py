@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bt_ray.config import DataSettings, Settings, shaping
+from bt_ray.config import DataSettings, Settings, TrainingSettings, shaping
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import DataError
 
@@ -50,7 +50,10 @@ def key_of(settings: Settings, scoring: str) -> str:
       settings: `data.train` and `data.test` name shards.
       scoring: how the encoder is scored.
     """
-    default = plain_settings(Settings(name="default", data=DataSettings(train="")))
+    training = TrainingSettings(precision="fp32")  # the default when the first results were made
+    default = plain_settings(
+        Settings(name="default", data=DataSettings(train=""), training=training)
+    )
     facts = {key: v for key, v in plain_settings(settings).items() if v != default[key]}
     roots = [root for root in (settings.data.train, settings.data.test) if root is not None]
     checksums = [[s.sha256 for s in ShardSet.open(root).manifest.shards] for root in roots]

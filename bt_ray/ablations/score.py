@@ -13,6 +13,7 @@ from bt_ray.evaluation.frozen import Compute, score_frozen
 from bt_ray.evaluation.knn import Knn
 from bt_ray.evaluation.linear import Linear
 from bt_ray.model.pretrained import load_folder
+from bt_ray.precision import precision_on
 from bt_ray.training.classify import build_task, classify
 from bt_ray.training.local import choose_device
 
@@ -59,7 +60,7 @@ def score_encoder(
             kind="linear",
             storage=settings.storage,
             scaling=settings.scaling,
-            precision=settings.training.precision,
+            precision=precision_on(pretrained.settings.training, device),
             seed=settings.training.seed,
         )
         scores |= {f"linear_{k}": value for k, value in classify(task, pretrained).scores.items()}

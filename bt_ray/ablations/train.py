@@ -1,7 +1,6 @@
 """Runs of ablations: each trained and scored once, some at a time, in processes of their own."""
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -14,6 +13,7 @@ import torch
 from bt_ray.ablations.result import Result, keep_result, key_of, plain_settings, read_result
 from bt_ray.ablations.score import LinearProtocol, is_labelled, score_encoder
 from bt_ray.config import Settings
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import NonFiniteLossError, RunFailedError
 from bt_ray.tracking.mlflow import MlflowRun
@@ -68,7 +68,7 @@ def train_all(
     local = [order for order in missing.values() if order.settings.scaling.workers == 0]
     if not local:
         return
-    threads = max(1, (os.cpu_count() or 1) // at_once)
+    threads = max(1, available_cpus() // at_once)
     pool = ProcessPoolExecutor(
         min(at_once, len(local)),
         mp_context=multiprocessing.get_context("spawn"),

@@ -13,8 +13,10 @@ class TrainingSettings:
 
     seed: int = 0
     """Seed of the initial weights, the order of the images and the views."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of encoder and projector; the objective is always float32 or better."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of encoder and projector; the objective is always float32 or better. auto: bf16
+    where the processors or GPUs have it, fp16 on older GPUs with tensor cores (V100, T4), else
+    fp32. A run keeps what it began with."""
     channels_last: bool = True
     """Lay images out channels-last, which convolutions prefer."""
     micro_batch: int | None = None
@@ -94,7 +96,8 @@ class ScalingSettings:
     cpus_per_worker: float = 1
     """Logical CPUs that Ray reserves for each worker."""
     threads_per_worker: int | None = None
-    """Threads of a CPU worker's arithmetic; none: the machine's cores over its workers."""
+    """Threads of a CPU worker's arithmetic; none: the CPUs that may be used there (by
+    affinity and cgroup) over its workers."""
     max_failures: int = 3
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
     max_hours: float | None = None

@@ -1,1 +1,1 @@
-"""What makes runs on CPUs faster, and nothing else: it may be deleted without a result changing."""
+"""What fits runs to the CPUs that they get: faster, or fewer threads, and never another result."""

@@ -4,7 +4,6 @@ Every worker loads it from there, so that all vectors are computed with the same
 a restart. And an image can be looked up among the vectors without the run that trained the encoder.
 """
 
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -111,10 +110,3 @@ def load_encoder(root: str, digest: str, computation: Computation) -> Encoder:
         device,
         replace(pretrained.settings.training, precision=computation.precision),
     )
-
-
-def count_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

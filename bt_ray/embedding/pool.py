@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.preparation.tasks import RunAll, one_after_the_other
-from bt_ray.embedding.encoder import Computation, Device, count_cores
+from bt_ray.embedding.encoder import Computation, Device
 from bt_ray.errors import LaunchError, SettingsError
 
 Accelerator = Literal["auto", "cpu", "gpu"]
@@ -44,7 +45,7 @@ def _this_process(accelerator: Accelerator, computation: Computation) -> Pool:
     if accelerator == "gpu" and not has_gpu:
         raise LaunchError("--accelerator gpu needs a GPU, and there is none here; use cpu.")
     device: Device = "cuda" if has_gpu and accelerator != "cpu" else "cpu"
-    here = replace(computation, device=device, threads=count_cores())
+    here = replace(computation, device=device, threads=available_cpus())
     return Pool(one_after_the_other, here, f"in this process, on {device}")
 
 

@@ -3,7 +3,6 @@
 Nothing is written, and no Ray is started.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,13 +14,17 @@ import torch
 
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS
 from bt_ray.config import Settings, check_pretraining
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.preparation.prepare import Described, describe_data
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import BtRayError, LaunchError
 from bt_ray.forecast.memory import Size, find_fits, measure_size
 from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
-from bt_ray.training.cluster import check_gpus, cpus_needed, starts_here, takes_gpu
+from bt_ray.precision import Precision, precision_on
+from bt_ray.ray_start import starts_here
+from bt_ray.training.arithmetic import begun_precision, with_precision
+from bt_ray.training.cluster import check_gpus, cpus_needed, takes_gpu
 from bt_ray.training.local import choose_device
 from bt_ray.training.on_cpu import slow_precision
 from bt_ray.training.run_folder import check_claim, check_storage, locate_storage, nearest_folder
@@ -50,6 +53,8 @@ class Forecast:
     device: torch.device | None
     """What a worker computes on; None if that is not on this machine."""
     speed: Speed | None
+    precision: Precision | None
+    """Arithmetic of encoder and projector; None if only the cluster that it joins knows."""
     images_per_s: float | None
     """Of all workers, decoding included."""
     hours: float | None
@@ -74,12 +79,17 @@ def forecast(settings: Settings) -> Forecast:
     attempt(lambda: check_storage(settings))
     train, test = attempt(lambda: describe_data(settings)) or (None, None)
     plan, sample = None, None
+    begun = begun_precision(run_folder)
+    if settings.training.precision == "auto" and begun is not None:
+        settings = with_precision(settings, begun)
     if train is not None:
         plan = attempt(lambda: build_plan(settings, train.manifest))
         sample = decode_sample(train, settings, budget_s=_SAMPLE_S)
         problems += sample.unreadable
         attempt(lambda: check_claim(run_folder, _prepared(settings, train, test)))
     device = attempt(lambda: find_device(settings))
+    chosen = _precision(settings, device)
+    settings = with_precision(settings, chosen or ("fp16" if device is None else "fp32"))
     size = measure_size(settings)
     attempt(lambda: _check_space(settings, size, train, test))
     memory = None if device is None else _memory_warning(settings, size, device)
@@ -104,6 +114,7 @@ def forecast(settings: Settings) -> Forecast:
         size=size,
         device=device,
         speed=speed,
+        precision=chosen,
         images_per_s=rate,
         hours=hours,
         problems=tuple(problems),
@@ -127,6 +138,16 @@ def find_device(settings: Settings) -> torch.device | None:
         return torch.device("cpu")
     check_gpus(settings, num_gpus)
     return torch.device("cuda")
+
+
+def _precision(settings: Settings, device: torch.device | None) -> Precision | None:
+    """The arithmetic of the run, if that is known here."""
+    if settings.training.precision != "auto":
+        return settings.training.precision
+    on_cpus_elsewhere = settings.scaling.workers > 0 and not starts_here()
+    if device is None or (device.type == "cpu" and on_cpus_elsewhere):
+        return None
+    return precision_on(settings.training, device)
 
 
 def _is_timed(settings: Settings, device: torch.device) -> bool:
@@ -184,7 +205,7 @@ def _memory_warning(settings: Settings, size: Size, device: torch.device) -> str
 
 def _cpu_warning(settings: Settings) -> str | None:
     """A sentence if workers and decoding would have to share this machine's CPUs."""
-    num_cpus, needed = os.cpu_count() or 1, cpus_needed(settings)
+    num_cpus, needed = available_cpus(), cpus_needed(settings)
     if settings.scaling.workers == 0 or not starts_here() or needed <= num_cpus:
         return None
     return (
@@ -196,9 +217,9 @@ def _cpu_warning(settings: Settings) -> str | None:
 
 def _threads(settings: Settings) -> int:
     """Threads of all CPU workers together, as many as there are CPUs for."""
-    num_cpus = os.cpu_count() or 1
+    num_cpus = available_cpus()
     if settings.scaling.workers == 0:
-        return torch.get_num_threads()
+        return min(torch.get_num_threads(), num_cpus)
     each = settings.scaling.threads_per_worker or num_cpus
     return min(num_cpus, each * settings.scaling.workers)
 
@@ -213,7 +234,7 @@ def _images_per_s(
     if device is None or speed is None or sample is None or sample.images_per_s is None:
         return None
     workers = max(1, settings.scaling.workers)
-    decoders = 1 if settings.scaling.workers == 0 else os.cpu_count() or 1
+    decoders = 1 if settings.scaling.workers == 0 else available_cpus()
     decoding = sample.images_per_s * decoders
     if device.type == "cuda" and settings.scaling.workers:
         return min(speed.images_per_s * workers, decoding)

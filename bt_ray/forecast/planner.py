@@ -109,11 +109,15 @@ class Prediction:
 
 
 def at_place(settings: Settings, place: Place) -> Settings:
-    """The settings with a worker for each GPU.
+    """The settings with a worker for each GPU, in the arithmetic that `auto` means there.
 
     Raises: SettingsError if the batch cannot be divided so.
     """
-    return replace(settings, scaling=replace(settings.scaling, workers=place.workers))
+    training = settings.training
+    if training.precision == "auto":
+        training = replace(training, precision="bf16" if place.gpu.has_bf16 else "fp16")
+    scaling = replace(settings.scaling, workers=place.workers)
+    return replace(settings, training=training, scaling=scaling)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ def trace_model(settings: Settings, images: int) -> list[Operation]:
     with FakeTensorMode(), record:
         twins = build_twins(settings.model)
         record.begin(twins)
-        with autocast(settings.training, torch.device("cpu")):
+        with _autocast(settings):
             embeddings = twins.projector(twins.encoder(torch.empty(2 * images, 3, px, px)))
             if twins.predictor is not None:
                 embeddings = torch.cat([twins.predictor(embeddings[:images]), embeddings[images:]])
@@ -66,10 +66,18 @@ def trace_encoder(settings: Settings, images: int) -> list[Operation]:
     with FakeTensorMode(), record:
         encoder = build_encoder(settings.model)
         record.begin(encoder)
-        with autocast(settings.training, torch.device("cpu")):
+        with _autocast(settings):
             features = encoder(torch.empty(images, 3, px, px))
         record.turn_back(features)
     return record.operations
+
+
+def _autocast(settings: Settings) -> torch.autocast:
+    """What a GPU computes in; `auto` is half precision on all that are worth a plan."""
+    training = settings.training
+    if training.precision == "auto":
+        training = replace(training, precision="fp16")
+    return autocast(training, torch.device("cpu"))
 
 
 def count_objective_launches(settings: Settings) -> int:

@@ -4,16 +4,22 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bt_ray.config import Settings
+from bt_ray.cpu.count import available_cpus
 from bt_ray.errors import LaunchError
+from bt_ray.precision import Precision, best_on_cpu, best_on_gpu
+from bt_ray.ray_start import join_ray, starts_here
 from bt_ray.training.on_cpu import warn_on_cpu
 from bt_ray.training.preflight import Card, check_cards, examine
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _DATA_CPUS = 1.0
@@ -32,22 +38,15 @@ def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) ->
     Args:
       extra_cpus: logical CPUs that the caller takes besides the run's own.
       at_once: how many such runs a cluster that is started here has room for.
-    Raises: LaunchError if there is no GPU for each worker, or no CPU left for Ray Data besides
-      the workers', `scaling.wait_minutes` after the start; or if a GPU cannot carry out the run.
+    Raises: LaunchError if the cluster cannot be joined; if there is no GPU for each worker, or no
+      CPU left for Ray Data besides the workers', `scaling.wait_minutes` after the start; or if a
+      GPU cannot carry out the run.
     """
     needed = cpus_needed(settings) + extra_cpus
     if not ray.is_initialized():
-        is_local = starts_here()
-        num_cpus = max(os.cpu_count() or 1, math.ceil(at_once * needed)) if is_local else None
-        if is_local:
+        if starts_here():
             os.environ |= _LOCALLY | os.environ
-        ray.init(
-            num_cpus=num_cpus,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            address="local" if is_local else None,
-            include_dashboard=False if is_local else None,  # it would end with the run
-        )
+        join_ray(max(available_cpus(), math.ceil(at_once * needed)))
     _wait_for_resources(settings, needed)
     if uses_gpu(settings):
         check_cards(_examine_nodes(), settings)
@@ -121,12 +120,17 @@ def check_gpus(settings: Settings, num_gpus: float) -> None:
 
 def _examine_nodes() -> list[Card]:
     """One GPU of each node; none of a node whose GPUs are all taken for now."""
+    return _ask_nodes(examine, num_gpus=_SHARE)
+
+
+def _ask_nodes(look: Callable[[], T], num_gpus: float = 0) -> list[T]:
+    """What the function returns on each node, those with GPUs alone if it takes a share of one."""
     asked = [
-        ray.remote(num_gpus=_SHARE, num_cpus=0)(examine)
+        ray.remote(num_gpus=num_gpus, num_cpus=0)(look)
         .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
         .remote()
         for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("GPU", 0) > 0
+        if node["Alive"] and (num_gpus == 0 or node["Resources"].get("GPU", 0) > 0)
     ]
     done, late = ray.wait(asked, num_returns=len(asked), timeout=_EXAMINED_S) if asked else ([], [])
     for task in late:
@@ -134,9 +138,15 @@ def _examine_nodes() -> list[Card]:
     return ray.get(done)
 
 
-def starts_here() -> bool:
-    """Whether a run would start Ray on this machine, with the logical CPUs that it needs."""
-    return "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
+def best_on_cluster(settings: Settings) -> Precision:
+    """The fastest arithmetic that all nodes of the joined cluster have which the run may use."""
+    if not uses_gpu(settings):
+        found = [best_on_cpu()] if starts_here() else _ask_nodes(best_on_cpu)
+        return "bf16" if set(found) == {"bf16"} else "fp32"
+    cards = _examine_nodes()
+    if not cards:  # all are taken for now
+        return "fp16"
+    return best_on_gpu(min(card.capability for card in cards))
 
 
 def cpus_needed(settings: Settings) -> float:

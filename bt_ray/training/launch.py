@@ -14,10 +14,12 @@ from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
+from bt_ray.machine import name_user
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, run_of_folder
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.tracker import METRICS, Tracker
+from bt_ray.training.arithmetic import choose_precision
 from bt_ray.training.assignment import Pretraining
 from bt_ray.training.carry_out import carry_out
 from bt_ray.training.cluster import connect
@@ -50,6 +52,7 @@ def pretrain(
       RunStoppedError after SIGINT or SIGTERM; TrackingError if MLflow does not answer at the
       start; DataError; UnreadableImagesError; CheckpointError; NonFiniteLossError.
     """
+    name_user()
     check_pretraining(settings)
     settings = locate_storage(settings)
     open_storage(settings)
@@ -58,6 +61,7 @@ def pretrain(
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     run_folder = Path(settings.storage) / settings.name
     with sole_owner(run_folder):
+        settings = choose_precision(settings, run_folder)
         claim_folder(run_folder, settings)
         if settings.scaling.workers > 0:
             connect(settings)

@@ -13,6 +13,7 @@ import torch
 
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, last_checkpoint
 from bt_ray.config import Settings
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches
 from bt_ray.data.stream.plan import build_plan
@@ -84,6 +85,8 @@ def train_here(assignment: Assignment, total_steps: int) -> None:
     settings, run_folder = assignment.settings, assignment.run_folder
     shards = ShardSet.open(settings.data.train)
     device = choose_device(settings)
+    if device.type == "cpu":  # torch counts CPUs by affinity, and knows of no cgroup
+        torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
     steps_per_epoch = build_plan(settings, shards.manifest).steps_per_epoch
     resume, start = last_checkpoint(run_folder)
     batches = local_batches(settings, shards, start=start, stop=total_steps, device=device)

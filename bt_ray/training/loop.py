@@ -15,7 +15,7 @@ from bt_ray.distributed.collectives import vote
 from bt_ray.methods.learner import Learner, Outcome, Probing
 from bt_ray.methods.step import build_step
 from bt_ray.optim.lars import set_rates
-from bt_ray.precision import choose_algorithms
+from bt_ray.precision import choose_algorithms, precision_on
 from bt_ray.training.calendar import build_calendar
 from bt_ray.training.checkpointer import Checkpointer
 from bt_ray.training.context import Context, Measures
@@ -98,7 +98,7 @@ def begin(
     Raises: CheckpointError if a checkpoint cannot be read or is another run's.
     """
     choose_algorithms(settings.training, device)
-    is_fp16 = settings.training.precision == "fp16"
+    is_fp16 = precision_on(settings.training, device) == "fp16"
     scaler = torch.amp.GradScaler(device.type, enabled=is_fp16)
     state = TrainingState(learner.module, learner.optimizer, scaler)
     if resume is None:

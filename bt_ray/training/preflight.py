@@ -11,10 +11,9 @@ import torch
 
 from bt_ray.config import Settings
 from bt_ray.errors import LaunchError
+from bt_ray.precision import BF16_SINCE
 
 _INTERFACES = "NCCL_SOCKET_IFNAME"
-_BF16_SINCE = (8, 0)
-"""Compute capability of the first cards that compute in bfloat16 (Ampere)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +56,11 @@ def check_cards(cards: Iterable[Card], settings: Settings) -> None:
                 f"{card.capability[0]}{card.capability[1]}; it has {' '.join(card.torch_code)}): "
                 "install a torch that has it, for V100s that of requirements-volta.lock."
             )
-        if settings.training.precision == "bf16" and card.capability < _BF16_SINCE:
+        if settings.training.precision == "bf16" and card.capability < BF16_SINCE:
             raise LaunchError(
-                f"training.precision=bf16 is emulated on the {place}, many times slower: use fp16."
+                f"training.precision=bf16 is emulated on the {place}, many times slower: "
+                "leave --training.precision out, or use fp16. A run that began with bf16 keeps it, "
+                "and goes on where GPUs have it."
             )
         if settings.scaling.workers > 1 and not _finds_interface(card):
             raise LaunchError(

@@ -32,6 +32,8 @@ class Summary:
     total_steps: int
     """Of the whole run; more than `steps` if it was stopped on the way."""
     images_per_s: float
+    precision: str
+    """Arithmetic of encoder and projector: what `training.precision` auto meant for this run."""
     stream_digest: str
     """Equal for two runs that were trained on the same images in the same views and order."""
     scores: dict[str, float | None]
@@ -73,6 +75,7 @@ def summarize(
         steps=steps,
         total_steps=total_steps,
         images_per_s=round(settings.data.global_batch * steps / seconds, 1),
+        precision=settings.training.precision,
         stream_digest=stream_digest(checkpoint),
         scores={
             "knn_top1_untrained": knn[0] if knn else None,

@@ -1,7 +1,6 @@
 """What runs in each Ray Train worker: the loop, connected to Ray and to the trackers."""
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -20,6 +19,7 @@ from ray.train import CheckpointUploadMode
 
 from bt_ray.checkpoints.resume import agree_on_checkpoint
 from bt_ray.config import Settings
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import stream_batches
 from bt_ray.data.stream.feed import Feed
@@ -210,4 +210,4 @@ def telling_failures(context: RayContext) -> Iterator[None]:
 
 
 def _threads(settings: Settings, workers_here: int) -> int:
-    return settings.scaling.threads_per_worker or max(1, (os.cpu_count() or 1) // workers_here)
+    return settings.scaling.threads_per_worker or max(1, available_cpus() // workers_here)

@@ -6,7 +6,7 @@ from statistics import mean
 from bt_ray.config import Settings, override
 from bt_ray.errors import SettingsError
 from bt_ray.forecast.forecast import Forecast, forecast
-from bt_ray.training.cluster import starts_here
+from bt_ray.ray_start import starts_here
 from bt_ray.training.run_folder import locate_storage
 from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.records import Records

@@ -1,11 +1,12 @@
 """How many trials run side by side, and what each of them reserves."""
 
-import os
 from dataclasses import replace
 
 import ray
 
 from bt_ray.config import Settings
+from bt_ray.cpu.count import available_cpus
+from bt_ray.ray_start import starts_here
 from bt_ray.training import cluster
 
 _DRIVER_CPUS = 0.01  # Tune refuses 0; the trial's own workers do the work
@@ -27,9 +28,8 @@ def join_cluster(settings: Settings, at_once: int | None) -> int:
 
     Raises: LaunchError if not even one fits.
     """
-    starts_here = not ray.is_initialized() and cluster.starts_here()
-    if starts_here and at_once is None:
-        at_once = max(1, int((os.cpu_count() or 1) / _cores(settings)))
+    if at_once is None and not ray.is_initialized() and starts_here():
+        at_once = max(1, int(available_cpus() / _cores(settings)))
     cluster.connect(settings, extra_cpus=_DRIVER_CPUS, at_once=at_once or 1)
     return at_once or _room(settings)
 
@@ -57,5 +57,5 @@ def share_threads(settings: Settings, at_once: int) -> Settings:
     scaling = settings.scaling
     if scaling.threads_per_worker is not None or len(ray.nodes()) > 1:
         return settings
-    each = max(1, (os.cpu_count() or 1) // (at_once * max(1, scaling.workers)))
+    each = max(1, available_cpus() // (at_once * max(1, scaling.workers)))
     return replace(settings, scaling=replace(scaling, threads_per_worker=each))

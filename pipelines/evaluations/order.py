@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from bt_ray.config import DataSettings, Settings
@@ -129,7 +128,7 @@ def print_scores(
       columns: name of a score → its heading, which is also the name of the published score.
       untrained: the title of the untrained encoder's row.
     """
-    table = Table(title=escape(f"{title} of {order.encoder}"))
+    table = Table(title=f"{title} of {order.encoder}")
     table.add_column("")
     for heading in columns.values():
         table.add_column(heading, justify="right")

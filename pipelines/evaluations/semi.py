@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rich.text import Text
+
 from bt_ray.errors import SettingsError
 from bt_ray.evaluation import protocols
 from pipelines.evaluations.order import (
@@ -131,7 +133,7 @@ def _subsets(order: SemiOrder, opened: Opened) -> "dict[str, ShardSet]":
         }
     found = {}
     for label, chosen in rows.items():
-        with console.status(f"{_words(label)}: {len(chosen):,} images"):
+        with console.status(Text(f"{_words(label)}: {len(chosen):,} images")):
             source = subset(opened.train, chosen, f"{_words(label)} of {opened.train.root}")
             root = write_source(source, opened.given.storage, rows_per_row_group=64)
             found[label] = ShardSet.open(root)

@@ -114,7 +114,12 @@ def test_the_loss_waits_for_nothing() -> None:
 def test_from_levels_to_the_loss_nothing_crosses() -> None:
     """The learner's own two halves; with the input's two copies that is what a step crosses."""
     settings = override(
-        preset("imagenet_1000"), {"data.global_batch": IMAGES * WORKERS, "scaling.workers": WORKERS}
+        preset("imagenet_1000"),
+        {
+            "data.global_batch": IMAGES * WORKERS,
+            "scaling.workers": WORKERS,
+            "training.precision": "fp16",  # what the paper's V100s have
+        },
     )
     stays = patch.object(torch.nn.Module, "to", lambda module, *_, **__: module)  # no fake moves
     with torch.device(GPU), stays:

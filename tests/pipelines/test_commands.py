@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,7 @@ from bt_ray.errors import SettingsError
 from bt_ray.presets import PRESETS, preset, starting_point
 from pipelines.preset_table import LABELS, describe
 from tests.pipelines.ours import foreign_lines
-from tests.ray_head import RAY, ray_head
+from tests.ray_head import RAY, Head, ray_head
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
@@ -122,11 +123,36 @@ def test_prepare_writes_shards(tmp_path: Path) -> None:
     assert (tmp_path / "shards" / "manifest.json").is_file()
 
 
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5ec2e7" * 8}
+"""What `export RAY_AUTH_MODE=token` and a token are, as docs/cluster.md has it."""
+
+
 @pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """Address of the job server of a Ray head on loopback."""
-    with ray_head() as started:
-        yield started.jobs
+def head() -> Iterator[Head]:
+    """A Ray head on loopback that asks for a token, as `ray start --head` does by default."""
+    with ray_head(**TOKEN) as started:
+        yield started
+
+
+@pytest.mark.cluster
+def test_a_missing_or_wrong_token_is_refused_with_a_sentence(head: Head, tmp_path: Path) -> None:
+    wrong = TOKEN | {"RAY_AUTH_TOKEN": "0" * 48}
+    submitted = command(RAY, "job", "submit", "--address", head.jobs, "--", "true", **wrong)
+    assert submitted.returncode != 0
+    assert "token" in submitted.stdout + submitted.stderr
+    for environment, fault in (
+        ({"RAY_AUTH_MODE": "disabled"}, "the cluster asks for a token: give `export RAY_AUTH_MODE"),
+        (wrong, "the cluster refuses this token: give `export RAY_AUTH_MODE=token`"),
+    ):
+        began = time.monotonic()
+        done = command(
+            PYTHON, "-m", "pipelines.pretrain", "digits", *SMALL, "--storage", str(tmp_path),
+            RAY_ADDRESS=head.address, COLUMNS="300", **environment,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert fault in done.stderr
+        assert "Traceback" not in done.stderr
+        assert time.monotonic() - began < 60  # of which the check takes a second
 
 
 def make_jpeg() -> bytes:
@@ -136,7 +162,7 @@ def make_jpeg() -> bytes:
 
 
 @pytest.mark.cluster
-def test_a_submitted_job_gives_the_same_result_as_the_command(head: str, tmp_path: Path) -> None:
+def test_a_submitted_job_gives_the_same_result_as_the_command(head: Head, tmp_path: Path) -> None:
     here = command(
         PYTHON, "-m", "pipelines.pretrain", "digits", *SMALL, "--storage", str(tmp_path / "here")
     )
@@ -153,9 +179,10 @@ def test_a_submitted_job_gives_the_same_result_as_the_command(head: str, tmp_pat
     )
     assert loaded.stdout.strip() == "(1, 256)"
     there = command(
-        RAY, "job", "submit", "--address", head, "--working-dir", ".",
+        RAY, "job", "submit", "--address", head.jobs, "--working-dir", ".",
         "--runtime-env-json", json.dumps({"env_vars": {"BT_RAY_REVISION": "a" * 40}}), "--",
         PYTHON, "-m", "pipelines.pretrain", "digits", *SMALL, "--storage", str(tmp_path / "there"),
+        **TOKEN,
     )  # fmt: skip
     assert there.returncode == 0, there.stdout + there.stderr
     one, other = json.loads(here.stdout), last_json(there.stdout)

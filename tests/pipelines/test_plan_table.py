@@ -76,7 +76,10 @@ def test_where_the_network_takes_longest_half_gradients_are_tried(
         (["digits", "--on", "8 V100"], "add --dry-run"),
         (["digits", "--dry-run", "--on", "8 V101"], "did you mean V100"),
         (["digits", "--dry-run", "--on", "24 V100, 25GbE"], "must be divisible"),
-        (["cifar10", "--dry-run", "--on", "8 V100"], "a V100 has none; use fp16"),
+        (
+            ["cifar10", "--dry-run", "--on", "8 V100", "--training.precision", "bf16"],
+            "a V100 has none; use fp16",
+        ),
         (
             ["digits", "--dry-run", "--on", "1 X (fp16 1 TFLOP/s, 1 TB/s, 0.5 GB)"],
             "It does not fit: a worker needs about",

@@ -1,7 +1,6 @@
 """Runs a job's tasks on a Ray cluster, by Ray Data: each on some CPU, or in long-lived actors."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,9 +14,11 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from bt_ray.cpu.count import available_cpus
 from bt_ray.data.preparation.tasks import Task
 from bt_ray.data.sources import Source
 from bt_ray.errors import BtRayError, DataError
+from bt_ray.ray_start import join_ray
 
 _TASKS_IN_FLIGHT = 2  # one waits while one is done
 _LOOK_S = 60.0  # for all nodes to say what they reach
@@ -72,19 +73,11 @@ def connect(cpus: int | None) -> None:
     """Joins the Ray cluster, or starts one on this machine.
 
     Args:
-      cpus: CPUs that a started cluster offers at least; none: as many as the machine has.
+      cpus: CPUs that a started cluster offers at least; none: as many as this process may use.
+    Raises: LaunchError if there is no cluster to join, or Ray does not start.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of each execution
-    if ray.is_initialized():
-        return
-    is_local = "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
-    ray.init(
-        address="local" if is_local else None,
-        num_cpus=max(cpus or 0, os.cpu_count() or 1) if is_local else None,
-        include_dashboard=False if is_local else None,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    join_ray(max(cpus or 0, available_cpus()))
 
 
 @contextmanager
