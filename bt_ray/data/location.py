@@ -55,6 +55,11 @@ def list_files(filesystem: pa.fs.FileSystem, folder: str) -> list[pa.fs.FileInfo
     return sorted(files, key=lambda info: str(info.path))
 
 
+def write_text(file: Path, text: str) -> None:
+    """Writes a small file of this machine whole or not at all, as `write_whole` does."""
+    write_whole(pa.fs.LocalFileSystem(), str(file), text.encode())
+
+
 def write_whole(filesystem: pa.fs.FileSystem, path: str, content: bytes) -> None:
     """Writes a small file that is there either whole or not at all, even after a kill.
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from ray import tune
 from ray.exceptions import OutOfMemoryError
@@ -127,7 +126,7 @@ def _train(order: TrialOrder, number: int, changes: Mapping[str, Any]) -> Summar
     settings = order.trial_settings(number, changes)
     run_folder = order.run_folder(number)
     run_folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(run_folder / ".lock", timeout=_LOCK_WAIT_S):
+    with held(run_folder / ".lock", timeout_s=_LOCK_WAIT_S):
         pass  # of a sweep that was killed, the last processes may still be about to end
     plan = build_plan(settings, ShardSet.open(settings.data.train).manifest)
     return pretrain(
