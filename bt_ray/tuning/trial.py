@@ -13,6 +13,7 @@ from ray import tune
 from ray.exceptions import OutOfMemoryError
 
 from bt_ray.config import Settings, from_json, override
+from bt_ray.data.lock import held
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import BtRayError, NonFiniteLossError

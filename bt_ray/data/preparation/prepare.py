@@ -1,18 +1,23 @@
 """Turns the images that a user names into shards, written once below the storage of all runs."""
 
+import json
 import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filelock
 
 from bt_ray.config import Settings
+from bt_ray.data.location import MANIFEST
+from bt_ray.data.lock import held
+from bt_ray.data.preparation.claim import REJECTED, UNFINISHED
+from bt_ray.data.preparation.job import Treatment
 from bt_ray.data.preparation.runner import open_runner_within
-from bt_ray.data.preparation.tasks import OnProgress, one_after_the_other
+from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.shards.manifest import SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.shard_set import ShardSet, is_shards
@@ -63,14 +68,17 @@ def prepare_data(settings: Settings, on_progress: OnProgress | None = None) -> S
     Args:
       on_progress: called with the phase, the images done and all images; none: a line is logged
         now and then.
-    Raises: DataError if both are labelled, with different classes; if an image cannot be decoded;
-      or if the images are many and not all nodes of the cluster reach them.
+    Raises: DataError if both are labelled, with different classes; if images cannot be decoded,
+      and `data.on_bad_image` does not leave them out; or if the images are many and not all nodes
+      of the cluster reach them.
     """
     train, test = describe_data(settings)
+    treatment = Treatment(on_bad_image=settings.data.on_bad_image)
     for described in (train, test):
         if described is not None and described.source is not None:
             rows = settings.data.rows_per_row_group
-            _write(described.source, Path(described.root), rows, on_progress or ProgressLog())
+            told = on_progress or ProgressLog()
+            _write(described.source, Path(described.root), rows, told, treatment)
     test_root = None if test is None else test.root
     return replace(settings, data=replace(settings.data, train=train.root, test=test_root))
 
@@ -102,7 +110,7 @@ def _describe(name: str, settings: Settings) -> Described:
     source = open_source(name)
     rows = settings.data.rows_per_row_group
     root = _root_of(source, settings.storage, rows)
-    if is_shards(root):
+    if _is_finished(root):
         return Described(root, ShardSet.open(root).manifest, None)
     return Described(root, expected_manifest(source, rows), source)
 
@@ -128,8 +136,8 @@ def expected_manifest(source: Source, rows_per_row_group: int) -> Manifest:
 def write_source(source: Source, storage: str, *, rows_per_row_group: int) -> str:
     """The shards of `source` below the storage of all runs, written if they are not there."""
     root = _root_of(source, storage, rows_per_row_group)
-    if not is_shards(root):
-        _write(source, Path(root), rows_per_row_group, ProgressLog())
+    if not _is_finished(root):
+        _write(source, Path(root), rows_per_row_group, ProgressLog(), Treatment())
     return root
 
 
@@ -137,26 +145,72 @@ def _root_of(source: Source, storage: str, rows_per_row_group: int) -> str:
     return str(Path(storage) / "shards" / f"{source.identity}-{rows_per_row_group}")
 
 
-def _write(source: Source, root: Path, rows_per_row_group: int, on_progress: OnProgress) -> None:
+def _is_finished(root: str) -> bool:
+    """Whether the folder holds all shards; a manifest that was emptied or cut short says nothing.
+
+    Then they are written anew: a folder below the storage is named by what it holds.
+    """
+    try:
+        return is_shards(root) and bool(ShardSet.open(root))
+    except DataError:
+        tree = (Path(root) / MANIFEST).read_bytes()
+        if _is_json(tree):
+            raise
+        return False
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _write(
+    source: Source,
+    root: Path,
+    rows_per_row_group: int,
+    on_progress: OnProgress,
+    treatment: Treatment,
+) -> None:
     """Writes the shards, or goes on to, where no other process does."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with _sole_writer(root, source):
-        if is_shards(str(root)):
+        if _is_finished(str(root)):
             return
+        if (root / MANIFEST).exists():
+            _log.warning("%s is empty or was cut short; the shards are written anew.", root)
+            shutil.rmtree(root)
+        _remove_mended(root, source)
         with open_runner_within(source, root, rows_per_row_group=rows_per_row_group) as run_all:
-            try:
-                write_shards(
-                    source,
-                    str(root),
-                    rows_per_row_group=rows_per_row_group,
-                    run_all=run_all,
-                    on_progress=on_progress,
-                )
-            except DataError:
-                if run_all is one_after_the_other:  # minutes of work, of no use to mended images
-                    shutil.rmtree(root, ignore_errors=True)
-                    _lock_of(root).unlink(missing_ok=True)
-                raise
+            write_shards(
+                source,
+                str(root),
+                rows_per_row_group=rows_per_row_group,
+                treatment=treatment,
+                run_all=run_all,
+                on_progress=on_progress,
+                way_out="--data.on-bad-image skip (or, for a command without it, `python -m "
+                f"pipelines.prepare {source.name} NEW_FOLDER --on-bad-image skip`, and that "
+                "folder in their place)",
+            )
+
+
+def _remove_mended(root: Path, source: Source) -> None:
+    """Removes what was kept of these images as they were before bad ones of them were mended."""
+    for claim in root.parent.glob(f"*/{UNFINISHED}/claim.json"):
+        other = claim.parent.parent
+        if other == root or (other / MANIFEST).exists() or not (other / REJECTED).exists():
+            continue
+        text = claim.read_bytes()
+        if not _is_json(text) or json.loads(text).get("source") != source.name:
+            continue
+        try:
+            with held(_lock_of(other), timeout_s=0):
+                shutil.rmtree(other, ignore_errors=True)
+        except filelock.Timeout:
+            continue
 
 
 def _lock_of(root: Path) -> Path:
@@ -165,14 +219,14 @@ def _lock_of(root: Path) -> Path:
 
 @contextmanager
 def _sole_writer(root: Path, source: Source) -> Iterator[None]:
-    """Holds the shards' folder, once nobody else does; the lock goes with the process."""
-    lock = filelock.FileLock(_lock_of(root))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        _log.warning("Waiting for another process that prepares %s in %s.", source.name, root)
-        lock.acquire()
-    try:
+    """Holds the shards' folder, once nobody else does; the lock goes with the process.
+
+    Its file stays: another process may wait for it.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(_lock_of(root), timeout_s=0))
+        except filelock.Timeout:
+            _log.warning("Waiting for another process that prepares %s in %s.", source.name, root)
+            stack.enter_context(held(_lock_of(root)))
         yield
-    finally:
-        lock.release()

@@ -92,7 +92,8 @@ def to_table(
     for image in images:
         if not is_checked and (fault := fault_of(image.encoded)) is not None:
             raise DataError(
-                f"{image.sample_id!r} cannot be decoded ({fault}); remove or repair it."
+                f"{image.sample_id!r} cannot be decoded ({fault}); remove or repair it, or "
+                "leave it out (on-bad-image skip)."
             )
         encoded, (width, height) = fit(image.encoded, max_side_px)
         rows.append(

@@ -162,7 +162,7 @@ def is_shards(root: str) -> bool:
     tree = _read_manifest(root)
     if tree is None:
         return any(name.startswith("shard-") for name in _names(filesystem, path))
-    return isinstance(tree, dict) and _OF_A_MANIFEST <= tree.keys()
+    return isinstance(tree, dict) and tree.keys() >= _OF_A_MANIFEST
 
 
 def _read_manifest(root: str) -> Any:

@@ -34,10 +34,10 @@ def to_levels(values: NDArray[Any]) -> NDArray[np.uint8]:
         least = values[finite].min() if finite.any() else 0
         values = np.where(finite, values, least)
     low, high = float(values.min()), float(values.max())
-    if low >= 0 and high < 2 ** _BITS[-1] and (high > 1 or values.dtype.kind in "iu"):
-        if values.dtype.kind in "iu" or (values == np.floor(values)).all():
-            bits = next(bits for bits in _BITS if high < 2**bits)
-            return (values.astype(np.uint32) >> (bits - 8)).astype(np.uint8)
+    is_whole = values.dtype.kind in "iu" or (high > 1 and bool((values == np.floor(values)).all()))
+    if is_whole and low >= 0 and high < 2 ** _BITS[-1]:
+        bits = next(bits for bits in _BITS if high < 2**bits)
+        return (values.astype(np.uint32) >> (bits - 8)).astype(np.uint8)
     if not 0 <= low <= high <= 1:
         if low == high:
             return np.full(values.shape, 128, np.uint8)
@@ -84,7 +84,7 @@ def decode_deep(encoded: Any) -> Image.Image | None:
         cv2.utils.logging.setLogLevel(loud)
     if values is None:
         return None
-    if values.ndim == 3:  # noqa: PLR2004 - rows, columns and channels: blue, green, red, opacity
-        values = values[..., 2::-1] if values.shape[2] > 2 else values[..., 0]  # noqa: PLR2004
+    if values.ndim == 3:
+        values = values[..., 2::-1] if values.shape[2] > 2 else values[..., 0]
     levels = values if values.dtype == np.uint8 else to_levels(values)
     return Image.fromarray(np.ascontiguousarray(levels)).convert("RGB")
