@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from bt_ray.config import Settings, flatten
 from bt_ray.errors import RunStoppedError, TrackingError
+from bt_ray.tracking.moved import current_uri, follow_storage
 from bt_ray.tracking.revision import git_diff, git_revision
 from bt_ray.tracking.tracker import Measures, now_ms
 
@@ -75,7 +76,10 @@ def answering(uri: str) -> Iterator[MlflowClient]:
 
 def tracking_uri(storage: str) -> str:
     """The server in MLFLOW_TRACKING_URI, or an SQLite file in the folder of all runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    follow_storage(Path(storage))
+    return f"sqlite:///{storage}/mlflow.db"
 
 
 def start_run(
@@ -156,7 +160,7 @@ def recorded_run(run_folder: Path) -> MlflowRun | None:
     if not record.is_file():
         return None
     tree = json.loads(record.read_text())
-    return MlflowRun(tree["uri"], tree["run_id"])
+    return MlflowRun(current_uri(tree["uri"], tree["run_id"], run_folder), tree["run_id"])
 
 
 @dataclass

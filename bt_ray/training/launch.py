@@ -135,9 +135,10 @@ def notes_on_images(settings: Settings) -> list[str]:
         root = getattr(settings.data, name)
         rejected = 0 if root is None else ShardSet.open(root).manifest.num_rejected
         if rejected:
+            images = f"{rejected:,} image{'s' * (rejected > 1)}"
             notes.append(
-                f"data.{name} is without {rejected:,} image{'s' * (rejected > 1)} that cannot be decoded; which "
-                f"and why is listed in {public_name(root)}/{REJECTED}."
+                f"data.{name} is without {images} that cannot be decoded; which ones and why is"
+                f" listed in {public_name(root)}/{REJECTED}."
             )
     return notes
 
