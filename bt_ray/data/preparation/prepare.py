@@ -1,20 +1,14 @@
 """Turns the images that a user names into shards, written once below the storage of all runs."""
 
-import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import filelock
-
 from bt_ray.config import Settings
 from bt_ray.data.location import MANIFEST
-from bt_ray.data.lock import held
-from bt_ray.data.preparation.claim import REJECTED, UNFINISHED
+from bt_ray.data.preparation.alone import is_json, remove_mended, sole_writer
 from bt_ray.data.preparation.job import Treatment
 from bt_ray.data.preparation.runner import open_runner_within
 from bt_ray.data.preparation.tasks import OnProgress
@@ -27,6 +21,11 @@ from bt_ray.errors import DataError
 _log = logging.getLogger(__name__)
 _ROW_BYTES = 20  # of a table: numbers and offsets, beside names and images
 _LOG_EVERY_S = 30.0
+
+SAME_IMAGES = (
+    "data.test is data.train, image by image: kNN finds each image itself, and its accuracy says "
+    "nothing. Give data.test images that are not trained on, or none."
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,13 @@ def prepare_data(settings: Settings, on_progress: OnProgress | None = None) -> S
             told = on_progress or ProgressLog()
             _write(described.source, Path(described.root), rows, told, treatment)
     test_root = None if test is None else test.root
+    if test_root is not None and _content(train.root) == _content(test_root):
+        _log.warning(SAME_IMAGES)
     return replace(settings, data=replace(settings.data, train=train.root, test=test_root))
+
+
+def _content(root: str) -> str:
+    return ShardSet.open(root).manifest.content
 
 
 def describe_data(settings: Settings) -> tuple[Described, Described | None]:
@@ -154,17 +159,9 @@ def _is_finished(root: str) -> bool:
         return is_shards(root) and bool(ShardSet.open(root))
     except DataError:
         tree = (Path(root) / MANIFEST).read_bytes()
-        if _is_json(tree):
+        if is_json(tree):
             raise
         return False
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _write(
@@ -176,13 +173,13 @@ def _write(
 ) -> None:
     """Writes the shards, or goes on to, where no other process does."""
     root.parent.mkdir(parents=True, exist_ok=True)
-    with _sole_writer(root, source):
+    with sole_writer(root, source):
         if _is_finished(str(root)):
             return
         if (root / MANIFEST).exists():
             _log.warning("%s is empty or was cut short; the shards are written anew.", root)
             shutil.rmtree(root)
-        _remove_mended(root, source)
+        remove_mended(root, source)
         with open_runner_within(source, root, rows_per_row_group=rows_per_row_group) as run_all:
             write_shards(
                 source,
@@ -195,38 +192,3 @@ def _write(
                 f"pipelines.prepare {source.name} NEW_FOLDER --on-bad-image skip`, and that "
                 "folder in their place)",
             )
-
-
-def _remove_mended(root: Path, source: Source) -> None:
-    """Removes what was kept of these images as they were before bad ones of them were mended."""
-    for claim in root.parent.glob(f"*/{UNFINISHED}/claim.json"):
-        other = claim.parent.parent
-        if other == root or (other / MANIFEST).exists() or not (other / REJECTED).exists():
-            continue
-        text = claim.read_bytes()
-        if not _is_json(text) or json.loads(text).get("source") != source.name:
-            continue
-        try:
-            with held(_lock_of(other), timeout_s=0):
-                shutil.rmtree(other, ignore_errors=True)
-        except filelock.Timeout:
-            continue
-
-
-def _lock_of(root: Path) -> Path:
-    return root.parent / f".{root.name}.lock"
-
-
-@contextmanager
-def _sole_writer(root: Path, source: Source) -> Iterator[None]:
-    """Holds the shards' folder, once nobody else does; the lock goes with the process.
-
-    Its file stays: another process may wait for it.
-    """
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(held(_lock_of(root), timeout_s=0))
-        except filelock.Timeout:
-            _log.warning("Waiting for another process that prepares %s in %s.", source.name, root)
-            stack.enter_context(held(_lock_of(root)))
-        yield
