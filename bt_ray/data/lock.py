@@ -4,6 +4,7 @@ import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import filelock
@@ -12,6 +13,15 @@ _log = logging.getLogger(__name__)
 
 _WITHOUT_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 """What file systems answer that do not lock, such as some NFS, Lustre and FUSE mounts."""
+
+
+@cache
+def _warn(reason: str) -> None:
+    _log.warning(
+        "The storage's file system does not lock files (%s): files that end in .held mark who "
+        "writes where. One that a killed process of another machine left has to be removed.",
+        reason,
+    )
 
 
 def marker_of(file: Path) -> Path:
@@ -36,10 +46,7 @@ def held(file: Path, *, timeout_s: float = -1) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _WITHOUT_FLOCK:
             raise
-        _log.warning(
-            "The file system of %s does not lock files (%s); %s marks who writes there. If its "
-            "process is gone, remove it.", file.parent, error.strerror, marker_of(file).name,
-        )  # fmt: skip
+        _warn(error.strerror)
         lock = filelock.SoftFileLock(marker_of(file))
         lock.acquire(timeout=timeout_s)
     try:

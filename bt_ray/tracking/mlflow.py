@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from bt_ray.config import Settings, flatten
 from bt_ray.errors import RunStoppedError, TrackingError
+from bt_ray.tracking.mlflow_database import make_tables
 from bt_ray.tracking.moved import current_uri, follow_storage
 from bt_ray.tracking.revision import git_diff, git_revision
 from bt_ray.tracking.tracker import Measures, now_ms
@@ -67,6 +68,7 @@ def answering(uri: str) -> Iterator[MlflowClient]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _HTTP_TRIES)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _HTTP_TIMEOUT_S)
     try:
+        make_tables(uri)
         yield MlflowClient(uri)
     except (MlflowException, OSError) as error:
         lines = [line for line in str(error).splitlines() if not line.startswith("(raised as")]
@@ -121,7 +123,13 @@ def experiment(uri: str, name: str, storage: Path) -> str:
         return str(found.experiment_id)
     location = f"{storage.as_uri()}/mlartifacts" if uri.startswith("sqlite") else None
     tags = {"mlflow.experimentKind": "custom_model_development"}  # which pages the UI shows
-    return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    try:
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    except MlflowException:
+        made = client.get_experiment_by_name(name)  # by another run that began just now
+        if made is None:
+            raise
+        return str(made.experiment_id)
 
 
 def is_there(client: MlflowClient, run_id: str) -> bool:

@@ -44,7 +44,9 @@ def content_of(key: str, place: str | None) -> str | None:
         if key == "model.start_from":
             named = Path(place)
             folder = named if (named / MANIFEST).is_file() else last_checkpoint(named)[0]
-            return folder and hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+            if folder is None:
+                return None
+            return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
         return ShardSet.open(place).manifest.content if is_shards(place) else None
     except (BtRayError, OSError):
         return None

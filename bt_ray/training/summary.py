@@ -116,8 +116,9 @@ def find_leak(last: Mapping[str, float]) -> str | None:
     if not shared:
         return None
     return (
-        f"Held-out images that are training images, pixel for pixel as kNN sees them: {shared:,}. It "
-        "finds them themselves, and its accuracy flatters. Take them out of data.test or data.train."
+        f"Held-out images that are training images, pixel for pixel as kNN sees them: {shared:,}. "
+        "It finds them themselves, and its accuracy flatters. Take them out of data.test or "
+        "data.train."
     )
 
 
