@@ -14,7 +14,7 @@ from bt_ray.data.location import first_line
 from bt_ray.data.shards.manifest import COLUMNS, SAMPLES, Shard
 from bt_ray.data.sources import SourceImage
 from bt_ray.data.views.depth import is_deep
-from bt_ray.data.views.reference import decode, open_image
+from bt_ray.data.views.reference import decode, load, open_image
 from bt_ray.errors import DataError
 
 RESAMPLING, JPEG_QUALITY = "lanczos", 95
@@ -150,10 +150,9 @@ def fit(encoded: bytes, max_side_px: int | None) -> tuple[bytes, tuple[int, int]
             return encoded, (width, height)
         scale = max_side_px / max(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        if is_deep(opened):
-            kept = decode(encoded)
-        else:
-            kept = opened if opened.mode in _KEPT_MODES else opened.convert("RGB")
+        kept = decode(encoded) if is_deep(opened) else load(opened, encoded)
+        if kept.mode not in _KEPT_MODES:
+            kept = kept.convert("RGB")
         buffer = io.BytesIO()
         kept.resize(size, Image.Resampling.LANCZOS).save(
             buffer, format="JPEG", quality=JPEG_QUALITY

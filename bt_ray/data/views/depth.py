@@ -56,7 +56,8 @@ def has_deep_colours(image: Image.Image) -> bool:
         return False
     told = [tile[3] for tile in getattr(image, "tile", ())]  # such as "RGB;16B"; in PPM: (…, 65535)
     return any(";16" in str(words) for words in told) or (
-        image.format == "PPM" and any(number > _LEVELS for number in told[0][1:])
+        image.format == "PPM"
+        and any(isinstance(w, int) and w > _LEVELS for words in told for w in tuple(words))
     )
 
 

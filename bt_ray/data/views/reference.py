@@ -57,10 +57,8 @@ def open_image(encoded: Any) -> Image.Image:
         return Image.open(io.BytesIO(bare))
 
 
-def _decode(encoded: Any) -> Image.Image:
-    image = open_image(encoded)
-    if has_deep_colours(image) and (deep := decode_deep(encoded)) is not None:
-        return deep
+def load(image: Image.Image, encoded: Any) -> Image.Image:
+    """The opened image with its pixels. Raises: what Pillow raises."""
     try:
         image.load()
     except _OF_DAMAGED_FILES:
@@ -69,6 +67,14 @@ def _decode(encoded: Any) -> Image.Image:
             raise
         image = Image.open(io.BytesIO(bare))
         image.load()
+    return image
+
+
+def _decode(encoded: Any) -> Image.Image:
+    image = open_image(encoded)
+    if has_deep_colours(image) and (deep := decode_deep(encoded)) is not None:
+        return deep
+    image = load(image, encoded)
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(to_levels(np.asarray(image)))
     elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
