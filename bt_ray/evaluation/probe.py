@@ -81,8 +81,8 @@ class Probe:
         top1 = self._knn(twins, bank)
         if top1 is not None:
             measures["knn/top1"] = top1
-        if self._num_shared:
-            measures[SHARED_IMAGES] = float(self._num_shared)
+            if self._num_shared:
+                measures[SHARED_IMAGES] = float(self._num_shared)
         measures |= self._held_out(twins)
         twins.train(was_training)
         return Probing(

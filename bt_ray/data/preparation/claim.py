@@ -95,7 +95,7 @@ class Claim:
         tree = self._read(MANIFEST)
         if tree is None:
             raise DataError(
-                f"The {MANIFEST} in {self._shown!r} is no JSON: if it was emptied or cut short, "
+                f"{self._shown!r} is not empty: its {MANIFEST} is no JSON. If it was cut short, "
                 "remove the folder, and the same command makes it anew; if it is of something "
                 "else, give a new folder."
             )
