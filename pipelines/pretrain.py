@@ -108,8 +108,11 @@ def is_finished(settings: Settings) -> bool:
     file = Path(settings.storage).expanduser() / settings.name / "summary.json"
     if not file.is_file():
         return False
-    summary = json.loads(file.read_text())
-    return bool(summary["steps"] == summary["total_steps"])
+    try:
+        summary = json.loads(file.read_text())
+        return bool(summary["steps"] == summary["total_steps"])
+    except (ValueError, KeyError, TypeError):  # emptied or cut short; it is written anew
+        return False
 
 
 def print_summary(summary: dict[str, Any]) -> None:

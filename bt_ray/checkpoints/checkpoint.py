@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from bt_ray.checkpoints.host_copies import HostCopies
 from bt_ray.checkpoints.state import TrainingState
 from bt_ray.checkpoints.tensor_file import stated_size, write_tensors
-from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
+from bt_ray.config import PLACES, SETTINGS_FILE, Settings, differences, from_json, to_json
 from bt_ray.data.stream.digest import to_text
 from bt_ray.errors import CheckpointError, NewerSchemaError, RunFailedError
 from bt_ray.model.weights import file_of, load_weights
@@ -197,9 +197,13 @@ def replaced_images(checkpoint: Path) -> int:
 
 
 def check_origin(checkpoint: Path, settings: Settings) -> None:
-    """Raises CheckpointError if `checkpoint` was written under settings with another result."""
+    """Raises CheckpointError if `checkpoint` was written under settings with another result.
+
+    Where images and first weights lie is left out: they may be moved, and what they are is known
+    by their content (`training.identity`).
+    """
     theirs = from_json((checkpoint / SETTINGS_FILE).read_text())
-    if changed := differences(settings, theirs):
+    if changed := [key for key in differences(settings, theirs) if key not in PLACES]:
         raise CheckpointError(
             f"Checkpoint {checkpoint} was written with another {', '.join(changed)}. To start a "
             "new run from its weights give it another --name and --model.start-from."

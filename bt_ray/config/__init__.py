@@ -7,7 +7,7 @@ setting, add a field with a default and a docstring to its group, and its check 
 """
 
 from bt_ray.config.data import WITHOUT, DataSettings, Transformation, ViewSettings
-from bt_ray.config.flat import differences, flatten, shaping
+from bt_ray.config.flat import PLACES, differences, flatten, shaping
 from bt_ray.config.model import Encoder, ModelSettings, ObjectiveSettings, Variant
 from bt_ray.config.optimizer import OptimizerSettings, ScheduleSettings
 from bt_ray.config.reading import SETTINGS_FILE, from_json, override, to_json
@@ -20,6 +20,7 @@ from bt_ray.config.training import (
 )
 
 __all__ = [
+    "PLACES",
     "SETTINGS_FILE",
     "WITHOUT",
     "DataSettings",

@@ -31,6 +31,9 @@ class DataSettings:
     """Images of one optimizer step, over all workers (N)."""
     rows_per_row_group: int = 256
     """Images of one Parquet row group when shards are written."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """When shards are written, at images that cannot be decoded: stop once all of them are listed,
+    or leave them out."""
     window_mb: int = 512
     """Encoded images (MB) that one reader holds and shuffles at a time."""
     max_bad_rate: float = 0.001

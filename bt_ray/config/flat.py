@@ -7,11 +7,15 @@ from bt_ray.config.settings import Settings
 
 _WITHOUT_A_PART = (
     "data.max_bad_rate",
+    "data.on_bad_image",
     "training.activation_checkpointing",
     "training.checkpoint_every_minutes",
     "training.deterministic",
 )
 """Settings of rooms that shape a result, which do not."""
+
+PLACES = ("data.train", "data.test", "model.start_from")
+"""Settings that name a place, where something may be moved to, or copied to."""
 
 
 def flatten(settings: Settings) -> dict[str, Any]:
@@ -36,7 +40,7 @@ def differences(one: Settings, other: Settings) -> list[str]:
 def shaping(settings: Settings) -> dict[str, Any]:
     """The settings that shape a run's result, by dotted key.
 
-    Left out: names, folders, the workers, tracking, how many bad images are tolerated, after how
+    Left out: names, folders, the workers, tracking, what is done about bad images, after how
     many minutes a checkpoint is due, whether activations are computed again, and whether a GPU
     computes the same bits each time.
     """

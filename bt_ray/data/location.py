@@ -55,6 +55,18 @@ def list_files(filesystem: pa.fs.FileSystem, folder: str) -> list[pa.fs.FileInfo
     return sorted(files, key=lambda info: str(info.path))
 
 
+def append_line(file: Path, line: str) -> None:
+    """Adds a line to a file of this machine, also after one that a full disk cut short."""
+    with file.open("a+b") as stream:
+        is_torn = stream.tell() > 0 and stream.seek(-1, 2) >= 0 and stream.read(1) != b"\n"
+        stream.write(b"\n" * is_torn + line.encode() + b"\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a small file of this machine whole or not at all, as `write_whole` does."""
+    write_whole(pa.fs.LocalFileSystem(), str(file), text.encode())
+
+
 def write_whole(filesystem: pa.fs.FileSystem, path: str, content: bytes) -> None:
     """Writes a small file that is there either whole or not at all, even after a kill.
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from bt_ray.data.preparation.bad_images import rejected_lines
 from bt_ray.data.preparation.claim import Claim
 from bt_ray.data.preparation.staging import blocks
 from bt_ray.data.preparation.tasks import OnProgress, Record, RunAll, Tasks
-from bt_ray.data.preparation.write import rejected_lines
 from bt_ray.data.shards.manifest import Shard
 from bt_ray.data.sources import Source
 from bt_ray.embedding.encoder import Computation, keep_encoder

@@ -1,10 +1,12 @@
 """The encoder that a user names: a run, a checkpoint, a registered version, a file of weights."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from bt_ray.checkpoints.checkpoint import MANIFEST, last_checkpoint, verify_checkpoint
 from bt_ray.config import Settings
+from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import CheckpointError
 from bt_ray.model.pretrained import (
     WEIGHT_SUFFIXES,
@@ -28,25 +30,31 @@ def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, Mlflow
       TrackingError if the registry does not answer or does not know it.
     """
     if reference.startswith(("models:/", "runs:/")):
-        return _registered(reference, tracking_uri(settings.storage))
+        storage = Path(settings.storage).expanduser().resolve()
+        return _registered(reference, storage, tracking_uri(settings.storage))
     place = Path(reference).expanduser().resolve()
     if place.suffix in WEIGHT_SUFFIXES and place.is_file():
         return load_file_of_weights(place, settings), None
     if (place / MANIFEST).is_file():
         verify_checkpoint(place)
-        return load_folder(place), recorded_run(place.parent.parent)
+        return _followed(load_folder(place), place), recorded_run(place.parent.parent)
     checkpoint, _ = last_checkpoint(place)
     if checkpoint is None:
         raise CheckpointError(
             f"{reference!r} is no encoder: give a run's folder, a checkpoint, models:/NAME@ALIAS, "
             f"models:/NAME/VERSION, runs:/RUN_ID, or a file ({', '.join(WEIGHT_SUFFIXES)})."
         )
-    return load_folder(checkpoint), recorded_run(place)
+    return _followed(load_folder(checkpoint), checkpoint), recorded_run(place)
 
 
-def _registered(reference: str, uri: str) -> tuple[Pretrained, MlflowRun]:
+def _followed(pretrained: Pretrained, place: Path) -> Pretrained:
+    """The encoder, whose settings name its images where they lie now."""
+    return replace(pretrained, settings=follow_storage(pretrained.settings, place))
+
+
+def _registered(reference: str, storage: Path, uri: str) -> tuple[Pretrained, MlflowRun]:
     from bt_ray.tracking.registry import fetch_encoder  # here: it takes seconds to import
 
     with tempfile.TemporaryDirectory() as folder:
         found, run_id = fetch_encoder(reference, uri, Path(folder))
-        return load_folder(found), MlflowRun(uri, run_id)
+        return _followed(load_folder(found), storage), MlflowRun(uri, run_id)

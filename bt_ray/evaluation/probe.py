@@ -1,7 +1,9 @@
 """What is measured of the twins while they train: kNN, signs of collapse, pictures' arrays."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -15,13 +17,15 @@ from bt_ray.evaluation.correlation import cross_correlation
 from bt_ray.evaluation.hypersphere import alignment, uniformity
 from bt_ray.evaluation.images import LabelledImages, ViewPairs, load_images, load_view_pairs
 from bt_ray.evaluation.knn import knn_top1
-from bt_ray.evaluation.labelled import read_labels
+from bt_ray.evaluation.labelled import digest, read_labels
 from bt_ray.evaluation.spectrum import eigenvalues, mean_correlation, mean_deviation, rank_me
 from bt_ray.methods.learner import Probing
 from bt_ray.model.inputs import normalize
 from bt_ray.model.twins import Twins
 from bt_ray.precision import autocast, memory_format
 
+SHARED_IMAGES = "knn/held_out_in_training"
+"""Measure: held-out images that are training images; there is none if none are."""
 _BLOCK = 512
 _SPECTRUM_ROWS = 4096
 _MOST_PAIRS = 1024
@@ -77,6 +81,8 @@ class Probe:
         top1 = self._knn(twins, bank)
         if top1 is not None:
             measures["knn/top1"] = top1
+            if self._num_shared:
+                measures[SHARED_IMAGES] = float(self._num_shared)
         measures |= self._held_out(twins)
         twins.train(was_training)
         return Probing(
@@ -103,6 +109,15 @@ class Probe:
             neighbors=self.settings.probe.neighbors,
             temperature=self.settings.probe.temperature,
         )
+
+    @cached_property
+    def _num_shared(self) -> int:
+        """How many held-out images are among the training images, pixel for pixel as probed."""
+        if self.queries is None:
+            return 0
+        bank = self._gather(_digests(self.bank.pixels), self.bank.rows)
+        queries = self._gather(_digests(self.queries.pixels), self.queries.rows)
+        return int(torch.isin(queries, bank).sum())
 
     def _held_out(self, twins: Twins) -> dict[str, float]:
         """Rank and alignment of held-out images without labels, for which there is no kNN."""
@@ -138,6 +153,12 @@ class Probe:
         """All workers' `mine` in the order of the data set, however many shared it."""
         order = gather_rows(rows.to(self.device)).argsort()
         return gather_rows(mine.to(self.device))[order]
+
+
+def _digests(pixels: Tensor) -> Tensor:
+    """int64 (n,), 64 bits of each image's pixels."""
+    found = [digest(image.numpy().tobytes()) for image in pixels.cpu()]
+    return torch.from_numpy(np.array(found, np.uint64).view(np.int64))
 
 
 def build_probe(

@@ -15,7 +15,7 @@ import torch
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS
 from bt_ray.config import Settings, check_pretraining
 from bt_ray.cpu.count import available_cpus
-from bt_ray.data.preparation.prepare import Described, describe_data
+from bt_ray.data.preparation.prepare import SAME_IMAGES, Described, describe_data
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import BtRayError, LaunchError
 from bt_ray.forecast.memory import Size, find_fits, measure_size
@@ -85,7 +85,8 @@ def forecast(settings: Settings) -> Forecast:
     if train is not None:
         plan = attempt(lambda: build_plan(settings, train.manifest))
         sample = decode_sample(train, settings, budget_s=_SAMPLE_S)
-        problems += sample.unreadable
+        if settings.data.on_bad_image == "stop":
+            problems += sample.unreadable
         attempt(lambda: check_claim(run_folder, _prepared(settings, train, test)))
     device = attempt(lambda: find_device(settings))
     chosen = _precision(settings, device)
@@ -118,7 +119,7 @@ def forecast(settings: Settings) -> Forecast:
         images_per_s=rate,
         hours=hours,
         problems=tuple(problems),
-        warnings=tuple(filter(None, [memory, _cpu_warning(settings), slow])),
+        warnings=tuple(filter(None, [memory, _cpu_warning(settings), slow, _same(train, test)])),
     )
 
 
@@ -163,6 +164,12 @@ def _prepared(settings: Settings, train: Described, test: Described | None) -> S
     """The settings as `prepare_data` would return them."""
     test_root = None if test is None else test.root
     return replace(settings, data=replace(settings.data, train=train.root, test=test_root))
+
+
+def _same(train: Described | None, test: Described | None) -> str | None:
+    """A sentence if the held-out images are the training images."""
+    is_same = train is not None and test is not None and train.root == test.root
+    return SAME_IMAGES if is_same else None
 
 
 def _check_space(

@@ -8,6 +8,7 @@ from typing import Any
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, flatten, from_json
+from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import SettingsError, TrackingError
 from bt_ray.tracking.mlflow import recorded_run, tracking_uri
 from bt_ray.tracking.mlflow_history import RecordedFacts, find_recorded, recorded_history
@@ -83,6 +84,8 @@ def find_run(reference: str, storage: Path) -> RunRecord:
             "storage by --storage."
         )
     folder = Path(facts.storage or "", facts.name)
+    if not folder.is_dir():
+        folder = storage.resolve() / facts.name  # which was moved
     found = recorded_run(folder)
     if found is not None and found.run_id == facts.run_id:
         return _of_folder(folder)
@@ -91,7 +94,7 @@ def find_run(reference: str, storage: Path) -> RunRecord:
 
 def _of_folder(folder: Path) -> RunRecord:
     missing: list[str] = []
-    settings = from_json((folder / SETTINGS_FILE).read_text())
+    settings = follow_storage(from_json((folder / SETTINGS_FILE).read_text()), folder)
     run, facts = recorded_run(folder), None
     if run is None:
         missing.append("Commit and state: the run's folder does not tell its MLflow run.")

@@ -15,6 +15,8 @@ from mlflow.exceptions import MlflowException
 
 from bt_ray.config import Settings, flatten
 from bt_ray.errors import RunStoppedError, TrackingError
+from bt_ray.tracking.mlflow_database import make_tables
+from bt_ray.tracking.moved import current_uri, follow_storage
 from bt_ray.tracking.revision import git_diff, git_revision
 from bt_ray.tracking.tracker import Measures, now_ms
 
@@ -66,6 +68,7 @@ def answering(uri: str) -> Iterator[MlflowClient]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _HTTP_TRIES)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _HTTP_TIMEOUT_S)
     try:
+        make_tables(uri)
         yield MlflowClient(uri)
     except (MlflowException, OSError) as error:
         lines = [line for line in str(error).splitlines() if not line.startswith("(raised as")]
@@ -75,7 +78,10 @@ def answering(uri: str) -> Iterator[MlflowClient]:
 
 def tracking_uri(storage: str) -> str:
     """The server in MLFLOW_TRACKING_URI, or an SQLite file in the folder of all runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage}/mlflow.db"
+    if given := os.environ.get("MLFLOW_TRACKING_URI"):
+        return given
+    follow_storage(Path(storage))
+    return f"sqlite:///{storage}/mlflow.db"
 
 
 def start_run(
@@ -117,7 +123,13 @@ def experiment(uri: str, name: str, storage: Path) -> str:
         return str(found.experiment_id)
     location = f"{storage.as_uri()}/mlartifacts" if uri.startswith("sqlite") else None
     tags = {"mlflow.experimentKind": "custom_model_development"}  # which pages the UI shows
-    return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    try:
+        return str(client.create_experiment(name, artifact_location=location, tags=tags))
+    except MlflowException:
+        made = client.get_experiment_by_name(name)  # by another run that began just now
+        if made is None:
+            raise
+        return str(made.experiment_id)
 
 
 def is_there(client: MlflowClient, run_id: str) -> bool:
@@ -156,7 +168,7 @@ def recorded_run(run_folder: Path) -> MlflowRun | None:
     if not record.is_file():
         return None
     tree = json.loads(record.read_text())
-    return MlflowRun(tree["uri"], tree["run_id"])
+    return MlflowRun(current_uri(tree["uri"], tree["run_id"], run_folder), tree["run_id"])
 
 
 @dataclass

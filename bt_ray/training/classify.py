@@ -57,7 +57,7 @@ def build_task(
 ) -> Classification:
     """The task of training on shards; the same for the same order, so that it can be continued.
 
-    Where its folder is and how many workers do it are no part of its name.
+    Where its folder and its images are, and how many workers do it, are no part of its name.
 
     Args:
       data: shards to learn from and to score on.
@@ -74,10 +74,17 @@ def build_task(
         seed=seed,
     )
     facts = {
-        "settings": to_json(replace(settings, storage="", scaling=ScalingSettings())),
+        "settings": to_json(
+            replace(
+                settings,
+                storage="",
+                data=replace(settings.data, train="", test=None),
+                scaling=ScalingSettings(),
+            )
+        ),
         "protocol": asdict(protocol),
         "encoder": fingerprint(pretrained.encoder),
-        "data": [ShardSet.open(str(root)).manifest.digest for root in (data.train, data.test)],
+        "data": [ShardSet.open(str(root)).manifest.content for root in (data.train, data.test)],
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(storage) / "evaluations" / f"{kind}-{digest}"

@@ -9,6 +9,8 @@ from ray.train import UserCallback
 from bt_ray.checkpoints.checkpoint import last_checkpoint, replaced_images, stream_digest
 from bt_ray.config import Settings, check_pretraining
 from bt_ray.config.training import part_rows
+from bt_ray.data.location import public_name
+from bt_ray.data.preparation.claim import REJECTED
 from bt_ray.data.preparation.prepare import prepare_data
 from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.shards.shard_set import ShardSet
@@ -111,6 +113,7 @@ def _conclude(
         )
     if (note := note_on_parts(settings)) is not None:
         notes.append(note)
+    notes += notes_on_images(settings)
     if replaced := replaced_images(checkpoint):
         notes.append(
             f"{replaced} times an image could not be decoded, and another stood in for it; "
@@ -127,6 +130,21 @@ def _conclude(
     summary = summarize(settings, run_folder, run, checkpoint, steps, total_steps, version, notes)
     keep(summary, settings, run_folder, run)
     return summary
+
+
+def notes_on_images(settings: Settings) -> list[str]:
+    """Sentences on images that were left out when the run's shards were written."""
+    notes = []
+    for name in ("train", "test"):
+        root = getattr(settings.data, name)
+        rejected = 0 if root is None else ShardSet.open(root).manifest.num_rejected
+        if rejected:
+            images = f"{rejected:,} image{'s' * (rejected > 1)}"
+            notes.append(
+                f"data.{name} is without {images} that cannot be decoded; which ones and why is"
+                f" listed in {public_name(root)}/{REJECTED}."
+            )
+    return notes
 
 
 def note_on_parts(settings: Settings) -> str | None:

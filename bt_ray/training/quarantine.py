@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bt_ray.config import Settings
+from bt_ray.data.location import append_line
 from bt_ray.data.shards.shard_file import fault_of
 from bt_ray.data.shards.shard_set import ShardSet, take_rows
 from bt_ray.distributed.collectives import sum_numbers
@@ -78,10 +79,18 @@ def list_images(file: Path, data: str, rows: Sequence[int]) -> None:
         group = shards.read(np.array([row // shards.manifest.rows_per_row_group]))
         [image] = take_rows(group, np.array([row])).select(["sample_id", "image"]).to_pylist()
         line = {"row": row, "sample_id": image["sample_id"], "reason": fault_of(image["image"])}
-        with file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(file, json.dumps(line))
 
 
 def read_quarantine(file: Path) -> list[dict[str, object]]:
-    """What is listed in `file`; nothing if there is none."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    """What is listed in `file`; nothing if there is none. Lines cut short are left out."""
+    lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+    return [image for line in lines if (image := _read(line)) is not None]
+
+
+def _read(line: str) -> dict[str, object] | None:
+    try:
+        tree = json.loads(line)
+    except ValueError:
+        return None
+    return tree if isinstance(tree, dict) and "row" in tree else None

@@ -1,5 +1,7 @@
 """Where a run is kept, and whether it may be kept there."""
 
+import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +13,13 @@ import filelock
 
 from bt_ray.checkpoints.checkpoint import check_origin, newest_checkpoint
 from bt_ray.checkpoints.start import find_start
-from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
+from bt_ray.config import SETTINGS_FILE, Settings, from_json, to_json
+from bt_ray.data.location import write_text
+from bt_ray.data.lock import held, marker_of
 from bt_ray.errors import LaunchError, SettingsError
+from bt_ray.training.identity import changes, record_content, recorded_content
+
+_log = logging.getLogger(__name__)
 
 
 def locate_storage(settings: Settings) -> Settings:
@@ -77,25 +84,30 @@ def sole_owner(run_folder: Path, what: str = "run") -> Iterator[None]:
     Raises: LaunchError if another process holds it.
     """
     run_folder.mkdir(parents=True, exist_ok=True)
+    lock = run_folder / ".lock"
     try:
-        with filelock.FileLock(run_folder / ".lock", timeout=0):
+        with held(lock, timeout_s=0):
             yield
     except filelock.Timeout as busy:
+        marker = marker_of(lock)
+        gone = f" If it is gone, killed on another machine, remove {marker}." * marker.exists()
         raise LaunchError(
             f"The {what} {run_folder.name!r} in {run_folder.parent} is going already; wait for it, "
-            "stop it, or give this one another --name."
+            f"stop it, or give this one another --name.{gone}"
         ) from busy
 
 
 def claim_folder(run_folder: Path, settings: Settings) -> None:
     """Writes the run's settings, once what lies in its folder is known to be of the same run.
 
-    Workers and tracking may differ between two goes at one run; what shapes the result may not.
+    Workers and tracking may differ between two goes at one run, and so may the places of its
+    images and its storage; what shapes the result may not.
 
     Raises: SettingsError, CheckpointError.
     """
     check_claim(run_folder, settings)
-    (run_folder / SETTINGS_FILE).write_text(to_json(settings))
+    record_content(run_folder, settings)
+    write_text(run_folder / SETTINGS_FILE, to_json(settings))
 
 
 def check_claim(run_folder: Path, settings: Settings) -> None:
@@ -103,8 +115,8 @@ def check_claim(run_folder: Path, settings: Settings) -> None:
 
     So it does if its weights are to come from a checkpoint that does not fit.
     """
-    file = run_folder / SETTINGS_FILE
-    changed = differences(settings, from_json(file.read_text())) if file.is_file() else []
+    theirs = _earlier_settings(run_folder)
+    changed = [] if theirs is None else changes(settings, theirs, recorded_content(run_folder))
     if changed:
         raise SettingsError(
             f"There is a run {settings.name!r} in {run_folder.parent} with other settings "
@@ -116,3 +128,20 @@ def check_claim(run_folder: Path, settings: Settings) -> None:
         check_origin(checkpoint, settings)
     elif settings.model.start_from is not None:
         find_start(settings)
+
+
+def _earlier_settings(run_folder: Path) -> Settings | None:
+    """The settings of the go before; none without one, or if their file was emptied or cut short.
+
+    A full disk may do that. The run's checkpoints, if there are any, tell the same.
+    """
+    file = run_folder / SETTINGS_FILE
+    if not file.is_file():
+        return None
+    text = file.read_text(errors="replace")
+    try:
+        json.loads(text)
+    except ValueError:
+        _log.warning("%s is empty or was cut short; it is written anew.", file)
+        return None
+    return from_json(text)

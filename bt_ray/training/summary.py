@@ -9,7 +9,9 @@ from pathlib import Path
 
 from bt_ray.checkpoints.checkpoint import stream_digest
 from bt_ray.config import SETTINGS_FILE, Settings
+from bt_ray.data.location import write_text
 from bt_ray.errors import TrackingError
+from bt_ray.evaluation.probe import SHARED_IMAGES
 from bt_ray.figures.correlation import draw_correlation
 from bt_ray.figures.curves import draw_curves
 from bt_ray.figures.eigenvalues import draw_eigenvalues
@@ -69,7 +71,7 @@ def summarize(
     knn = list(history.get("knn/top1", {}).values())
     rank_me = list(history["probe/rankme"].values())
     last = {name: list(points.values())[-1] for name, points in history.items()}
-    doubt = find_doubt(settings, last)
+    doubts = [find_doubt(settings, last), find_leak(last)]
     return Summary(
         run_id=run.run_id,
         steps=steps,
@@ -94,7 +96,7 @@ def summarize(
             "curves": str(run_folder / FIGURES / "curves.png"),
             "mlflow": run.uri,
         },
-        warnings=(*notes, *([] if doubt is None else [doubt])),
+        warnings=(*notes, *(doubt for doubt in doubts if doubt is not None)),
     )
 
 
@@ -111,10 +113,22 @@ def find_doubt(settings: Settings, last: Mapping[str, float]) -> str | None:
     )
 
 
+def find_leak(last: Mapping[str, float]) -> str | None:
+    """A sentence if held-out images are among the training images that kNN looks among."""
+    shared = int(last.get(SHARED_IMAGES, 0))
+    if not shared:
+        return None
+    return (
+        f"Held-out images that are training images, pixel for pixel as kNN sees them: {shared:,}. "
+        "It finds them themselves, and its accuracy flatters. Take them out of data.test or "
+        "data.train."
+    )
+
+
 def keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun) -> None:
     """Stores the summary and the figures in the run's folder, and then with its MLflow run."""
     file = run_folder / "summary.json"
-    file.write_text(json.dumps(asdict(summary), indent=2))
+    write_text(file, json.dumps(asdict(summary), indent=2))
     figures = _draw(settings, run_folder)
     try:
         for kept in (file, *figures, run_folder / SETTINGS_FILE):

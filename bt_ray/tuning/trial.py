@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from ray import tune
 from ray.exceptions import OutOfMemoryError
 
 from bt_ray.config import Settings, from_json, override
+from bt_ray.data.lock import held
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import BtRayError, NonFiniteLossError
@@ -127,7 +127,7 @@ def _train(order: TrialOrder, number: int, changes: Mapping[str, Any]) -> Summar
     settings = order.trial_settings(number, changes)
     run_folder = order.run_folder(number)
     run_folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(run_folder / ".lock", timeout=_LOCK_WAIT_S):
+    with held(run_folder / ".lock", timeout_s=_LOCK_WAIT_S):
         pass  # of a sweep that was killed, the last processes may still be about to end
     plan = build_plan(settings, ShardSet.open(settings.data.train).manifest)
     return pretrain(

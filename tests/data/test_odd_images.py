@@ -58,7 +58,7 @@ def test_a_nested_folder_of_mixed_formats_without_labels_is_trained_on(
 
 
 @pytest.mark.parametrize("content", [b"this is no image", b"\xff\xd8\xff\xe0 cut", b""])
-def test_what_is_only_named_like_an_image_is_named_and_nothing_is_left_behind(
+def test_what_is_only_named_like_an_image_is_named_and_no_shards_are_left_behind(
     tmp_path: Path, small_settings: Settings, content: bytes
 ) -> None:
     fill(tmp_path / "images")
@@ -68,4 +68,13 @@ def test_what_is_only_named_like_an_image_is_named_and_nothing_is_left_behind(
     )
     with pytest.raises(DataError, match=r"'broken.jpg' cannot be decoded .* remove or repair it"):
         pretrain(settings)
-    assert not list((tmp_path / "shards").iterdir())
+    assert not list(tmp_path.glob("shards/*/*.parquet"))
+    assert not list(tmp_path.glob("shards/*/manifest.json"))
+    summary = pretrain(
+        override(settings, {
+            "data.on_bad_image": "skip", "data.test": None, "data.global_batch": 8,
+            "schedule.epochs": 1,
+        }), register=False,
+    )  # fmt: skip
+    assert summary.steps == 2
+    assert any("without 1 image that cannot be decoded" in note for note in summary.warnings)

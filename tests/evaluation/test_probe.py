@@ -1,6 +1,7 @@
 """What a probe sees, however its images are shared out and whatever they lack."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,11 @@ from bt_ray.data.stream.batches import local_batches
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import NonFiniteLossError
 from bt_ray.evaluation import probe as probe_module
-from bt_ray.evaluation.probe import Probe, build_probe
+from bt_ray.evaluation.probe import SHARED_IMAGES, Probe, build_probe
 from bt_ray.methods.learner import Probing
 from bt_ray.model.twins import Twins, build_twins
+from bt_ray.training.summary import find_leak
+from tests.data.pictures import encoded, write_folder
 from tests.states import build_state
 from tests.workers import run_workers
 
@@ -149,3 +152,26 @@ def test_a_probe_is_the_same_at_every_number_of_workers(small_settings: Settings
             for name, array in probing.arrays.items():
                 np.testing.assert_array_equal(array, told[0][0].arrays[name])
                 np.testing.assert_allclose(array, alone.arrays[name], atol=1e-4)
+
+
+def test_held_out_images_that_are_training_images_are_counted(
+    small_settings: Settings, tmp_path: Path
+) -> None:
+    """Also where they are other files of the same pixels, and however they are shared out."""
+    images = {f"{i % 2}/{i:02d}.bmp": encoded(i, kind="BMP") for i in range(40)}
+    held = {f"{i % 2}/{i:02d}.png": encoded(i, kind="PNG") for i in range(33, 53)}
+    changes = {"data.train": images, "data.test": held}
+    roots = {
+        key: write_shards(
+            open_source(write_folder(tmp_path / key, some)),
+            str(tmp_path / f"{key}-shards"),
+            rows_per_row_group=8,
+        ).root
+        for key, some in changes.items()
+    }
+    settings = override(small_settings, roots)
+    for world_size in (1, 2):
+        for probing, _ in run_workers(world_size, _probe, settings):
+            assert probing.measures[SHARED_IMAGES] == 7
+    assert "images that are training images" in str(find_leak({SHARED_IMAGES: 7.0}))
+    assert find_leak({}) is None

@@ -35,9 +35,14 @@ class Claim:
         self._shown = public_name(root)
         self._filesystem, self._path = locate(root)
 
-    def make(self, mine: Facts) -> dict[str, Any] | None:
+    def make(self, mine: Facts, *, source: str | None = None) -> dict[str, Any] | None:
         """Claims the folder for the job with these facts.
 
+        Where a job ended at images that cannot be decoded, and its source has been mended since,
+        that job's files are removed.
+
+        Args:
+          source: its name, as the user gave it.
         Returns: the content of the manifest if the folder is finished already; else None.
         Raises: DataError if the folder cannot be written, or holds anything else.
         """
@@ -51,7 +56,10 @@ class Claim:
             if MANIFEST in names:
                 return self._manifest()
             claimed = self._read(_CLAIM)
-            if claimed is not None:
+            if self._is_of_no_use(claimed, mine, source, names):
+                self._start_over(names)
+                claimed = None
+            elif claimed is not None:
                 self.refuse_other(claimed, mine, f"unfinished {self._what}")
             elif names - {UNFINISHED}:
                 raise DataError(
@@ -59,16 +67,39 @@ class Claim:
                 )
             self._filesystem.create_dir(f"{self._path}/{UNFINISHED}", recursive=True)
             if claimed is None:
-                self._write(_CLAIM, json.dumps(mine))
+                self._write(_CLAIM, json.dumps({**mine, "source": source}))
         except OSError as error:
             raise unwritable(self._shown, error) from error
         return None
 
+    def _is_of_no_use(
+        self, claimed: Facts | None, mine: Facts, source: str | None, names: set[str]
+    ) -> bool:
+        """Whether the folder has only what a job left that can no longer go on.
+
+        Its claim was emptied or cut short; or its images were mended since it listed bad ones.
+        """
+        is_there = self._filesystem.get_file_info(f"{self._path}/{_CLAIM}").is_file
+        if claimed is None:
+            return is_there and all(map(_is_our_own, names))
+        others = {name for name, value in mine.items() if claimed.get(name) != value}
+        is_mended = others == {"identity"} and REJECTED in names
+        return is_mended and source is not None and claimed.get("source") == source
+
+    def _start_over(self, names: set[str]) -> None:
+        self.clear()
+        for name in filter(_is_our_own, names - {UNFINISHED}):
+            self._filesystem.delete_file(f"{self._path}/{name}")
+
     def _manifest(self) -> dict[str, Any]:
-        try:
-            return self._read(MANIFEST) or {}
-        except ValueError as error:
-            raise self.foreign() from error
+        tree = self._read(MANIFEST)
+        if tree is None:
+            raise DataError(
+                f"{self._shown!r} is not empty: its {MANIFEST} is no JSON. If it was cut short, "
+                "remove the folder, and the same command makes it anew; if it is of something "
+                "else, give a new folder."
+            )
+        return tree
 
     def foreign(self) -> DataError:
         """The error for a folder whose manifest describes something else."""
@@ -100,10 +131,24 @@ class Claim:
     def finish(self, manifest: str, rejected: str) -> None:
         """Writes the list of rejected images, then the manifest, and removes the records."""
         try:
-            if rejected:
-                self._write(REJECTED, rejected)
+            self.list_rejected(rejected)
             self._write(MANIFEST, manifest)
             self.clear()
+        except OSError as error:
+            raise unwritable(self._shown, error) from error
+
+    def list_rejected(self, lines: str) -> None:
+        """Writes the list of rejected images, if there are any; else there is none."""
+        path = f"{self._path}/{REJECTED}"
+        if lines:
+            self._write(REJECTED, lines)
+        elif self._filesystem.get_file_info(path).is_file:
+            self._filesystem.delete_file(path)
+
+    def keep(self, name: str, record: dict[str, Any]) -> None:
+        """Keeps a record of the job beside those of its tasks."""
+        try:
+            self._write(f"{UNFINISHED}/{name}.json", json.dumps(record))
         except OSError as error:
             raise unwritable(self._shown, error) from error
 
@@ -117,12 +162,20 @@ class Claim:
         write_whole(self._filesystem, f"{self._path}/{name}", text.encode())
 
     def _read(self, name: str) -> dict[str, Any] | None:
+        """The JSON in a file; None if there is none, or it was emptied or cut short."""
         path = f"{self._path}/{name}"
         if self._filesystem.get_file_info(path).type != pa.fs.FileType.File:
             return None
         with self._filesystem.open_input_stream(path) as stream:
-            tree: dict[str, Any] = json.loads(stream.read())
-            return tree
+            try:
+                tree = json.loads(stream.read())
+            except ValueError:
+                return None
+        return tree if isinstance(tree, dict) else {}
+
+
+def _is_our_own(name: str) -> bool:
+    return name in (UNFINISHED, REJECTED) or name.startswith("shard-")
 
 
 def unwritable(shown: str, error: OSError) -> DataError:

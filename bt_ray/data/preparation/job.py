@@ -20,9 +20,10 @@ class Treatment:
     max_side_px: int | None = None
     """Resize images whose longer side exceeds this: Lanczos, JPEG of quality 95."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """At an image that cannot be decoded: stop, or leave it out and list it in rejected.jsonl."""
-    max_bad_rate: float = 0.01
-    """Share of images that may be left out."""
+    """At images that cannot be decoded: stop once all of them are listed, or leave them out.
+    They are listed in rejected.jsonl."""
+    max_bad_rate: float = 0.5
+    """Share of images that may be left out; a source with more is hardly one of images."""
 
     def __post_init__(self) -> None:
         if self.max_side_px is not None and self.max_side_px < 1:

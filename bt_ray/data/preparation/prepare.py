@@ -3,16 +3,15 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import filelock
-
 from bt_ray.config import Settings
+from bt_ray.data.location import MANIFEST
+from bt_ray.data.preparation.alone import is_json, remove_mended, sole_writer
+from bt_ray.data.preparation.job import Treatment
 from bt_ray.data.preparation.runner import open_runner_within
-from bt_ray.data.preparation.tasks import OnProgress, one_after_the_other
+from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.shards.manifest import SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.shard_set import ShardSet, is_shards
@@ -22,6 +21,11 @@ from bt_ray.errors import DataError
 _log = logging.getLogger(__name__)
 _ROW_BYTES = 20  # of a table: numbers and offsets, beside names and images
 _LOG_EVERY_S = 30.0
+
+SAME_IMAGES = (
+    "data.test is data.train, image by image: kNN finds each image itself, and its accuracy says "
+    "nothing. Give data.test images that are not trained on, or none."
+)
 
 
 @dataclass(frozen=True)
@@ -63,16 +67,25 @@ def prepare_data(settings: Settings, on_progress: OnProgress | None = None) -> S
     Args:
       on_progress: called with the phase, the images done and all images; none: a line is logged
         now and then.
-    Raises: DataError if both are labelled, with different classes; if an image cannot be decoded;
-      or if the images are many and not all nodes of the cluster reach them.
+    Raises: DataError if both are labelled, with different classes; if images cannot be decoded,
+      and `data.on_bad_image` does not leave them out; or if the images are many and not all nodes
+      of the cluster reach them.
     """
     train, test = describe_data(settings)
+    treatment = Treatment(on_bad_image=settings.data.on_bad_image)
     for described in (train, test):
         if described is not None and described.source is not None:
             rows = settings.data.rows_per_row_group
-            _write(described.source, Path(described.root), rows, on_progress or ProgressLog())
+            told = on_progress or ProgressLog()
+            _write(described.source, Path(described.root), rows, told, treatment)
     test_root = None if test is None else test.root
+    if test_root is not None and _content(train.root) == _content(test_root):
+        _log.warning(SAME_IMAGES)
     return replace(settings, data=replace(settings.data, train=train.root, test=test_root))
+
+
+def _content(root: str) -> str:
+    return ShardSet.open(root).manifest.content
 
 
 def describe_data(settings: Settings) -> tuple[Described, Described | None]:
@@ -102,7 +115,7 @@ def _describe(name: str, settings: Settings) -> Described:
     source = open_source(name)
     rows = settings.data.rows_per_row_group
     root = _root_of(source, settings.storage, rows)
-    if is_shards(root):
+    if _is_finished(root):
         return Described(root, ShardSet.open(root).manifest, None)
     return Described(root, expected_manifest(source, rows), source)
 
@@ -128,8 +141,8 @@ def expected_manifest(source: Source, rows_per_row_group: int) -> Manifest:
 def write_source(source: Source, storage: str, *, rows_per_row_group: int) -> str:
     """The shards of `source` below the storage of all runs, written if they are not there."""
     root = _root_of(source, storage, rows_per_row_group)
-    if not is_shards(root):
-        _write(source, Path(root), rows_per_row_group, ProgressLog())
+    if not _is_finished(root):
+        _write(source, Path(root), rows_per_row_group, ProgressLog(), Treatment())
     return root
 
 
@@ -137,42 +150,45 @@ def _root_of(source: Source, storage: str, rows_per_row_group: int) -> str:
     return str(Path(storage) / "shards" / f"{source.identity}-{rows_per_row_group}")
 
 
-def _write(source: Source, root: Path, rows_per_row_group: int, on_progress: OnProgress) -> None:
+def _is_finished(root: str) -> bool:
+    """Whether the folder holds all shards; a manifest that was emptied or cut short says nothing.
+
+    Then they are written anew: a folder below the storage is named by what it holds.
+    """
+    try:
+        return is_shards(root) and bool(ShardSet.open(root))
+    except DataError:
+        tree = (Path(root) / MANIFEST).read_bytes()
+        if is_json(tree):
+            raise
+        return False
+
+
+def _write(
+    source: Source,
+    root: Path,
+    rows_per_row_group: int,
+    on_progress: OnProgress,
+    treatment: Treatment,
+) -> None:
     """Writes the shards, or goes on to, where no other process does."""
     root.parent.mkdir(parents=True, exist_ok=True)
-    with _sole_writer(root, source):
-        if is_shards(str(root)):
+    with sole_writer(root, source):
+        if _is_finished(str(root)):
             return
+        if (root / MANIFEST).exists():
+            _log.warning("%s is empty or was cut short; the shards are written anew.", root)
+            shutil.rmtree(root)
+        remove_mended(root, source)
         with open_runner_within(source, root, rows_per_row_group=rows_per_row_group) as run_all:
-            try:
-                write_shards(
-                    source,
-                    str(root),
-                    rows_per_row_group=rows_per_row_group,
-                    run_all=run_all,
-                    on_progress=on_progress,
-                )
-            except DataError:
-                if run_all is one_after_the_other:  # minutes of work, of no use to mended images
-                    shutil.rmtree(root, ignore_errors=True)
-                    _lock_of(root).unlink(missing_ok=True)
-                raise
-
-
-def _lock_of(root: Path) -> Path:
-    return root.parent / f".{root.name}.lock"
-
-
-@contextmanager
-def _sole_writer(root: Path, source: Source) -> Iterator[None]:
-    """Holds the shards' folder, once nobody else does; the lock goes with the process."""
-    lock = filelock.FileLock(_lock_of(root))
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        _log.warning("Waiting for another process that prepares %s in %s.", source.name, root)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+            write_shards(
+                source,
+                str(root),
+                rows_per_row_group=rows_per_row_group,
+                treatment=treatment,
+                run_all=run_all,
+                on_progress=on_progress,
+                way_out="--data.on-bad-image skip (or, for a command without it, `python -m "
+                f"pipelines.prepare {source.name} NEW_FOLDER --on-bad-image skip`, and that "
+                "folder in their place)",
+            )

@@ -6,13 +6,24 @@ order, more than once.
 """
 
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from bt_ray.data.location import locate, public_name
+from bt_ray.data.preparation.bad_images import (
+    BadImage,
+    find_bad,
+    keep_bad,
+    known_bad,
+    refuse_bad,
+    refuse_too_many,
+    rejected_lines,
+    sort,
+    whole_images,
+)
 from bt_ray.data.preparation.claim import REJECTED, Claim
 from bt_ray.data.preparation.job import Job, Treatment
 from bt_ray.data.preparation.staging import needs_staging, stage
@@ -21,14 +32,16 @@ from bt_ray.data.preparation.tasks import (
     Record,
     RunAll,
     Tasks,
-    digest_of,
     one_after_the_other,
 )
 from bt_ray.data.shards.manifest import SCHEMA_VERSION, Manifest, Shard
-from bt_ray.data.shards.shard_file import fault_of, write_shard_file
+from bt_ray.data.shards.shard_file import has_more_bits, write_shard_file
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.sources import Source
+from bt_ray.data.sources import Source, SourceImage
+from bt_ray.data.views.depth import RULE
 from bt_ray.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 
 def write_shards(
@@ -39,43 +52,58 @@ def write_shards(
     treatment: Treatment | None = None,
     run_all: RunAll = one_after_the_other,
     on_progress: OnProgress = lambda phase, done, total: None,
+    way_out: str = "--on-bad-image skip",
 ) -> ShardSet:
     """Writes all images of `source` as shards into the folder `root`, or continues to do so.
 
     Args:
       rows_per_row_group: images of each Parquet row group; only the last one may have fewer.
-      treatment: resizing, and what to do about bad images; none: images stay as they are, and a
-        bad one ends the job.
+      treatment: resizing, and what to do about bad images; none: images stay as they are, and
+        bad ones end the job once all of them are found.
       run_all: runs the tasks, in this process or on a cluster.
       on_progress: called with the phase, the number of images done, and the number of all.
+      way_out: how a user goes on without bad images.
     Returns: the shards, opened.
-    Raises: DataError if the folder holds something else, an image cannot be decoded, or the
-      storage fails; shards that are finished by then are kept.
+    Raises: DataError if the folder holds something else, images cannot be decoded, or the
+      storage fails; what was read and written by then is kept.
     """
     job = Job(source, root, rows_per_row_group, treatment or Treatment())
-    return ShardSet(root, _prepare(job, run_all, on_progress))
+    return ShardSet(root, _prepare(job, run_all, on_progress, way_out))
 
 
-def _prepare(job: Job, run_all: RunAll, on_progress: OnProgress) -> Manifest:
+def _prepare(job: Job, run_all: RunAll, on_progress: OnProgress, way_out: str) -> Manifest:
     """Writes the job's missing shards, then their manifest."""
     claim = Claim(job.root, "shards")
-    if (told := claim.make(job.facts)) is not None:
+    if (told := claim.make(job.facts, source=job.source.name)) is not None:
         return _finished(told, job, claim)
     tasks = Tasks(job.root, claim.records(), run_all, on_progress)
+    rejected = known_bad(job, tasks)
+    if rejected and job.treatment.on_bad_image == "stop":
+        raise refuse_bad(rejected, job, way_out)
     if needs_staging(job):
         job = stage(job, tasks)
-    rejected: list[dict[str, str]] = []
     rows: Sequence[int] = range(len(job.source))
     if job.treatment.on_bad_image == "skip":
-        rejected = _check(job, tasks)
+        if rejected is None:
+            rejected = find_bad(job, tasks)
+            keep_bad(rejected, job, claim)
+        refuse_too_many(rejected, job)
         bad = {image["sample_id"] for image in rejected}
         names = job.source.entries["sample_id"].to_pylist()
         rows = [row for row in rows if names[row] not in bad] if bad else rows
     parts = {f"shard-{number:05d}": part for number, part in enumerate(job.parts(rows))}
     work = partial(_write, job.root, job.rows_per_row_group, job.treatment)
     written = tasks.run("written", work, parts)
-    manifest = _manifest(job, written, rows, rejected)
-    claim.finish(manifest.to_json(), rejected_lines(rejected))
+    if found := sort([image for record in written for image in record.get("rejected", [])]):
+        keep_bad(found, job, claim)
+        raise refuse_bad(found, job, way_out)
+    manifest = _manifest(job, written, rows, rejected or [])
+    claim.finish(manifest.to_json(), rejected_lines(rejected or []))
+    if num_deep := sum(record.get("num_deep", 0) for record in written):
+        _log.warning(
+            "%s of the images in %s have more than 8 bits a channel, and are brought to 8, each by "
+            "itself: %s.", f"{num_deep:,}", job.source.name, RULE,
+        )  # fmt: skip
     return manifest
 
 
@@ -102,71 +130,43 @@ def _finished(told: dict[str, Any], job: Job, claim: Claim) -> Manifest:
     return manifest
 
 
-def rejected_lines(rejected: Iterable[dict[str, str]]) -> str:
-    """The text of the file that lists rejected images."""
-    return "".join(json.dumps(image, ensure_ascii=False) + "\n" for image in rejected)
-
-
-def _check(job: Job, tasks: Tasks) -> list[dict[str, str]]:
-    """The images that cannot be decoded, sorted by id.
-
-    They are found before anything is written, since all row groups but the last must be full.
-
-    Raises: DataError if there are more than the treatment allows.
-    """
-    records = tasks.records.items()
-    decoded = {record["entries"] for name, record in records if name.startswith("shard-")}
-    parts = {
-        f"check-{digest[:16]}": part
-        for part in job.parts(range(len(job.source)))
-        if (digest := digest_of(part)) not in decoded
-    }
-    found = tasks.run("checked", _look, parts)
-    rejected = [image for record in found for image in record["rejected"]]
-    rejected.sort(key=lambda image: str(image["sample_id"]))
-    if len(rejected) > job.treatment.max_bad_rate * len(job.source):
-        first = rejected[0]
-        raise DataError(
-            f"{len(rejected):,} of {len(job.source):,} images cannot be decoded, more than "
-            f"--max-bad-rate {job.treatment.max_bad_rate:g} allows; the first is "
-            f"{first['sample_id']!r} ({first['reason']}). Repair the source, or raise the rate."
-        )
-    if len(rejected) == len(job.source):
-        raise DataError(f"No image of {job.source.name} can be decoded.")
-    return rejected
-
-
-def _look(_: str, part: Source) -> Record:
-    """Decodes the part's images; records those that cannot be decoded."""
-    rejected = [
-        {"sample_id": image.sample_id, "source": image.origin, "reason": fault}
-        for image in part.read()
-        if (fault := fault_of(image.encoded)) is not None
-    ]
-    return {"rejected": rejected}
-
-
 def _write(
     root: str, rows_per_row_group: int, treatment: Treatment, name: str, part: Source
 ) -> Record:
-    """Writes the part's images as a shard."""
+    """Writes the part's images as a shard; if there are bad ones, finds them all instead."""
     filesystem, path = locate(root)
+    file = f"{path}/{name}.parquet"
+    found: list[BadImage] = []
+    deep: list[str] = []
+    images = part.read()
+    if treatment.on_bad_image == "stop":  # else they were looked for before
+        images = whole_images(images, found)
     shard, num_bytes = write_shard_file(
         filesystem,
-        f"{path}/{name}.parquet",
-        part.read(),
+        file,
+        _noting_deep(images, deep),
         rows_per_row_group=rows_per_row_group,
         max_side_px=treatment.max_side_px,
-        is_checked=treatment.on_bad_image == "skip",
     )
-    return {"shard": asdict(shard), "num_bytes": num_bytes}
+    if found:
+        filesystem.delete_file(file)
+        return {"rejected": found}
+    return {"shard": asdict(shard), "num_bytes": num_bytes, "num_deep": len(deep)}
+
+
+def _noting_deep(images: Iterator[SourceImage], deep: list[str]) -> Iterator[SourceImage]:
+    """The images; the ids of those with more than 8 bits a channel are added to `deep`."""
+    for image in images:
+        if has_more_bits(image.encoded):
+            deep.append(image.sample_id)
+        yield image
 
 
 def _manifest(
     job: Job,
     written: list[Record],
     rows: Sequence[int],
-    rejected: list[dict[str, str]],
+    rejected: list[BadImage],
 ) -> Manifest:
     source = job.source
     labels = source.entries["label"].to_pylist()

@@ -101,6 +101,16 @@ class Manifest:
         """SHA-256 over the manifest, and so over the checksums of all shards."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    @property
+    def content(self) -> str:
+        """SHA-256 of what is trained on: the shards' checksums and the classes, in order.
+
+        Unlike `digest` it does not depend on where the images came from, or what they were called
+        there: the same images, prepared again from elsewhere, have the same content.
+        """
+        facts = (self.classes, self.rows_per_row_group, [shard.sha256 for shard in self.shards])
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
     def to_json(self) -> str:
         """The manifest as the text of its file."""
         tree = asdict(self)

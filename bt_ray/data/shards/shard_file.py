@@ -13,11 +13,13 @@ from PIL import Image, UnidentifiedImageError
 from bt_ray.data.location import first_line
 from bt_ray.data.shards.manifest import COLUMNS, SAMPLES, Shard, pack_footer
 from bt_ray.data.sources import SourceImage
-from bt_ray.data.views.reference import decode
+from bt_ray.data.views.depth import is_deep
+from bt_ray.data.views.reference import decode, load, open_image
 from bt_ray.errors import DataError
 
 RESAMPLING, JPEG_QUALITY = "lanczos", 95
 _KEPT_MODES = ("L", "RGB")
+_JPEG = b"\xff\xd8"
 
 
 class Checksum(io.RawIOBase):
@@ -49,15 +51,14 @@ def write_shard_file(
     *,
     rows_per_row_group: int,
     max_side_px: int | None,
-    is_checked: bool,
 ) -> tuple[Shard, int]:
     """Writes the images as rows of a shard; one row group at a time is in memory.
 
     Args:
+      images: known to decode.
       max_side_px: larger images are resized (`fit`); none: all images keep their bytes.
-      is_checked: whether the images are known to decode, and need no check.
     Returns: the shard, and the size in bytes of its samples in memory.
-    Raises: DataError if an image cannot be decoded; OSError if the storage fails.
+    Raises: OSError if the storage fails.
     """
     num_rows = num_bytes = 0
     with filesystem.open_output_stream(path) as stream:
@@ -66,7 +67,7 @@ def write_shard_file(
             checked, COLUMNS, compression={"image": "none"}, write_page_checksum=True
         ) as writer:
             while group := tuple(islice(images, rows_per_row_group)):
-                table = to_table(group, max_side_px=max_side_px, is_checked=is_checked)
+                table = to_table(group, max_side_px=max_side_px, is_checked=True)
                 writer.write_table(table, row_group_size=table.num_rows)
                 num_rows += table.num_rows
                 num_bytes += table.select(SAMPLES.names).nbytes
@@ -92,7 +93,8 @@ def to_table(
     for image in images:
         if not is_checked and (fault := fault_of(image.encoded)) is not None:
             raise DataError(
-                f"{image.sample_id!r} cannot be decoded ({fault}); remove or repair it."
+                f"{image.sample_id!r} cannot be decoded ({fault}); remove or repair it, or "
+                "leave it out (on-bad-image skip)."
             )
         encoded, (width, height) = fit(image.encoded, max_side_px)
         rows.append(
@@ -116,7 +118,25 @@ def fault_of(encoded: bytes) -> str | None:
 
 def reason(error: OSError) -> str:
     """Why an image cannot be decoded, in a few words."""
-    return "no image" if isinstance(error, UnidentifiedImageError) else first_line(error)
+    causes = (error, error.__cause__)
+    is_none = any(isinstance(cause, UnidentifiedImageError) for cause in causes)
+    return "no image" if is_none else first_line(error)
+
+
+def has_more_bits(encoded: bytes) -> bool:
+    """Whether an image that decodes has more than 8 bits a channel."""
+    if encoded.startswith(_JPEG):
+        return False
+    with _opened(encoded) as opened:
+        return is_deep(opened) or opened.format is None
+
+
+def _opened(encoded: bytes) -> Image.Image:
+    """The image; only its header is read, if Pillow knows the format."""
+    try:
+        return open_image(encoded)
+    except UnidentifiedImageError:
+        return decode(encoded)  # by OpenCV
 
 
 def fit(encoded: bytes, max_side_px: int | None) -> tuple[bytes, tuple[int, int]]:
@@ -125,13 +145,15 @@ def fit(encoded: bytes, max_side_px: int | None) -> tuple[bytes, tuple[int, int]
     A resized image (Lanczos) is a JPEG of quality 95, in RGB or greyscale, without metadata; every
     other image keeps its bytes.
     """
-    with Image.open(io.BytesIO(encoded)) as opened:
+    with _opened(encoded) as opened:
         width, height = opened.size
         if max_side_px is None or max(width, height) <= max_side_px:
             return encoded, (width, height)
         scale = max_side_px / max(width, height)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        kept = opened if opened.mode in _KEPT_MODES else opened.convert("RGB")
+        kept = decode(encoded) if is_deep(opened) else load(opened, encoded)
+        if kept.mode not in _KEPT_MODES:
+            kept = kept.convert("RGB")
         buffer = io.BytesIO()
         kept.resize(size, Image.Resampling.LANCZOS).save(
             buffer, format="JPEG", quality=JPEG_QUALITY

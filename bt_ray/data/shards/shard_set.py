@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from bt_ray.errors import DataError
 
 _READ_AT_ONCE = 16
 """Requests under way for one window."""
+_OF_A_MANIFEST = {"schema_version", "identity", "shards", "num_rows"}
 _REQUEST_BYTES = 4 * 2**20
 """Row groups of one shard are asked for together up to this size."""
 
@@ -47,21 +49,27 @@ class ShardSet:
     def open(cls, root: str) -> "ShardSet":
         """The shards in `root`.
 
-        Raises: DataError if there is no manifest, or one of a newer schema.
+        Raises: DataError if there is no manifest, one of something else or of a newer schema, or
+          one that was cut short.
         """
-        filesystem, path = locate(root)
+        shown = public_name(root)
         try:
-            with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
-                tree = json.loads(stream.read())
+            tree = _read_manifest(root)
         except FileNotFoundError as error:
-            raise DataError(f"{root!r} holds no {MANIFEST}; write shards with "
+            raise DataError(f"{shown!r} holds no {MANIFEST}; write shards with "
                             "`python -m pipelines.prepare SOURCE DEST`.") from error  # fmt: skip
-        if tree["schema_version"] > SCHEMA_VERSION:
+        if isinstance(tree, dict) and _is_newer(tree.get("schema_version")):
             raise DataError(
-                f"The shards in {root!r} have schema {tree['schema_version']}; this bt_ray "
+                f"The shards in {shown!r} have schema {tree['schema_version']}; this bt_ray "
                 f"reads up to {SCHEMA_VERSION}. Use a newer bt_ray."
             )
-        return cls(root, Manifest.from_tree(tree))
+        try:
+            return cls(root, Manifest.from_tree(tree))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise DataError(
+                f"The {MANIFEST} in {shown!r} describes no shards: it is empty, was cut short, or "
+                "is of something else. Restore it, or prepare the data again."
+            ) from error
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:
@@ -143,10 +151,36 @@ class ShardSet:
 
 
 def is_shards(root: str) -> bool:
-    """Whether `root` is a folder of shards."""
+    """Whether `root` is a folder of shards: its manifest describes some.
+
+    So is one whose manifest is empty or was cut short, if shards lie beside it; opening it says so.
+    A manifest among images that is of something else is looked at, and makes no shards.
+    """
     filesystem, path = locate(root)
-    info = filesystem.get_file_info(f"{path}/{MANIFEST}")
-    return bool(info.type == pa.fs.FileType.File)
+    if filesystem.get_file_info(f"{path}/{MANIFEST}").type != pa.fs.FileType.File:
+        return False
+    tree = _read_manifest(root)
+    if tree is None:
+        return any(name.startswith("shard-") for name in _names(filesystem, path))
+    return isinstance(tree, dict) and tree.keys() >= _OF_A_MANIFEST
+
+
+def _read_manifest(root: str) -> Any:
+    """What JSON the manifest holds; None if it is none. Raises: FileNotFoundError."""
+    filesystem, path = locate(root)
+    with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
+        try:
+            return json.loads(stream.read())
+        except ValueError:
+            return None
+
+
+def _names(filesystem: pa.fs.FileSystem, folder: str) -> list[str]:
+    return [info.base_name for info in filesystem.get_file_info(pa.fs.FileSelector(folder))]
+
+
+def _is_newer(schema: Any) -> bool:
+    return isinstance(schema, int) and schema > SCHEMA_VERSION
 
 
 def take_rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:

@@ -7,35 +7,76 @@ on any device. Both agree with this reference up to the rounding of levels.
 
 import io
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from bt_ray.data.views.depth import decode_deep, has_deep_colours, is_tiff, to_levels
 from bt_ray.data.views.draw import BRIGHTNESS, CONTRAST, SATURATION, ViewParameters
+from bt_ray.data.views.png import without_notes
 
 BOX_PASSES = 3
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Most pixels of an image that is decoded; Pillow takes a larger one for an attack."""
-_OF_DAMAGED_FILES = (SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error)
+_OF_DAMAGED_FILES = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError,
+    RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 def decode(encoded: Any) -> Image.Image:
     """The image in a buffer of bytes, as RGB.
 
-    An animation gives its first frame, and 16-bit levels give their upper eight bits. Transparency
-    is dropped, and the camera's orientation tag (EXIF) is ignored, as in the paper's pipeline.
+    An animation gives its first frame, and more than 8 bits are brought to 8 (`depth.to_levels`).
+    Transparency is dropped, and the camera's orientation tag (EXIF) is ignored, as in the paper's
+    pipeline.
 
     Raises: OSError if it cannot be decoded, or has more pixels than Pillow's limit.
     """
     try:
-        image: Image.Image = Image.open(io.BytesIO(encoded))
-        image.load()
+        return _decode(encoded)
     except (Image.DecompressionBombError, *_OF_DAMAGED_FILES) as error:
+        if is_tiff(encoded) and not isinstance(error, Image.DecompressionBombError):
+            deep = decode_deep(encoded)
+            if deep is not None:
+                return deep
         raise OSError(str(error)) from error
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
+def open_image(encoded: Any) -> Image.Image:
+    """The image, of which only the header is read yet. Raises: what Pillow raises."""
+    try:
+        return Image.open(io.BytesIO(encoded))
+    except _OF_DAMAGED_FILES:
+        bare = without_notes(encoded)
+        if bare is None:
+            raise
+        return Image.open(io.BytesIO(bare))
+
+
+def load(image: Image.Image, encoded: Any) -> Image.Image:
+    """The opened image with its pixels. Raises: what Pillow raises."""
+    try:
+        image.load()
+    except _OF_DAMAGED_FILES:
+        bare = without_notes(encoded)  # there may be more of them behind the pixels
+        if bare is None:
+            raise
+        image = Image.open(io.BytesIO(bare))
+        image.load()
+    return image
+
+
+def _decode(encoded: Any) -> Image.Image:
+    image = open_image(encoded)
+    if has_deep_colours(image) and (deep := decode_deep(encoded)) is not None:
+        return deep
+    image = load(image, encoded)
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(to_levels(np.asarray(image)))
     elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")
     return image.convert("RGB")

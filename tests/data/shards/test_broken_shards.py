@@ -13,9 +13,10 @@ import pytest
 from bt_ray.data.location import MANIFEST
 from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.shards import row_groups
-from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.shards.shard_set import ShardSet, is_shards
 from bt_ray.data.sources import open_source
 from bt_ray.errors import DataError
+from tests.data.pictures import encoded
 
 GROUPS = np.arange(6)
 
@@ -138,3 +139,22 @@ def test_pauses_grow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ShardSet.open(str(root)).read(GROUPS)
     assert paused == sorted(paused)
     assert paused[-1] > 2 * paused[0] > 0
+
+
+@pytest.mark.parametrize("text", ['{"name": "my images"}', "[]", "no JSON", "", "null"])
+def test_a_manifest_of_something_else_makes_no_shards(tmp_path: Path, text: str) -> None:
+    """It may lie among images, as that of an app or of an export."""
+    (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "cat.jpg").write_bytes(encoded(0))
+    assert not is_shards(str(tmp_path))
+    with pytest.raises(DataError, match="describes no shards"):
+        ShardSet.open(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", '{"schema_version": 2, "ident'])
+def test_a_manifest_that_was_emptied_or_cut_short_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    (tmp_path / "shard-00000.parquet").touch()
+    assert is_shards(str(tmp_path))
+    with pytest.raises(DataError, match=r"empty, was cut short.* prepare the data again"):
+        ShardSet.open(str(tmp_path))

@@ -22,7 +22,7 @@ from bt_ray.data.stream.spares import find_spares
 from bt_ray.errors import DataError, SettingsError, UnreadableImagesError
 from bt_ray.tracking.tracker import read_history
 from bt_ray.training.launch import pretrain
-from bt_ray.training.quarantine import Quarantine, read_quarantine
+from bt_ray.training.quarantine import Quarantine, list_images, read_quarantine
 from tests.training.test_loop import MemoryContext
 
 BROKEN = (3, 200)
@@ -181,3 +181,14 @@ def test_a_rate_is_told_from_a_window_and_not_only_from_neighbours(
 def test_a_rate_is_a_share(settings: Settings) -> None:
     with pytest.raises(SettingsError, match=r"data\.max_bad_rate=1\.5 must lie between 0 and 1"):
         override(settings, {"data.max_bad_rate": 1.5})
+
+
+def test_a_list_whose_last_line_was_cut_short_is_gone_on_with(
+    settings: Settings, tmp_path: Path
+) -> None:
+    file = tmp_path / "quarantine.jsonl"
+    list_images(file, settings.data.train, [1, 2])
+    file.write_bytes(file.read_bytes()[:-9])
+    assert [image["row"] for image in read_quarantine(file)] == [1]
+    list_images(file, settings.data.train, [1, 2, 3])
+    assert [image["row"] for image in read_quarantine(file)] == [1, 2, 3]
