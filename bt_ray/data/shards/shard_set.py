@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bt_ray.data.location import MANIFEST, locate, public_name
 from bt_ray.data.shards.manifest import SAMPLES, SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.row_groups import read_row_groups
+from bt_ray.data.sources.ours import is_manifest
 from bt_ray.errors import DataError
 
 _READ_AT_ONCE = 16
@@ -143,10 +144,27 @@ class ShardSet:
 
 
 def is_shards(root: str) -> bool:
-    """Whether `root` is a folder of shards."""
+    """Whether `root` is a folder of shards: whether its manifest is one of shards.
+
+    Raises: DataError if there are shards, but their manifest is damaged.
+    """
     filesystem, path = locate(root)
-    info = filesystem.get_file_info(f"{path}/{MANIFEST}")
-    return bool(info.type == pa.fs.FileType.File)
+    if filesystem.get_file_info(f"{path}/{MANIFEST}").type != pa.fs.FileType.File:
+        return False
+    with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
+        try:
+            tree = json.loads(stream.read())
+        except ValueError:
+            tree = None
+    if is_manifest(tree):
+        return True
+    first = filesystem.get_file_info(f"{path}/shard-00000.parquet")
+    if first.type == pa.fs.FileType.File:
+        raise DataError(
+            f"{MANIFEST} in {public_name(root)!r} is not the manifest of the shards beside it; "
+            "prepare the data again into a new folder."
+        )
+    return False
 
 
 def take_rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
