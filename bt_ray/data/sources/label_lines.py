@@ -73,7 +73,7 @@ def read_line(line: str, index: NameIndex, shown: str) -> tuple[str | None, str]
             raise DataError(f"The line {line!r} of {shown!r} has no label; give `NAME LABEL`.")
         boxes = _KAGGLE.match(words[0])
         return name, boxes[1] if boxes else words[0]
-    if is_one_word(line) and index.find(line) is not None:
+    if line.lower().endswith(IMAGE_SUFFIXES) and index.find(line) is not None:
         raise DataError(f"The line {line!r} of {shown!r} has no label; give `NAME LABEL`.")
     return None, ""
 

@@ -15,7 +15,7 @@ from bt_ray.data.sources.digits import digits
 from bt_ray.data.sources.folder import image_folder
 from bt_ray.data.sources.folder_labels import NO_LABELS
 from bt_ray.data.sources.found import Found, printable
-from bt_ray.data.sources.kinds import COMPRESSED_SUFFIXES, IMAGE_SUFFIXES, PACKED
+from bt_ray.data.sources.kinds import COMPRESSED_SUFFIXES, IMAGE_SUFFIXES, PACKED, STRAYS
 from bt_ray.data.sources.labels import with_labels, without_labels
 from bt_ray.data.sources.listings import is_listing, listed_images
 from bt_ray.data.sources.parquet import parquet_files
@@ -57,6 +57,8 @@ def open_source(name: str, labels: str | None = None) -> Source:
     if labels == NO_LABELS:
         source = without_labels(source)
     elif labels is not None:
+        if source.found is not None and STRAYS in source.found.passed_over:
+            source = _open(name, labelled=False)  # the file says more than the folders do
         source = with_labels(source, labels)
     if source.found is not None and source.found.is_remarkable:
         _say(f"{source.name}: {source.found.sentence}")

@@ -114,7 +114,7 @@ class _Walk:
         place = self._place(path)
         status = os.stat(place)  # noqa: PTH116
         with os.scandir(place) as scan:
-            entries = list(scan)
+            entries = sorted(scan, key=lambda entry: entry.name)
         self._walked.add((status.st_dev, status.st_ino))
         if path and is_ours(place, {entry.name for entry in entries}):
             self.listing.found.pass_over(OURS, path)
