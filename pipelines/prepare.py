@@ -31,7 +31,8 @@ class Prepare:
     """A new folder, or one that the same command began."""
     labels: str | None = None
     """Text file for images without labels of their own: `NAME LABEL` lines, or one label a line
-    in the order of the images' names."""
+    in the order of the images' names. none: the images are taken without labels, as from folders
+    that are dates."""
     rows_per_row_group: int = 256
     """Images of one Parquet row group."""
     treatment: Annotated[Treatment, tyro.conf.arg(name="")] = field(default_factory=Treatment)
@@ -54,6 +55,8 @@ def prepare(order: Prepare) -> dict[str, object]:
         raise SettingsError(f"cpus={order.cpus} must be at least 0.")
     source = open_source(order.source, order.labels)
     console.print(f"{len(source):,} images of {len(source.classes):,} classes in {source.name}")
+    if source.found is not None and not source.found.is_remarkable:  # else the log has said it
+        console.print(source.found.sentence)
     with CountLine() as line, open_runner(source, cpus=order.cpus) as run_all:
         shards = write_shards(
             source,

@@ -27,6 +27,9 @@ class DataSettings:
     """Images to learn from: `digits`, a folder of images, or a folder of shards."""
     test: str | None = None
     """Held-out labelled images for kNN, given like `train`; none: no kNN."""
+    labels: Literal["found", "none"] = "found"
+    """Where labels come from: found: from what the source tells, such as its subfolders; none: the
+    images are taken without labels, as from folders that are dates."""
     global_batch: int = 256
     """Images of one optimizer step, over all workers (N)."""
     rows_per_row_group: int = 256

@@ -112,7 +112,8 @@ def _describe(name: str, settings: Settings) -> Described:
     if is_shards(name):
         root = name if "://" in name else str(Path(name).expanduser().resolve())
         return Described(root, ShardSet.open(root).manifest, None)
-    source = open_source(name)
+    is_bare = settings.data.labels == "none"
+    source = open_source(name, "none" if is_bare else None)
     rows = settings.data.rows_per_row_group
     root = _root_of(source, settings.storage, rows)
     if _is_finished(root):

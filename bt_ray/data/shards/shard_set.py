@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bt_ray.data.location import MANIFEST, locate, public_name
 from bt_ray.data.shards.manifest import SAMPLES, SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.row_groups import read_row_groups
+from bt_ray.data.sources.ours import is_manifest
 from bt_ray.errors import DataError
 
 _READ_AT_ONCE = 16
@@ -155,14 +156,22 @@ def is_shards(root: str) -> bool:
 
     So is one whose manifest is empty or was cut short, if shards lie beside it; opening it says so.
     A manifest among images that is of something else is looked at, and makes no shards.
+
+    Raises: DataError if shards lie beside a manifest of something else.
     """
     filesystem, path = locate(root)
     if filesystem.get_file_info(f"{path}/{MANIFEST}").type != pa.fs.FileType.File:
         return False
     tree = _read_manifest(root)
-    if tree is None:
-        return any(name.startswith("shard-") for name in _names(filesystem, path))
-    return isinstance(tree, dict) and tree.keys() >= _OF_A_MANIFEST
+    if isinstance(tree, dict) and tree.keys() >= _OF_A_MANIFEST:
+        return True
+    beside = any(name.startswith("shard-") for name in _names(filesystem, path))
+    if beside and tree is not None:
+        raise DataError(
+            f"{MANIFEST} in {public_name(root)!r} is not the manifest of the shards beside it; "
+            "prepare the data again into a new folder."
+        )
+    return beside
 
 
 def _read_manifest(root: str) -> Any:

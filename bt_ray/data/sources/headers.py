@@ -4,15 +4,19 @@ import io
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
 from bt_ray.data.location import first_line
-from bt_ray.data.sources.source import IMAGE_SUFFIXES
+from bt_ray.data.sources.found import Found, printable
+from bt_ray.data.sources.keys import KeyedLabels
+from bt_ray.data.sources.kinds import set_aside_path, why_no_image
 from bt_ray.errors import DataError
 
+LINKS = "links, devices or sparse files"
 _NESTED_AT_ONCE = 16
 _READ_AHEAD = 2**20  # bytes; a request to an object store takes as long as to read over images
 
@@ -55,20 +59,21 @@ class _Part(io.RawIOBase):
         return len(read)
 
 
-def list_members(filesystem: pa.fs.FileSystem, path: str) -> list[Member]:
-    """The images of one archive, and those of the archives in it.
+def list_members(filesystem: pa.fs.FileSystem, path: str) -> tuple[list[Member], Found]:
+    """The images of one archive and those of the archives in it, and what was passed over.
 
-    Links and sparse files are skipped: they hold no bytes of their own.
+    Links and sparse files are passed over: they hold no bytes of their own.
 
-    Raises: DataError if the file is not a tar archive, is compressed, or is cut short.
+    Raises: DataError if the file is not a tar archive, is compressed, or is cut short; or if it
+      cannot be told which label an image has.
     """
     read_ahead = 512 if isinstance(filesystem, pa.fs.LocalFileSystem) else _READ_AHEAD
     try:
         with filesystem.open_input_file(path) as file:
             whole = Member(path.rpartition("/")[2], 0, file.size())
-            images, archives = _scan(file, whole, read_ahead)
+            images, archives, found = _scan(file, whole, read_ahead)
             with ThreadPoolExecutor(_NESTED_AT_ONCE) as pool:
-                for archive, (inner, deeper) in zip(
+                for archive, (inner, deeper, inner_found) in zip(
                     archives,
                     pool.map(lambda archive: _scan(file, archive, read_ahead), archives),
                     strict=True,
@@ -79,6 +84,7 @@ def list_members(filesystem: pa.fs.FileSystem, path: str) -> list[Member]:
                             "unpack the outermost one."
                         )
                     word = PurePosixPath(archive.name).stem
+                    found.add(inner_found)
                     images += [
                         replace(image, name=f"{archive.name}/{image.name}", word=word)
                         for image in inner
@@ -88,29 +94,37 @@ def list_members(filesystem: pa.fs.FileSystem, path: str) -> list[Member]:
             f"The archive {path!r} cannot be read ({first_line(error)}); see that it is whole and "
             "within reach."
         ) from error
-    return images
+    return images, found
 
 
-def _scan(file: pa.NativeFile, whole: Member, read_ahead: int) -> tuple[list[Member], list[Member]]:
+def _scan(
+    file: pa.NativeFile, whole: Member, read_ahead: int
+) -> tuple[list[Member], list[Member], Found]:
     """The images and the nested archives of one archive, which is a part of `file`."""
-    images, archives, words = [], [], {}
+    images: list[Member] = []
+    archives: list[Member] = []
+    labels, found = KeyedLabels(whole.name), Found()
     part = io.BufferedReader(_Part(file, whole.offset, whole.size), read_ahead)
     try:
-        with tarfile.open(fileobj=part, mode="r:", errors="replace") as tar:
+        with tarfile.open(fileobj=part, mode="r:", errors="surrogateescape") as tar:
             while (info := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # kept otherwise, 1,281,167 of them
-                if not info.isreg() or info.sparse is not None:
+                name = printable(info.name.removeprefix("./"))
+                member = Member(name, whole.offset + info.offset_data, info.size)
+                if info.isdir():
                     continue
-                suffix = PurePosixPath(info.name).suffix.lower()
-                member = Member(
-                    info.name.removeprefix("./"), whole.offset + info.offset_data, info.size
-                )
-                if suffix == ".tar":
+                if (reason := set_aside_path(info.name)) is not None:
+                    found.pass_over(reason, name)
+                elif not info.isreg() or info.sparse is not None:
+                    found.pass_over(LINKS, name)
+                elif name.lower().endswith(".tar"):
                     archives.append(member)
-                elif suffix in IMAGE_SUFFIXES:
+                elif name.lower().endswith(".cls"):
+                    labels.add(name, file.read_at(info.size, member.offset))
+                elif (reason := why_no_image(name, partial(_open, file, member))) is None:
                     images.append(member)
-                elif suffix == ".cls":
-                    words[_key(member.name)] = file.read_at(info.size, member.offset)
+                else:
+                    found.pass_over(reason, name)
             end = whole.offset + tar.offset
     except tarfile.ReadError as error:
         raise DataError(_fault(file, whole, error)) from error
@@ -119,13 +133,11 @@ def _scan(file: pa.NativeFile, whole: Member, read_ahead: int) -> tuple[list[Mem
             f"The archive {whole.name!r} is cut short or damaged: after its {len(images):,} images "
             f"the mark of its end is missing at byte {end:,}; get it again."
         )
-    labelled = [
-        replace(image, word=words[key].decode().strip())
-        if (key := _key(image.name)) in words
-        else image
-        for image in images
-    ]
-    return labelled, archives
+    return [replace(image, word=labels.of(image.name)) for image in images], archives, found
+
+
+def _open(file: pa.NativeFile, member: Member) -> io.BufferedReader:
+    return io.BufferedReader(_Part(file, member.offset, member.size))
 
 
 def _is_end(file: pa.NativeFile, offset: int, whole: Member) -> bool:
@@ -144,9 +156,3 @@ def _fault(file: pa.NativeFile, whole: Member, error: tarfile.ReadError) -> str:
     if "unexpected end" in str(error):
         return f"The archive {whole.name!r} is cut short ({error}); get it again."
     return f"{whole.name!r} is no tar archive ({error}); give one, or a folder of images."
-
-
-def _key(name: str) -> str:
-    """The path up to the file name's first dot: WebDataset's files of one sample share it."""
-    folder, slash, file = name.rpartition("/")
-    return f"{folder}{slash}{file.partition('.')[0]}"

@@ -34,7 +34,8 @@ class _Listing:
 
 def is_listing(name: str) -> bool:
     """Whether `name` is `places205:SPLIT:ROOT` or `inat18:SPLIT:ROOT`."""
-    return name.partition(":")[0] in _LAYOUTS
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind in _LAYOUTS
 
 
 def listed_images(name: str) -> Source:
@@ -103,7 +104,7 @@ def _text(file: str) -> str:
     filesystem, path = locate(file)
     try:
         with filesystem.open_input_stream(path) as stream:
-            return str(stream.read().decode())
+            return str(stream.read().decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise DataError(
             f"There is no {public_name(file)!r}; give the folder that the data set was unpacked in."

@@ -11,6 +11,8 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from bt_ray.data.location import MANIFEST, first_line, locate, public_name
+from bt_ray.data.sources.found import Found
+from bt_ray.data.sources.ours import is_manifest
 from bt_ray.data.sources.source import Source, identify, index, name_classes
 from bt_ray.errors import DataError
 
@@ -51,7 +53,7 @@ def _values(table: pa.Table, rows: np.ndarray[Any, np.dtype[np.int64]]) -> list[
     return [value.as_py() or b"" for value in column.take(pa.array(rows))]
 
 
-def parquet_files(name: str, uris: list[str]) -> Source:
+def parquet_files(name: str, uris: list[str], *, labelled: bool = True) -> Source:
     """The images in the files `uris`, all of one file system and one schema, as one source.
 
     Images lie in a column of bytes or, as Hugging Face writes them, of structs with a field
@@ -70,7 +72,8 @@ def parquet_files(name: str, uris: list[str]) -> Source:
                 parquet = pq.ParquetFile(opened)
                 metadata = parquet.schema_arrow
                 column = _image_column(metadata, path)
-                tables.append(_places(parquet, number, column, _label_column(metadata)))
+                label = _label_column(metadata) if labelled else None
+                tables.append(_places(parquet, number, column, label))
                 num_bytes += _column_bytes(parquet, column)
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(
@@ -103,6 +106,7 @@ def parquet_files(name: str, uris: list[str]) -> Source:
         num_bytes=num_bytes + sum(map(len, ids)),
         name=public_name(name),
         stored_order=("file", "row_group", "row"),
+        found=Found(taken=len(ids)),
     )
 
 
@@ -204,5 +208,8 @@ def _own_names(filesystem: pa.fs.FileSystem, path: str) -> tuple[str, ...]:
     if filesystem.get_file_info(manifest).type != pa.fs.FileType.File:
         return ()
     with filesystem.open_input_stream(manifest) as stream:
-        tree = json.loads(stream.read())
-    return tuple(tree.get("classes", ())) if isinstance(tree, dict) else ()
+        try:
+            tree = json.loads(stream.read())
+        except ValueError:
+            return ()
+    return tuple(tree["classes"]) if is_manifest(tree) and "classes" in tree else ()

@@ -12,9 +12,8 @@ from typing import Protocol
 import pyarrow as pa
 
 from bt_ray.data.location import first_line
+from bt_ray.data.sources.found import Found
 from bt_ray.errors import DataError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Source:
       name: the name that the user gave, without secrets.
       stored_order: columns that sort `entries` as they are stored, block by block (all columns
         but the last name the block); empty if each image can be read alone.
+      found: what was found, taken and passed over; none if nothing was looked for.
     Raises: DataError if two images have one name.
     """
 
@@ -59,6 +59,7 @@ class Source:
     num_bytes: int
     name: str = ""
     stored_order: tuple[str, ...] = ()
+    found: Found | None = None
 
     def __post_init__(self) -> None:
         names = self.entries["sample_id"]
@@ -125,7 +126,8 @@ def identify(stem: str, facts: Iterable[str]) -> str:
     """An identity: `stem` and a digest of facts, such as paths and sizes of the files."""
     digest = hashlib.sha256()
     for number, fact in enumerate(facts):
-        digest.update(f"\n{fact}".encode() if number else fact.encode())
+        text = f"\n{fact}" if number else fact
+        digest.update(text.encode("utf-8", "surrogateescape"))
     return f"{stem}-{digest.hexdigest()[:12]}"
 
 

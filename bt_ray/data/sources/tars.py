@@ -12,16 +12,21 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 
 from bt_ray.data.location import locate, public_name
+from bt_ray.data.sources.folder_labels import classes_of
+from bt_ray.data.sources.found import Found
 from bt_ray.data.sources.headers import Member, list_members
+from bt_ray.data.sources.kinds import IMAGE_SUFFIXES
 from bt_ray.data.sources.ranges import Ranges
-from bt_ray.data.sources.source import IMAGE_SUFFIXES, Source, identify, index, name_classes
+from bt_ray.data.sources.source import Source, identify, index, name_classes
 from bt_ray.errors import DataError
 
 _ARCHIVES_AT_ONCE = 16
 
 
-def tar_archives(name: str, uris: list[str]) -> Source:
+def tar_archives(name: str, uris: list[str], *, labelled: bool = True) -> Source:
     """The images in the archives `uris`, all of one file system, as one source.
+
+    If they are to be labelled:
 
     An image's class is the nested archive that it lies in (`n01440764.tar`); without one, the text
     of the file of its name with the suffix `.cls` (WebDataset); without that, its folder, at the
@@ -37,20 +42,23 @@ def tar_archives(name: str, uris: list[str]) -> Source:
         if info.type != pa.fs.FileType.File:
             raise DataError(f"There is no archive {public_name(uri)!r}; give one that is there.")
     with ThreadPoolExecutor(_ARCHIVES_AT_ONCE) as pool:
-        found = list(pool.map(partial(list_members, filesystem), paths))
-    members = [member for archive in found for member in archive]
-    if not members:
+        read = list(pool.map(partial(list_members, filesystem), paths))
+    found = Found()
+    for _, part in read:
+        found.add(part)
+    places = [(number, member) for number, (images, _) in enumerate(read) for member in images]
+    if not places:
+        seen = f" What is there: {found.sentence}" if found.passed_over else ""
         raise DataError(
             f"There is no image in {public_name(name)!r}; known are {', '.join(IMAGE_SUFFIXES)}."
+            f"{seen}"
         )
-    classes, labels = _labels(name, members)
+    classes, labels, kept = _labels(name, [member for _, member in places], found, labelled)
+    places = [places[i] for i in kept]
+    numbers, members = [number for number, _ in places], [member for _, member in places]
     prefixes = _prefixes(paths)
-    ids = [
-        f"{prefix}{member.name}"
-        for prefix, archive in zip(prefixes, found, strict=True)
-        for member in archive
-    ]
-    numbers = [number for number, archive in enumerate(found) for _ in archive]
+    ids = [f"{prefixes[number]}{member.name}" for number, member in places]
+    found.taken = len(ids)
     facts = (f"{i.path} {i.size} {i.mtime_ns}" for i in infos)
     stem = PurePosixPath(public_name(name)).stem or "tars"
     return Source(
@@ -66,6 +74,7 @@ def tar_archives(name: str, uris: list[str]) -> Source:
         reader=Ranges(uris[0], tuple(paths)),
         num_bytes=sum(m.size for m in members) + sum(len(name.encode()) for name in ids),
         name=public_name(name),
+        found=found,
     )
 
 
@@ -76,13 +85,24 @@ def _prefixes(paths: list[str]) -> list[str]:
     return [f"{path.rpartition('/')[2]}/" for path in paths]
 
 
-def _labels(name: str, members: list[Member]) -> tuple[tuple[str, ...], list[int | None]]:
-    """Classes, and each member's label, from its `word`; if none has one, from its folder."""
+def _labels(
+    name: str, members: list[Member], found: Found, labelled: bool
+) -> tuple[tuple[str, ...], list[int | None], list[int]]:
+    """Classes, each kept member's label, and which are kept.
+
+    The labels are the members' words; if none has one, their folders.
+    """
+    everyone = list(range(len(members)))
+    if not labelled:
+        return (), [None] * len(members), everyone
     words = [member.word for member in members if member.word is not None]
     if not words:
-        words = _folders([member.name for member in members])
-    if not words:
-        return (), [None] * len(members)
+        below = _below_shared_folder([member.name for member in members])
+        taken, classes = classes_of(name, below, found)
+        places = {path: i for i, path in enumerate(below)}
+        kept = [places[path] for path in taken] if len(taken) < len(below) else everyone
+        label_of = {word: label for label, word in enumerate(classes)}
+        return classes, [label_of.get(below[i].split("/")[0]) for i in kept], kept
     if len(words) < len(members):
         bare = next(member.name for member in members if member.word is None)
         raise DataError(
@@ -90,15 +110,12 @@ def _labels(name: str, members: list[Member]) -> tuple[tuple[str, ...], list[int
             f"{bare!r}, have none; give archives of one kind."
         )
     classes, labels = name_classes(words)
-    return classes, list(labels)
+    return classes, list(labels), everyone
 
 
-def _folders(names: list[str]) -> list[str]:
-    """Each name's first folder below the shared one; empty if some name has no such folder."""
-    parts = [PurePosixPath(name).parts[:-1] for name in names]
-    depth = 0
-    while all(len(p) > depth for p in parts) and len({p[depth] for p in parts}) == 1:
-        depth += 1
-    if not all(len(p) > depth for p in parts):
-        return []
-    return [p[depth] for p in parts]
+def _below_shared_folder(names: list[str]) -> list[str]:
+    """The names below the folders that all of them share."""
+    parts = [name.split("/") for name in names]
+    while len({p[0] for p in parts}) == 1 and all(len(p) > 1 for p in parts):
+        parts = [p[1:] for p in parts]
+    return ["/".join(p) for p in parts]

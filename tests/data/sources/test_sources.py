@@ -21,7 +21,8 @@ def test_splits_are_not_taken_for_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"--data.train {tmp_path}/train --data.test {tmp_path}/va"):
         open_source(str(tmp_path))
     write_image(tmp_path / "other" / "c.png")
-    assert open_source(str(tmp_path)).classes == ("other", "train", "val")
+    with pytest.raises(DataError, match="splits of a data set"):
+        open_source(str(tmp_path))
 
 
 def test_a_class_without_images_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
