@@ -11,7 +11,7 @@ import filelock
 
 from bt_ray.checkpoints.checkpoint import check_origin, newest_checkpoint
 from bt_ray.checkpoints.start import find_start
-from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
+from bt_ray.config import SETTINGS_FILE, Settings, differences, read_settings, to_json
 from bt_ray.errors import LaunchError, SettingsError
 
 
@@ -104,7 +104,7 @@ def check_claim(run_folder: Path, settings: Settings) -> None:
     So it does if its weights are to come from a checkpoint that does not fit.
     """
     file = run_folder / SETTINGS_FILE
-    changed = differences(settings, from_json(file.read_text())) if file.is_file() else []
+    changed = differences(settings, read_settings(file)) if file.is_file() else []
     if changed:
         raise SettingsError(
             f"There is a run {settings.name!r} in {run_folder.parent} with other settings "

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bt_ray.checkpoints import checkpoint
+from bt_ray.checkpoints import draft, manifest
 from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.checkpoints.tensor_file import write_tensors
 from bt_ray.config import Settings, override
@@ -272,7 +272,7 @@ def test_a_full_disk_is_named_and_costs_no_earlier_checkpoint(
         return write_tensors(tensors, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_tensors", write_until_full)
+        patch.setattr(draft, "write_tensors", write_until_full)
         with pytest.raises(RunFailedError, match=r"step 4 .*\(No space left on device\)"):
             pretrain(settings, register=False)
     assert status(folder) == "FAILED"
@@ -285,14 +285,14 @@ def test_a_restart_reads_what_it_continues_from_once(
 ) -> None:
     """And the end of a run what it came to; each time the tensors' files, of 1.4 GB in earnest."""
     pretrain(override(settings, {"scaling.max_hours": 1e-9}), register=False)
-    hashed, sha256 = list[str](), checkpoint._sha256
+    hashed, sha256 = list[str](), manifest.sha256
 
     def counting(file: Path) -> str:
         if file.suffix == ".safetensors":
             hashed.append(f"{file.parent.name[-1]} {file.stem}")
         return sha256(file)
 
-    monkeypatch.setattr(checkpoint, "_sha256", counting)
+    monkeypatch.setattr(manifest, "sha256", counting)
     assert pretrain(settings, register=False).steps == 6
     parts = ("encoder", "optimizer", "projector")
     assert hashed == [f"{step} {part}" for step in (1, 6) for part in parts]
