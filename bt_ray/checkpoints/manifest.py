@@ -58,7 +58,8 @@ class Manifest:
             raise _unreadable(folder, MANIFEST, error) from error
         if _OLD.fullmatch(content):
             pairs = _OLD_LINE.findall(content)
-            return cls(folder, {name.decode(): Listed(sum_.decode()) for name, sum_ in pairs})
+            sums = {name.decode(): Listed(digest.decode()) for name, digest in pairs}
+            return cls(folder, _plain(folder, sums))
         body = content[: -len(_seal(b""))]
         if content != body + _seal(body):
             raise CheckpointError(
@@ -82,13 +83,7 @@ class Manifest:
             raise CheckpointError(
                 f"{MANIFEST} in checkpoint {folder} is not one of bt_ray ({error!r}). {_WAY_OUT}"
             ) from error
-        outside = [name for name in files if not is_plain_name(name)]
-        if outside:
-            raise CheckpointError(
-                f"{MANIFEST} in checkpoint {folder} lists {outside[0]!r}, which is not the name of "
-                "a file in its folder; do not use this checkpoint."
-            )
-        return cls(folder, files, step)
+        return cls(folder, _plain(folder, files), step)
 
     def verify(self, names: Iterable[str] | None = None) -> None:
         """Raises CheckpointError unless these files, or all, are there, and their sums hold."""
@@ -172,6 +167,17 @@ def write_manifest(folder: Path, step: int, sums: Mapping[str, str]) -> None:
     }
     body = json.dumps(tree, indent=2).removesuffix("\n}").encode()
     (folder / MANIFEST).write_bytes(body + _seal(body))
+
+
+def _plain(folder: Path, files: Mapping[str, Listed]) -> Mapping[str, Listed]:
+    """The files. Raises: CheckpointError if the name of one is a path."""
+    outside = [name for name in files if not is_plain_name(name)]
+    if outside:
+        raise CheckpointError(
+            f"{MANIFEST} in checkpoint {folder} lists {outside[0]!r}, which is not the name of a "
+            "file in its folder; do not use this checkpoint."
+        )
+    return files
 
 
 def _seal(body: bytes) -> bytes:
