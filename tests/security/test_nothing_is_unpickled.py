@@ -3,6 +3,7 @@
 import ast
 import json
 import pickle
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from bt_ray.checkpoints.checkpoint import save_checkpoint
 from bt_ray.checkpoints.manifest import sha256, write_manifest
 from bt_ray.checkpoints.start import load_start
 from bt_ray.config import Settings, override
+from bt_ray.data.sources import open_source
 from bt_ray.errors import BtRayError
 from bt_ray.evaluation.encoder import open_encoder
 from bt_ray.tracking.snapshots import PROBES, read_snapshots
@@ -200,3 +202,22 @@ def test_settings_from_storage_are_values_and_nothing_else(
         write_manifest(folder, 1, {name: sha256(folder / name) for name in names})
         with pytest.raises(BtRayError, match=key):
             open_encoder(str(folder), small_settings)
+
+
+def test_batches_of_cifar_are_opened_only_if_they_are_the_published_ones(tmp_path: Path) -> None:
+    """They are pickles; torchvision compares their sums first."""
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    for name, _ in [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], "")]:
+        hostile("bare", folder / name)
+    with pytest.raises(BtRayError, match="CIFAR10"):
+        open_source(f"torchvision:CIFAR10:{tmp_path}:train")
+
+
+def test_the_oldest_torch_that_is_allowed_loads_weights_safely() -> None:
+    """Before 2.6 a file could run code past `weights_only` (CVE-2025-32434)."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [torch_] = [need for need in project["dependencies"] if need.startswith("torch>=")]
+    assert tuple(map(int, torch_.removeprefix("torch>=").split("."))) >= (2, 6)

@@ -47,21 +47,29 @@ class ShardSet:
     def open(cls, root: str) -> "ShardSet":
         """The shards in `root`.
 
-        Raises: DataError if there is no manifest, or one of a newer schema.
+        Raises: DataError if there is no manifest, one that is damaged, or one of a newer schema.
         """
         filesystem, path = locate(root)
+        shown = public_name(root)
         try:
             with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
                 tree = json.loads(stream.read())
+            if tree["schema_version"] > SCHEMA_VERSION:
+                raise DataError(
+                    f"The shards in {shown!r} have schema {tree['schema_version']}; this bt_ray "
+                    f"reads up to {SCHEMA_VERSION}. Use a newer bt_ray."
+                )
+            return cls(root, Manifest.from_tree(tree))
         except FileNotFoundError as error:
-            raise DataError(f"{root!r} holds no {MANIFEST}; write shards with "
+            raise DataError(f"{shown!r} holds no {MANIFEST}; write shards with "
                             "`python -m pipelines.prepare SOURCE DEST`.") from error  # fmt: skip
-        if tree["schema_version"] > SCHEMA_VERSION:
+        except DataError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DataError(
-                f"The shards in {root!r} have schema {tree['schema_version']}; this bt_ray "
-                f"reads up to {SCHEMA_VERSION}. Use a newer bt_ray."
-            )
-        return cls(root, Manifest.from_tree(tree))
+                f"The {MANIFEST} in {shown!r} is damaged, or not one of shards; restore it, or "
+                "prepare the data again in a new folder."
+            ) from error
 
     @cached_property
     def _first_rows(self) -> NDArray[np.int64]:
