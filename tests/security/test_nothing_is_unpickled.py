@@ -70,7 +70,9 @@ def faults(source: str, text: str) -> list[str]:
             ):
                 found.append(f"imports {name}")
     for name, options in _calls(tree):
-        if name in NEVER or name.endswith((".extractall", ".pyfunc.load_model", ".Tuner.restore")):
+        if name in NEVER or name.endswith(
+            (".extractall", ".extract", "unpack_archive", ".pyfunc.load_model", ".Tuner.restore")
+        ):
             found.append(f"calls {name}")
         if name == "torch.load" and options.get("weights_only") != "True":
             found.append("torch.load without weights_only=True")
