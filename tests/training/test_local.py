@@ -1,7 +1,6 @@
 """Whole runs in this process, without Ray."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -246,9 +245,9 @@ def test_checkpoints_of_other_settings_or_a_newer_schema_are_refused_and_kept(
         pretrain(override(settings, {"objective.redundancy_weight": 0.1}))
     record = json.loads((checkpoint / "state.json").read_text())
     (checkpoint / "state.json").write_text(json.dumps(record | {"schema_version": 99}))
-    sums = json.loads((checkpoint / "manifest.json").read_text())
-    sums["state.json"] = hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()
-    (checkpoint / "manifest.json").write_text(json.dumps(sums))
+    names = [file.name for file in checkpoint.iterdir() if file.name != manifest.MANIFEST]
+    sums = {name: manifest.sha256(checkpoint / name) for name in names}
+    manifest.write_manifest(checkpoint, record["step"], sums)
     with pytest.raises(NewerSchemaError, match="schema 99"):
         pretrain(settings)
     assert (checkpoint / ENCODER).read_bytes() == kept
