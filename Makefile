@@ -22,6 +22,10 @@ export RAY_USAGE_STATS_ENABLED = 0
 VOLTA := .venv-volta
 VOLTA_STAMP := $(VOLTA)/.installed
 
+# pip-audit's own environment: what it needs is no part of what it audits.
+AUDIT := .venv-audit
+AUDIT_STAMP := $(AUDIT)/.installed
+
 # What runs by other code on a GPU; there, its kernels are stood in for by references.
 BRANCHES := tests/model tests/objective tests/optim tests/distributed tests/gpu tests/training/test_loop.py \
   tests/training/test_learners.py --ignore tests/model/test_pretrained.py
@@ -32,7 +36,7 @@ NUMERIC := tests/data/stream tests/data/views tests/evaluation tests/model tests
   --ignore tests/model/test_pretrained.py
 
 .PHONY: help setup demo test check lint types test-fast test-whole test-lesser-cpu test-cuda-branch \
-  test-cluster test-volta test-slow wheel format lock clean
+  test-cluster test-volta test-slow audit wheel format lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -44,6 +48,11 @@ $(STAMP): requirements.lock pyproject.toml
 
 $(VOLTA_STAMP): requirements-volta.lock pyproject.toml
 	$(call install,$(VOLTA),requirements-volta.lock)
+
+$(AUDIT_STAMP): Makefile
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	@touch $@
 
 define install
 	$(PYTHON) -m venv $(1)
@@ -92,6 +101,9 @@ test-cluster: $(STAMP) ## What needs its own cluster, fresh environment or serve
 test-slow: $(STAMP) ## The long campaigns
 	$(BIN)/pytest -q -m slow --timeout 3600
 
+audit: $(AUDIT_STAMP) ## Known vulnerabilities of the pinned packages (needs OSV, or AUDIT_SERVICE=pypi)
+	$(AUDIT)/bin/python .ci/audit.py requirements.lock requirements-volta.lock
+
 wheel: $(STAMP) ## Build dist/bt_ray-VERSION-py3-none-any.whl
 	@rm -rf build  # setuptools would pack what an earlier build left there
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
@@ -104,5 +116,5 @@ lock: ## Pin what fits pyproject.toml, with hashes (needs uv): for all, and for 
 	uv pip compile $(LOCK) --constraint deploy/newest.in --output-file requirements.lock pyproject.toml
 	uv pip compile $(LOCK) --constraint deploy/volta.in --output-file requirements-volta.lock pyproject.toml
 
-clean: ## Remove the environment
-	rm -rf $(VENV) $(VOLTA)
+clean: ## Remove the environments
+	rm -rf $(VENV) $(VOLTA) $(AUDIT)

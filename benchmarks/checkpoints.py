@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.training import describe_machine
-from bt_ray.checkpoints.checkpoint import draft_checkpoint, verify_checkpoint
+from bt_ray.checkpoints.checkpoint import verify_checkpoint
+from bt_ray.checkpoints.draft import draft_checkpoint
 from bt_ray.checkpoints.host_copies import HostCopies
 from bt_ray.checkpoints.state import TrainingState
 from bt_ray.config import Settings

@@ -29,6 +29,10 @@ class CheckpointError(BtRayError, RuntimeError):
     """A checkpoint that is incomplete, altered, of a newer schema or of other settings."""
 
 
+class AlteredCheckpointError(CheckpointError):
+    """A checkpoint that was whole once, and is not what was written."""
+
+
 class NewerSchemaError(CheckpointError):
     """A checkpoint that a newer bt_ray wrote."""
 

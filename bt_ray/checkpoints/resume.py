@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from bt_ray.checkpoints.checkpoint import MANIFEST, newest_checkpoint, verify_checkpoint
+from bt_ray.checkpoints.checkpoint import REJECTED, newest_checkpoint, verify_checkpoint
+from bt_ray.checkpoints.manifest import MANIFEST
 from bt_ray.distributed.collectives import rank, world_size
-from bt_ray.errors import CheckpointError
+from bt_ray.errors import CheckpointError, RunFailedError
 
-_REJECTED = "manifest-rejected.json"
+Found = tuple[Path | None, int] | CheckpointError | RunFailedError
 
 
 def agree_on_checkpoint(run_folder: Path, device: torch.device) -> tuple[Path | None, int]:
@@ -20,30 +21,41 @@ def agree_on_checkpoint(run_folder: Path, device: torch.device) -> tuple[Path | 
     workers' next start finds the one before it, and so do the data.
 
     Returns: (None, 0) without any.
-    Raises: on every worker, CheckpointError if it is damaged, or NewerSchemaError.
+    Raises: on every worker, CheckpointError if it is damaged, NewerSchemaError, or RunFailedError
+      if the storage fails.
     """
-    found: list[tuple[Path | None, int] | CheckpointError] = [(None, 0)]
+    found: list[Found] = [(None, 0)]
     if rank() == 0:
         found = [_verified(run_folder)]
     if world_size() > 1:
         dist.broadcast_object_list(found, src=0, device=device)
     [answer] = found
-    if isinstance(answer, CheckpointError):
+    if isinstance(answer, CheckpointError | RunFailedError):
         raise answer
     return answer
 
 
-def _verified(run_folder: Path) -> tuple[Path | None, int] | CheckpointError:
+def _verified(run_folder: Path) -> Found:
     """The newest checkpoint, if all its checksums hold, or what to raise on every worker."""
     try:
         folder, step = newest_checkpoint(run_folder)
-    except CheckpointError as error:
+        if folder is not None:
+            return _verified_or_set_aside(folder), step
+    except (CheckpointError, RunFailedError) as error:
         return error
-    if folder is None:
-        return None, 0
+    return None, 0
+
+
+def _verified_or_set_aside(folder: Path) -> Path:
     try:
         verify_checkpoint(folder)
     except CheckpointError as error:
-        (folder / MANIFEST).rename(folder / _REJECTED)
-        return error
-    return folder, step
+        try:
+            (folder / MANIFEST).rename(folder / REJECTED)
+        except OSError as refusal:
+            raise CheckpointError(
+                f"{error} It cannot be set aside ({refusal.strerror}): remove it, and the same "
+                "command continues the run from the checkpoint before."
+            ) from error
+        raise
+    return folder

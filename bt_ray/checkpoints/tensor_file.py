@@ -43,21 +43,6 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> str:
     return digest.hexdigest()
 
 
-def stated_size(file: Path) -> int:
-    """How many bytes a safetensors file must have by its own header; −1 if that cannot be read.
-
-    Raises: OSError.
-    """
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
-        try:
-            header = json.loads(stream.read(min(length, file.stat().st_size)))
-        except ValueError:
-            return -1
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return _LENGTH_BYTES + length + max(ends, default=0)
-
-
 def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
     types = list(_TYPES)
     order = sorted(tensors, key=lambda name: (types.index(tensors[name].dtype), name))

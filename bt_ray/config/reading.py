@@ -6,6 +6,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from bt_ray.config.checks import require
@@ -31,9 +32,20 @@ def from_json(text: str) -> Settings:
     """
     try:
         tree = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise SettingsError(f"These settings are not JSON: {error}.") from error
     return _read_section(Settings, tree, "")
+
+
+def read_settings(file: Path) -> Settings:
+    """The settings in a file.
+
+    Raises: SettingsError, which names the file, if it was altered or is of something else; OSError.
+    """
+    try:
+        return from_json(file.read_bytes().decode())
+    except (SettingsError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} holds no settings of a run: {error}") from error
 
 
 def override(settings: Settings, changes: Mapping[str, Any]) -> Settings:

@@ -1,7 +1,6 @@
 """Where data lie: paths and URIs that pyarrow opens, and files written whole."""
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
@@ -22,8 +21,9 @@ def locate(name: str) -> tuple[pa.fs.FileSystem, str]:
     try:
         filesystem, path = pa.fs.FileSystem.from_uri(name)
     except (ValueError, OSError) as error:
+        reason = first_line(error).replace(name, public_name(name))  # pyarrow repeats it whole
         raise DataError(
-            f"{public_name(name)!r} cannot be opened ({first_line(error)}); give a path, or a "
+            f"{public_name(name)!r} cannot be opened ({reason}); give a path, or a "
             "URI such as file://, s3:// or gs://."
         ) from error
     return filesystem, path.rstrip("/")
@@ -38,8 +38,13 @@ def public_name(name: str) -> str:
     """`name` without what a URI may carry beside the place: keys, and options of the server."""
     if "://" not in name:
         return name
-    parts = urlsplit(name)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = name.partition("://")
+    place = rest.partition("?")[0].partition("#")[0]
+    host, slash, path = place.partition("/")
+    is_half_a_key = ":" in host and not host.rpartition(":")[2].isdigit() and "@" in path
+    if is_half_a_key and "@" not in host:  # KEY:SEC/RET@bucket: its slash should have been %2F
+        return f"{scheme}://{place.rpartition('@')[2]}"
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from bt_ray.data.shards.manifest import Shard
+from bt_ray.data.shards.manifest import Shard, is_plain_name
 from bt_ray.errors import DataError
 
 SCHEMA_VERSION = 1
@@ -78,7 +78,7 @@ class EmbeddingManifest:
         """The manifest in this JSON.
 
         Raises: KeyError, TypeError or ValueError if it is not a manifest of vectors; DataError if
-          a newer bt_ray wrote it.
+          a newer bt_ray wrote it, or a file's name is a path.
         """
         if tree["kind"] != KIND:
             raise ValueError(f"kind={tree['kind']}")
@@ -88,4 +88,9 @@ class EmbeddingManifest:
                 f"{SCHEMA_VERSION}. Use a newer bt_ray."
             )
         files = tuple(Shard(**file) for file in tree["files"])
+        if outside := [file.file for file in files if not is_plain_name(file.file)]:
+            raise DataError(
+                f"The manifest names the file {outside[0]!r}, which is not in its own folder; "
+                "embed the images again in a new folder."
+            )
         return cls(**tree | {"encoder": EncoderFacts(**tree["encoder"]), "files": files})

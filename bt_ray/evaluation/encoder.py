@@ -4,8 +4,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from bt_ray.checkpoints.checkpoint import MANIFEST, last_checkpoint, verify_checkpoint
-from bt_ray.config import Settings
+from bt_ray.checkpoints.checkpoint import find_checkpoint
+from bt_ray.checkpoints.manifest import MANIFEST, Manifest, find_file
+from bt_ray.config import SETTINGS_FILE, Settings
 from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import CheckpointError
 from bt_ray.model.pretrained import (
@@ -14,6 +15,7 @@ from bt_ray.model.pretrained import (
     load_file_of_weights,
     load_folder,
 )
+from bt_ray.model.weights import ENCODER
 from bt_ray.tracking.mlflow import MlflowRun, recorded_run, tracking_uri
 
 
@@ -35,16 +37,14 @@ def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, Mlflow
     place = Path(reference).expanduser().resolve()
     if place.suffix in WEIGHT_SUFFIXES and place.is_file():
         return load_file_of_weights(place, settings), None
-    if (place / MANIFEST).is_file():
-        verify_checkpoint(place)
-        return _followed(load_folder(place), place), recorded_run(place.parent.parent)
-    checkpoint, _ = last_checkpoint(place)
+    checkpoint = find_checkpoint(place)
     if checkpoint is None:
         raise CheckpointError(
             f"{reference!r} is no encoder: give a run's folder, a checkpoint, models:/NAME@ALIAS, "
             f"models:/NAME/VERSION, runs:/RUN_ID, or a file ({', '.join(WEIGHT_SUFFIXES)})."
         )
-    return _followed(load_folder(checkpoint), checkpoint), recorded_run(place)
+    run_folder = place.parent.parent if checkpoint == place else place
+    return _followed(load_folder(checkpoint), checkpoint), recorded_run(run_folder)
 
 
 def _followed(pretrained: Pretrained, place: Path) -> Pretrained:
@@ -57,4 +57,25 @@ def _registered(reference: str, storage: Path, uri: str) -> tuple[Pretrained, Ml
 
     with tempfile.TemporaryDirectory() as folder:
         found, run_id = fetch_encoder(reference, uri, Path(folder))
+        try:
+            _check_files(found)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"The files of {reference} are not to be used: {error}"
+            ) from error
         return _followed(load_folder(found), storage), MlflowRun(uri, run_id)
+
+
+def _check_files(folder: Path) -> None:
+    """Raises CheckpointError for registered files that are missing, links, or not as registered.
+
+    Versions that were registered without the checkpoint's manifest have no sums to be held to.
+    """
+    names = (ENCODER, SETTINGS_FILE)
+    if (folder / MANIFEST).exists():
+        Manifest.read(folder).verify(names)
+    for name in names:
+        try:
+            find_file(folder, name)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{name} is missing.") from error

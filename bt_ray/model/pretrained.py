@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bt_ray.config import SETTINGS_FILE, Settings, from_json
+from bt_ray.config import SETTINGS_FILE, Settings, read_settings
 from bt_ray.errors import CheckpointError
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.weights import ENCODER, load_weights
@@ -47,7 +48,7 @@ def load_folder(folder: Path) -> Pretrained:
 
     Raises: CheckpointError if the weights are not those of the settings' encoder.
     """
-    settings = from_json((folder / SETTINGS_FILE).read_text())
+    settings = read_settings(folder / SETTINGS_FILE)
     encoder = build_encoder(settings.model)
     load_weights(encoder, folder / ENCODER)
     return Pretrained(encoder.eval(), settings)
@@ -92,7 +93,9 @@ def _read(file: Path) -> Mapping[str, Tensor]:
         tree = load_file(file) if file.suffix == ".safetensors" else torch.load(
             file, map_location="cpu", weights_only=True
         )  # fmt: skip
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (
+        OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, ValueError
+    ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{file} cannot be read as a state dict ({reason}).") from error
     for key in _NESTED:

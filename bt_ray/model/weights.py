@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -24,9 +25,11 @@ def save_weights(module: nn.Module, file: Path) -> None:
 def load_weights(module: nn.Module, file: Path) -> None:
     """Loads a module's parameters and buffers from a safetensors file.
 
-    Raises: CheckpointError if the file's names or shapes do not fit the module.
+    Raises: CheckpointError if the file is damaged, or its names or shapes do not fit the module.
     """
     try:
         module.load_state_dict(load_file(file))
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} cannot be read as safetensors ({error}).") from error
     except RuntimeError as error:
         raise CheckpointError(f"{file} does not fit this architecture: {error}") from error

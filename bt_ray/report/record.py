@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint
-from bt_ray.config import SETTINGS_FILE, Settings, flatten, from_json
+from bt_ray.config import SETTINGS_FILE, Settings, flatten, read_settings
 from bt_ray.data.shards.moved import follow_storage
-from bt_ray.errors import SettingsError, TrackingError
+from bt_ray.errors import CheckpointError, SettingsError, TrackingError
 from bt_ray.tracking.mlflow import recorded_run, tracking_uri
 from bt_ray.tracking.mlflow_history import RecordedFacts, find_recorded, recorded_history
 from bt_ray.tracking.snapshots import Arrays, read_snapshots
@@ -94,7 +94,7 @@ def find_run(reference: str, storage: Path) -> RunRecord:
 
 def _of_folder(folder: Path) -> RunRecord:
     missing: list[str] = []
-    settings = follow_storage(from_json((folder / SETTINGS_FILE).read_text()), folder)
+    settings = follow_storage(read_settings(folder / SETTINGS_FILE), folder)
     run, facts = recorded_run(folder), None
     if run is None:
         missing.append("Commit and state: the run's folder does not tell its MLflow run.")
@@ -108,7 +108,7 @@ def _of_folder(folder: Path) -> RunRecord:
     history = read_history(folder / METRICS)
     snapshots = read_snapshots(folder)
     summary = _read_json(folder / "summary.json")
-    checkpoint, _ = last_checkpoint(folder)
+    checkpoint, damage = _checkpoint_of(folder)
     run_id = None if run is None else run.run_id
     if not history:
         missing.append(f"Curves: {METRICS} has no line yet; the first comes with the first probe.")
@@ -117,7 +117,7 @@ def _of_folder(folder: Path) -> RunRecord:
     if "knn/top1" not in history and history:
         missing.append("kNN: it needs labelled images in data.train and data.test.")
     if checkpoint is None:
-        missing.append("Map, neighbours and snippet: there is no complete checkpoint yet.")
+        missing.append(f"Map, neighbours and snippet: {damage}")
     evaluations = _evaluations(folder.parent, run_id)
     if not evaluations:
         missing.append("Evaluations: none yet; see `python -m pipelines.evaluate --help`.")
@@ -137,6 +137,14 @@ def _of_folder(folder: Path) -> RunRecord:
         evaluations=evaluations,
         missing=missing,
     )
+
+
+def _checkpoint_of(folder: Path) -> tuple[Path | None, str]:
+    """A run's last complete checkpoint; if there is none, why."""
+    try:
+        return last_checkpoint(folder)[0], "there is no complete checkpoint yet."
+    except CheckpointError as damage:
+        return None, str(damage)
 
 
 def _of_mlflow(facts: RecordedFacts, uri: str) -> RunRecord:

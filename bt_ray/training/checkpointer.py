@@ -6,7 +6,7 @@ from types import TracebackType
 
 from torch import nn
 
-from bt_ray.checkpoints.checkpoint import draft_checkpoint
+from bt_ray.checkpoints.draft import draft_checkpoint
 from bt_ray.checkpoints.host_copies import HostCopies
 from bt_ray.checkpoints.state import TrainingState
 from bt_ray.config import Settings

@@ -75,7 +75,9 @@ class LocalContext:
             raise
         shutil.rmtree(final, ignore_errors=True)
         unfinished.rename(final)
-        for old in sorted(kept.iterdir())[:-KEPT_CHECKPOINTS]:
+        # Later ones are damaged, since this step came after them: they do not push others out.
+        until_now = [folder for folder in sorted(kept.iterdir()) if folder.name <= final.name]
+        for old in until_now[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
         self.tracker.log(step, {"time/checkpoint_s": time.monotonic() - began})
 

@@ -13,7 +13,7 @@ import filelock
 
 from bt_ray.checkpoints.checkpoint import check_origin, newest_checkpoint
 from bt_ray.checkpoints.start import find_start
-from bt_ray.config import SETTINGS_FILE, Settings, from_json, to_json
+from bt_ray.config import SETTINGS_FILE, Settings, read_settings, to_json
 from bt_ray.data.location import write_text
 from bt_ray.data.lock import held, marker_of
 from bt_ray.errors import LaunchError, SettingsError
@@ -144,4 +144,4 @@ def _earlier_settings(run_folder: Path) -> Settings | None:
     except ValueError:
         _log.warning("%s is empty or was cut short; it is written anew.", file)
         return None
-    return from_json(text)
+    return read_settings(file)

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from bt_ray.checkpoints.checkpoint import (
-    TrainingState,
-    draft_checkpoint,
     last_checkpoint,
     newest_checkpoint,
     restore_checkpoint,
     save_checkpoint,
     verify_checkpoint,
 )
+from bt_ray.checkpoints.draft import draft_checkpoint
 from bt_ray.checkpoints.host_copies import HostCopies
+from bt_ray.checkpoints.state import TrainingState
 from bt_ray.config import Settings, from_json, override, to_json
 from bt_ray.errors import CheckpointError, RunFailedError
 from tests.states import build_state
@@ -93,9 +93,8 @@ def test_a_checkpoint_without_its_manifest_is_none(
 def test_a_newer_schema_is_refused(
     state: TrainingState, small_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bt_ray.checkpoints.checkpoint.SCHEMA_VERSION", 2)
+    monkeypatch.setattr("bt_ray.checkpoints.draft.SCHEMA_VERSION", 2)
     save_checkpoint(tmp_path / "c", state, small_settings)
-    monkeypatch.undo()
     with pytest.raises(CheckpointError, match="schema 2"):
         verify_checkpoint(tmp_path / "c")
 
@@ -164,7 +163,7 @@ def test_a_disk_that_refuses_is_named(
     def full(tensors: object, file: Path) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bt_ray.checkpoints.checkpoint.write_tensors", full)
+    monkeypatch.setattr("bt_ray.checkpoints.draft.write_tensors", full)
     with pytest.raises(RunFailedError, match=r"of step 1 .* \(No space left on device\)\. Those"):
         save_checkpoint(tmp_path / "c", state, small_settings)
 
@@ -175,7 +174,7 @@ from concurrent.futures import Future
 from pathlib import Path
 import torch
 from bt_ray.checkpoints import tensor_file
-from bt_ray.checkpoints.checkpoint import draft_checkpoint
+from bt_ray.checkpoints.draft import draft_checkpoint
 from bt_ray.config import from_json, override
 from bt_ray.tracking.tracker import NullTracker
 from bt_ray.training.local import LocalContext

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bt_ray.checkpoints import checkpoint
+from bt_ray.checkpoints import manifest
 from bt_ray.checkpoints.checkpoint import newest_checkpoint, save_checkpoint
 from bt_ray.checkpoints.resume import agree_on_checkpoint
 from bt_ray.config import Settings
@@ -29,13 +29,13 @@ def run_folder(small_settings: Settings, tmp_path: Path) -> Path:
 
 def _agree(rank: int, world_size: int, run_folder: Path, own: list[Path]) -> tuple[str, list[str]]:
     """What a worker was told, and which files of tensors it hashed."""
-    hashed, sha256 = [], checkpoint._sha256
+    hashed, sha256 = [], manifest.sha256
 
     def counting(file: Path) -> str:
         hashed.append(file.name)
         return sha256(file)
 
-    checkpoint._sha256 = counting
+    manifest.sha256 = counting
     try:
         found = agree_on_checkpoint(own[rank] if own else run_folder, CPU)
         told = f"{found[0] and found[0].name} {found[1]}"

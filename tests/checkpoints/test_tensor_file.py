@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bt_ray.checkpoints import tensor_file
-from bt_ray.checkpoints.tensor_file import _TYPES, stated_size, write_tensors
+from bt_ray.checkpoints.tensor_file import _TYPES, write_tensors
 
 
 def _of_all_types() -> dict[str, Tensor]:
@@ -39,7 +39,6 @@ def test_files_are_those_of_the_library(tensors: dict[str, Tensor], tmp_path: Pa
     content = (tmp_path / "ours").read_bytes()
     assert content == (tmp_path / "theirs").read_bytes()
     assert digest == hashlib.sha256(content).hexdigest()
-    assert stated_size(tmp_path / "ours") == len(content)
     for name, value in load_file(tmp_path / "ours").items():
         assert torch.equal(value, tensors[name])
 
@@ -55,9 +54,3 @@ def test_a_large_tensor_is_written_in_pieces(
     save_file(tensors, tmp_path / "theirs")
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
     assert digest == hashlib.sha256((tmp_path / "theirs").read_bytes()).hexdigest()
-
-
-@pytest.mark.parametrize("content", [b"", b"\0", b"\x08" + bytes(7) + b"{broken}", b"\xff" * 100])
-def test_what_has_no_header_states_no_size(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "file").write_bytes(content)
-    assert stated_size(tmp_path / "file") == -1

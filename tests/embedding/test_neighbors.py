@@ -1,5 +1,6 @@
 """Neighbours among the vectors of many files are those of the whole similarity matrix."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,17 @@ def test_what_cannot_be_looked_up_is_named(embedded: EmbeddingSet, tmp_path: Pat
     write_folder(tmp_path / "app", {"manifest.json": b'{"name": "an app"}'})
     with pytest.raises(DataError, match="is not one of vectors"):
         EmbeddingSet.open(str(tmp_path / "app"))
+
+
+@pytest.mark.parametrize("name", ["../part.parquet", "/etc/hostname", "..", "a/b", "a\\b", ""])
+def test_a_manifest_cannot_name_files_outside_its_folder(
+    embedded: EmbeddingSet, tmp_path: Path, name: str
+) -> None:
+    tree = json.loads(embedded.manifest.to_json())
+    tree["files"][0]["file"] = name
+    (tmp_path / "manifest.json").write_text(json.dumps(tree))
+    with pytest.raises(DataError, match="which is not in its own folder"):
+        EmbeddingSet.open(str(tmp_path))
 
 
 def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Whole runs in this process, without Ray."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bt_ray.checkpoints import checkpoint
+from bt_ray.checkpoints import draft, manifest
 from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.checkpoints.tensor_file import write_tensors
 from bt_ray.config import Settings, override
@@ -246,9 +245,9 @@ def test_checkpoints_of_other_settings_or_a_newer_schema_are_refused_and_kept(
         pretrain(override(settings, {"objective.redundancy_weight": 0.1}))
     record = json.loads((checkpoint / "state.json").read_text())
     (checkpoint / "state.json").write_text(json.dumps(record | {"schema_version": 99}))
-    sums = json.loads((checkpoint / "manifest.json").read_text())
-    sums["state.json"] = hashlib.sha256((checkpoint / "state.json").read_bytes()).hexdigest()
-    (checkpoint / "manifest.json").write_text(json.dumps(sums))
+    names = [file.name for file in checkpoint.iterdir() if file.name != manifest.MANIFEST]
+    sums = {name: manifest.sha256(checkpoint / name) for name in names}
+    manifest.write_manifest(checkpoint, record["step"], sums)
     with pytest.raises(NewerSchemaError, match="schema 99"):
         pretrain(settings)
     assert (checkpoint / ENCODER).read_bytes() == kept
@@ -272,7 +271,7 @@ def test_a_full_disk_is_named_and_costs_no_earlier_checkpoint(
         return write_tensors(tensors, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_tensors", write_until_full)
+        patch.setattr(draft, "write_tensors", write_until_full)
         with pytest.raises(RunFailedError, match=r"step 4 .*\(No space left on device\)"):
             pretrain(settings, register=False)
     assert status(folder) == "FAILED"
@@ -285,14 +284,14 @@ def test_a_restart_reads_what_it_continues_from_once(
 ) -> None:
     """And the end of a run what it came to; each time the tensors' files, of 1.4 GB in earnest."""
     pretrain(override(settings, {"scaling.max_hours": 1e-9}), register=False)
-    hashed, sha256 = list[str](), checkpoint._sha256
+    hashed, sha256 = list[str](), manifest.sha256
 
     def counting(file: Path) -> str:
         if file.suffix == ".safetensors":
             hashed.append(f"{file.parent.name[-1]} {file.stem}")
         return sha256(file)
 
-    monkeypatch.setattr(checkpoint, "_sha256", counting)
+    monkeypatch.setattr(manifest, "sha256", counting)
     assert pretrain(settings, register=False).steps == 6
     parts = ("encoder", "optimizer", "projector")
     assert hashed == [f"{step} {part}" for step in (1, 6) for part in parts]

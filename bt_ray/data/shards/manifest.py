@@ -131,7 +131,7 @@ class Manifest:
         Raises: DataError if a shard's name is a path; KeyError or TypeError if it is no manifest.
         """
         shards = tuple(Shard(**shard) for shard in tree["shards"])
-        if outside := [shard.file for shard in shards if not _is_plain(shard.file)]:
+        if outside := [shard.file for shard in shards if not is_plain_name(shard.file)]:
             raise DataError(
                 f"The manifest names the shard {outside[0]!r}, which is not a file in its own "
                 "folder; prepare the data again."
@@ -145,5 +145,6 @@ class Manifest:
         })  # fmt: skip
 
 
-def _is_plain(file: str) -> bool:
-    return file not in ("", ".", "..") and not set("/\\") & set(file)
+def is_plain_name(file: str) -> bool:
+    """Whether a manifest's name of a file is that of one in its own folder, and no path."""
+    return file not in ("", ".", "..") and not set("/\\\0") & set(file)

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from bt_ray.data.location import MANIFEST, locate, public_name
 from bt_ray.data.shards.manifest import SAMPLES, SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.row_groups import read_row_groups
-from bt_ray.data.sources.ours import is_manifest
 from bt_ray.errors import DataError
 
 _READ_AT_ONCE = 16
@@ -66,7 +65,9 @@ class ShardSet:
             )
         try:
             return cls(root, Manifest.from_tree(tree))
-        except (AttributeError, KeyError, TypeError) as error:
+        except DataError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"The {MANIFEST} in {shown!r} describes no shards: it is empty, was cut short, or "
                 "is of something else. Restore it, or prepare the data again."
@@ -180,7 +181,7 @@ def _read_manifest(root: str) -> Any:
     with filesystem.open_input_stream(f"{path}/{MANIFEST}") as stream:
         try:
             return json.loads(stream.read())
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
 

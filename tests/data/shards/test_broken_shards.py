@@ -95,6 +95,17 @@ def test_a_manifest_cannot_name_files_outside_its_folder(root: Path, file: str) 
         ShardSet.open(str(root))
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"\xff{}", b'{"schema_version": "2"}', b"[" * 100_000]
+)
+def test_what_is_no_manifest_is_named(root: Path, content: bytes) -> None:
+    (root / MANIFEST).write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"The manifest\.json in .* is damaged, or not one of shards"
+    ):
+        ShardSet.open(str(root))
+
+
 class Storage:
     """Fails some times before it answers."""
 
