@@ -5,16 +5,17 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from bt_ray.doctor.examination import Examination, Orders
-from bt_ray.doctor.examine import examine, judge
 from bt_ray.doctor.finding import Finding
 from pipelines.terminal import console, finish, guarded
+
+if TYPE_CHECKING:
+    from bt_ray.doctor.examination import Examination
 
 _COLOURS = {"good": "green", "note": "yellow", "wrong": "bold red"}
 
@@ -40,8 +41,7 @@ def main() -> None:
     """Parses the command line, looks, prints what was found."""
     order = guarded(lambda: tyro.cli(Doctor, prog="python -m pipelines.doctor"))
     began = time.perf_counter()
-    examination = guarded(lambda: _examine(order))
-    findings = judge(examination)
+    examination, findings = guarded(lambda: _examine(order))
     if not order.json:
         show(findings)
     finish(record(examination, findings, time.perf_counter() - began))
@@ -49,14 +49,18 @@ def main() -> None:
         sys.exit(2)
 
 
-def _examine(order: Doctor) -> Examination:
-    return examine(
+def _examine(order: Doctor) -> tuple["Examination", list[Finding]]:
+    from bt_ray.doctor.examination import Orders
+    from bt_ray.doctor.examine import examine, judge
+
+    examination = examine(
         Orders(
             storage=_absolute(order.storage),
             images=None if order.data is None else _absolute_if_there(order.data),
             tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or None,
         )
     )
+    return examination, judge(examination)
 
 
 def _absolute(name: str) -> str:
@@ -69,7 +73,7 @@ def _absolute_if_there(name: str) -> str:
     return _absolute(name) if Path(name).expanduser().exists() else name
 
 
-def record(examination: Examination, findings: list[Finding], seconds: float) -> dict[str, Any]:
+def record(examination: "Examination", findings: list[Finding], seconds: float) -> dict[str, Any]:
     """What programs are told: whether all is well, each finding, and the facts behind them."""
     count = {state: sum(f.state == state for f in findings) for state in _COLOURS}
     facts = asdict(examination)

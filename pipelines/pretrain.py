@@ -50,6 +50,7 @@ def main() -> None:
         sys.exit(dry_run(settings, preset_settings=starting_point(sys.argv[1])))
     console.print(f"Pretraining [bold]{settings.name}[/] on {settings.data.train}")
     was_finished = is_finished(settings)
+    warn_of_faults(settings)
     from bt_ray.training.launch import pretrain
 
     with ProgressLine(settings) as progress:
@@ -88,6 +89,14 @@ def parse(arguments: list[str]) -> Pretrain:
         args=arguments[1:],
         default=Pretrain(settings=chosen),
     )
+
+
+def warn_of_faults(settings: Settings) -> None:
+    """Says what the doctor sees at a glance; ends the program if nodes have other versions."""
+    from bt_ray.doctor.start import check_start
+
+    for fault in guarded(lambda: check_start(settings)):
+        console.print(f"[bold yellow]Warning[/]: {escape(fault)}", soft_wrap=True)
 
 
 _SNIPPET = """

@@ -16,22 +16,23 @@ from bt_ray.doctor.judge_node import judge_node
 from bt_ray.doctor.judge_services import judge_services
 from bt_ray.doctor.node import look_at_node, versions
 from bt_ray.doctor.storage import is_new, measure_storage, remove_trial, trial_folder
-from bt_ray.doctor.tracking import TrackingFacts, measure_tracking
+from bt_ray.doctor.tracking import measure_tracking
 from bt_ray.doctor.within import Within
 from bt_ray.errors import LaunchError
 from bt_ray.training.cluster import starts_here
 
-_LIMIT_S = 50.0
+_LIMIT_S = 45.0
+"""Of everything, beside the start of this process."""
 _STORAGE_S, _IMAGES_S = 25.0, 15.0
 
 
 def examine(orders: Orders) -> Examination:
     """Everything: the nodes, what lies between them, and what they write to and read from."""
-    began = time.monotonic()
+    deadline = time.monotonic() + _LIMIT_S
     uri = orders.tracking_uri
     asked = None if uri is None else Within(measure_tracking, uri)
     examination = Examination(orders=orders, own_versions=versions())
-    cluster = _join(examination)
+    cluster = _join(examination, deadline)
     if cluster is None:
         _look_here(examination)
         _measure_here(examination)
@@ -45,16 +46,14 @@ def examine(orders: Orders) -> Examination:
             cluster.leave()
             ray.shutdown()
     if asked is not None:
-        left_s = max(1.0, began + _LIMIT_S - time.monotonic())
-        answer: TrackingFacts | None = asked.result(left_s)
-        examination.tracking = answer
+        examination.tracking = asked.result(max(1.0, deadline - time.monotonic()))
     return examination
 
 
 def glance() -> Examination:
     """What is seen in seconds: the nodes, their versions and clocks; stays in the cluster."""
     examination = Examination(orders=Orders(), own_versions=versions())
-    cluster = _join(examination)
+    cluster = _join(examination, time.monotonic() + _LIMIT_S)
     if cluster is None:
         _look_here(examination)
         return examination
@@ -74,7 +73,7 @@ def judge(examination: Examination) -> list[Finding]:
     ]
 
 
-def _join(examination: Examination) -> Cluster | None:
+def _join(examination: Examination, deadline: float) -> Cluster | None:
     """The cluster; none if there is none, or if it cannot be reached, which is noted."""
     if starts_here():
         return None
@@ -84,7 +83,7 @@ def _join(examination: Examination) -> Cluster | None:
     except LaunchError as error:
         examination.faults.append(str(error))
         return None
-    return Cluster(_LIMIT_S)
+    return Cluster(deadline)
 
 
 def _look_here(examination: Examination) -> None:

@@ -124,7 +124,7 @@ def judge_network(
         return []
     facts = seen[0]
     found = f"{facts.backend}, all-reduce over {facts.num_nodes} nodes: " + ", ".join(
-        f"{s.num_bytes / 2**20:.3g} MiB in {1e3 * s.seconds:.3g} ms" for s in facts.sums
+        f"{s.num_bytes >> 10:,} KiB in {1e3 * s.seconds:.3g} ms" for s in facts.sums
     )
     found += f" ({facts.sums[-1].bus_mb_s:,.0f} MB/s)"
     rate = facts.sums[-1].bus_mb_s

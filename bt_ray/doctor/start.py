@@ -12,8 +12,11 @@ def check_start(settings: Settings) -> list[str]:
     """
     if settings.scaling.workers == 0:
         return []
-    wrong = [finding for finding in judge(glance()) if finding.state == "wrong"]
+    examination = glance()
+    wrong = [finding for finding in judge(examination) if finding.state == "wrong"]
     versions = [finding.advice for finding in wrong if finding.check == "versions"]
     if versions:
         raise LaunchError(" ".join(versions))
-    return [finding.advice for finding in wrong if finding.check != "cluster"]
+    if not examination.is_cluster:  # Ray, which starts here, takes what there is
+        wrong = [finding for finding in wrong if finding.check == "devices"]
+    return [finding.advice for finding in wrong if not examination.faults]

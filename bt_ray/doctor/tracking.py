@@ -36,10 +36,13 @@ def measure_tracking(uri: str) -> TrackingFacts:
             began = time.perf_counter()
             found = client.get_experiment_by_name(_EXPERIMENT)
             facts = replace(facts, answer_ms=1e3 * (time.perf_counter() - began))
-            if found is not None and found.lifecycle_stage == "deleted":
-                client.restore_experiment(found.experiment_id)
-            experiment = client.create_experiment(_EXPERIMENT) if found is None else None
-            run_id = client.create_run(experiment or found.experiment_id).info.run_id
+            if found is None:
+                experiment_id = client.create_experiment(_EXPERIMENT)
+            else:
+                experiment_id = found.experiment_id
+                if found.lifecycle_stage == "deleted":
+                    client.restore_experiment(experiment_id)
+            run_id = client.create_run(experiment_id).info.run_id
         try:
             with answering(uri) as client:
                 client.log_metric(run_id, "trial", 1.0)
