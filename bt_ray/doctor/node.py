@@ -78,7 +78,7 @@ def look_at_node(
         shm_bytes=shutil.disk_usage(_SHM).total if _SHM.is_dir() else None,
         store_bytes=store_bytes,
         open_files=_limit(resource.RLIMIT_NOFILE),
-        free_processes=_free_processes(),
+        free_processes=free_processes(),
         disks=tuple(
             disk
             for purpose, folder in {"temporary files": tempfile.gettempdir(), **folders}.items()
@@ -121,7 +121,7 @@ def memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return min([total, *(limit for limit in limits if limit is not None and limit < _UNLIMITED)])
 
 
-def _free_processes(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+def free_processes(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     """How many more processes and threads may be started, by the user's and the cgroup's limit."""
     free = []
     if (limit := _limit(resource.RLIMIT_NPROC)) is not None and os.getuid() != 0:
