@@ -77,12 +77,12 @@ def _join(examination: Examination, deadline: float) -> Cluster | None:
     """The cluster; none if there is none, or if it cannot be reached, which is noted."""
     if starts_here():
         return None
-    examination.is_cluster = True
     try:
         join_cluster()
     except LaunchError as error:
         examination.faults.append(str(error))
         return None
+    examination.is_cluster = True
     return Cluster(deadline)
 
 

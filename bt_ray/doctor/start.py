@@ -13,10 +13,12 @@ def check_start(settings: Settings) -> list[str]:
     if settings.scaling.workers == 0:
         return []
     examination = glance()
+    if examination.faults:
+        return []  # the run itself is refused by them
     wrong = [finding for finding in judge(examination) if finding.state == "wrong"]
     versions = [finding.advice for finding in wrong if finding.check == "versions"]
     if versions:
         raise LaunchError(" ".join(versions))
     if not examination.is_cluster:  # Ray, which starts here, takes what there is
         wrong = [finding for finding in wrong if finding.check == "devices"]
-    return [finding.advice for finding in wrong if not examination.faults]
+    return [finding.advice for finding in wrong]

@@ -1,4 +1,4 @@
-"""`python -m pipelines.doctor` as a user types it: on this machine, and on clusters good and ill."""
+"""`python -m pipelines.doctor` as a user types it: on this machine and on clusters, good and ill."""
 
 import json
 import os
@@ -124,7 +124,8 @@ def test_a_bucket_is_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
-def test_a_server_of_mlflow_is_tried(tmp_path: Path) -> None:
+def test_a_server_of_mlflow_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (port,) = free_ports(1)
     uri = f"http://127.0.0.1:{port}"
     with mlflow_server(tmp_path, port):
