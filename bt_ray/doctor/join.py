@@ -27,7 +27,7 @@ def join_cluster() -> None:
     except (RayError, RuntimeError, OSError, ValueError) as error:
         raise LaunchError(
             f"The Ray cluster at {address or 'RAY_ADDRESS'} does not let this process in "
-            f"({first_line(error)}): the versions of Python and Ray, RAY_AUTH_MODE and the token "
+            f"({first_line(error).partition('. ')[0]}): the versions of Python and Ray, RAY_AUTH_MODE and the token "
             "(RAY_AUTH_TOKEN_PATH) must be those of its head."
         ) from error
 

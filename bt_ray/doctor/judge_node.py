@@ -68,7 +68,7 @@ def _fault_of_devices(place: str, devices: Devices) -> str | None:
         )
     if devices.known_to_ray is not None and devices.known_to_ray > len(devices.cards):
         return (
-            f"Ray gives workers {devices.known_to_ray:g} GPUs on {place}, where the driver has "
+            f"Ray says that {place} has {devices.known_to_ray:g} GPUs, and the driver has "
             f"{len(devices.cards)}: correct --num-gpus of `ray start` there, or the driver."
         )
     if not devices.cards:

@@ -1,5 +1,6 @@
 """How fast nodes add up their gradients: an all-reduce across one process on each node."""
 
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -73,7 +74,12 @@ def measure_network(
         finally:
             dist.destroy_process_group()
     except (RuntimeError, OSError) as error:  # dist.DistError is a RuntimeError
-        return NetworkFacts(backend=backend, num_nodes=num_nodes, fault=first_line(error))
+        return NetworkFacts(backend=backend, num_nodes=num_nodes, fault=_words(error))
+
+
+def _words(error: Exception) -> str:
+    """The error in one line, without the place in the library's code."""
+    return re.sub(r"\s*(with )?\[/[^\]]*\]", "", first_line(error))
 
 
 def _add_up(facts: NetworkFacts, device: torch.device) -> NetworkFacts:

@@ -8,13 +8,14 @@ from bt_ray.errors import LaunchError
 def check_start(settings: Settings) -> list[str]:
     """A sentence for each fault that the run may go on with, though not well.
 
-    Raises: LaunchError if nodes have other versions than each other, as their results would differ.
+    Raises: LaunchError if the cluster does not answer, or if nodes have other versions than each
+      other, as their results would differ.
     """
     if settings.scaling.workers == 0:
         return []
     examination = glance()
     if examination.faults:
-        return []  # the run itself is refused by them
+        raise LaunchError(" ".join(examination.faults))
     wrong = [finding for finding in judge(examination) if finding.state == "wrong"]
     versions = [finding.advice for finding in wrong if finding.check == "versions"]
     if versions:

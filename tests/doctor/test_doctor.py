@@ -1,4 +1,4 @@
-"""`python -m pipelines.doctor` as a user types it: on this machine and on clusters, good and ill."""
+"""`python -m pipelines.doctor` as a user types it, where all is well and where nothing is."""
 
 import json
 import os

@@ -34,7 +34,7 @@ def test_other_versions_refuse_the_run(
     monkeypatch: pytest.MonkeyPatch, small_settings: Settings
 ) -> None:
     other = replace(NODE, versions={**VERSIONS, "torch": "2.9.0"})
-    with pytest.raises(LaunchError, match=r"torch must be the same.*2\.9\.0 on b: install"):
+    with pytest.raises(LaunchError, match=r"torch must be the same.*2\.9\.0 on b\): install"):
         _told(monkeypatch, small_settings, _cluster(a=NODE, b=other))
 
 
@@ -64,9 +64,10 @@ def test_a_run_without_ray_is_not_held_up(
     assert _told(monkeypatch, without, _cluster(a=OLD_DRIVER)) == []
 
 
-def test_a_cluster_out_of_reach_is_left_to_the_run(
+def test_a_cluster_out_of_reach_refuses_the_run(
     monkeypatch: pytest.MonkeyPatch, small_settings: Settings
 ) -> None:
     examination = _cluster(here=NODE)
     examination.faults.append("Nothing answers")
-    assert _told(monkeypatch, small_settings, examination) == []
+    with pytest.raises(LaunchError, match="Nothing answers"):
+        _told(monkeypatch, small_settings, examination)
