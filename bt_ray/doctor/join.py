@@ -25,9 +25,10 @@ def join_cluster() -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (RayError, RuntimeError, OSError, ValueError) as error:
+        reason = first_line(error).partition(". ")[0]
         raise LaunchError(
             f"The Ray cluster at {address or 'RAY_ADDRESS'} does not let this process in "
-            f"({first_line(error).partition('. ')[0]}): the versions of Python and Ray, RAY_AUTH_MODE and the token "
+            f"({reason}): the versions of Python and Ray, RAY_AUTH_MODE and the token "
             "(RAY_AUTH_TOKEN_PATH) must be those of its head."
         ) from error
 

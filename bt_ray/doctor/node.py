@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import resource
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -77,7 +76,7 @@ def look_at_node(
         memory_bytes=memory_bytes(),
         shm_bytes=shutil.disk_usage(_SHM).total if _SHM.is_dir() else None,
         store_bytes=store_bytes,
-        open_files=_limit(resource.RLIMIT_NOFILE),
+        open_files=_limit("RLIMIT_NOFILE"),
         free_processes=free_processes(),
         disks=tuple(
             disk
@@ -124,7 +123,7 @@ def memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 def free_processes(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
     """How many more processes and threads may be started, by the user's and the cgroup's limit."""
     free = []
-    if (limit := _limit(resource.RLIMIT_NPROC)) is not None and os.getuid() != 0:
+    if (limit := _limit("RLIMIT_NPROC")) is not None and os.getuid() != 0:
         free.append(limit - _own_threads())
     for folder in (cgroup, cgroup / "pids"):
         if (most := _number(folder / "pids.max")) is not None:
@@ -143,8 +142,14 @@ def _own_threads() -> int:
     )
 
 
-def _limit(kind: int) -> int | None:
-    soft = resource.getrlimit(kind)[0]
+def _limit(name: str) -> int | None:
+    """This process's soft limit, such as RLIMIT_NOFILE; none where systems have no such thing."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    kind = getattr(resource, name, None)
+    soft = resource.RLIM_INFINITY if kind is None else resource.getrlimit(kind)[0]
     return None if soft == resource.RLIM_INFINITY else soft
 
 
