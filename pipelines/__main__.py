@@ -14,6 +14,7 @@ _DEMO = "demo"
 COMMANDS = {
     _DEMO: "pretrain on handwritten digits, as `pretrain digits` does",
     "pretrain": "pretrain an encoder on your images or a known data set",
+    "doctor": "look at every node, and say what is wrong",
     "prepare": "write images as shards, which training streams",
     "sweep": "search settings, and register the winner",
     "ablate": "train the rows of one of the paper's tables or figures",

@@ -53,6 +53,7 @@ def main() -> None:
     what = Text.assemble("Pretraining ", (settings.name, "bold"), f" on {settings.data.train}")
     console.print(what, soft_wrap=True)
     was_finished = is_finished(settings)
+    warn_of_faults(settings)
     from bt_ray.training.launch import pretrain
 
     with ProgressLine(settings) as progress:
@@ -91,6 +92,14 @@ def parse(arguments: list[str]) -> Pretrain:
         args=arguments[1:],
         default=Pretrain(settings=chosen),
     )
+
+
+def warn_of_faults(settings: Settings) -> None:
+    """Says what the doctor sees at a glance; ends the program if nodes have other versions."""
+    from bt_ray.doctor.start import check_start
+
+    for fault in guarded(lambda: check_start(settings)):
+        console.print(f"[bold yellow]Warning[/]: {escape(fault)}", soft_wrap=True)
 
 
 _SNIPPET = """
