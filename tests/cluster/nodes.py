@@ -178,7 +178,7 @@ class Nodes:
         return ["nsenter", f"--target={self._alive[number].init}", *entered, "--", *command]
 
     def kill(self, number: int) -> None:
-        """SIGKILL for all that runs on a node: what a lost machine looks like; it may `join` again."""
+        """SIGKILL for all that runs on a node, as if its power went; it may `join` again."""
         node = self._alive.pop(number)
         psutil.Process(node.init).kill()
         node.starter.wait(timeout=30)
