@@ -1,5 +1,6 @@
 """The Slurm script: what it starts, how it stops, and what it says when it cannot."""
 
+import json
 import os
 import signal
 import subprocess
@@ -125,5 +126,9 @@ def test_two_nodes_train_together_until_the_time_is_up(tmp_path: Path) -> None:
             assert job.poll() is None, (tmp_path / "job.log").read_text()[-3000:]
             time.sleep(0.5)
         nodes.signal(job, signal.SIGUSR1)
-        assert job.wait(timeout=60) == 143, (tmp_path / "job.log").read_text()[-3000:]
+        assert job.wait(timeout=120) == 143, (tmp_path / "job.log").read_text()[-3000:]
     assert (step / "requeued").read_text() == "77\n"
+    done = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    summary = json.loads((runs / "there" / "summary.json").read_text())
+    assert summary["steps"] == done < summary["total_steps"]
+    assert len(list((runs / "there" / "train").glob("checkpoint_*"))) == 1
