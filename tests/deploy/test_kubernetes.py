@@ -89,7 +89,8 @@ def test_a_token_is_demanded_and_no_secret_is_written_down() -> None:
     page = (ROOT / "docs" / "cluster.md").read_text()
     text = "".join(file.read_text() for file in MANIFESTS.glob("*.yaml"))
     assert "kind: Secret" not in text
-    for name in set(re.findall(r"(?:secretName: |secretKeyRef: {name: |secretRef: {name: )([\w-]+)", text)):
+    named = r"(?:secretName: |secretKeyRef: {name: |secretRef: {name: )([\w-]+)"
+    for name in set(re.findall(named, text)):
         assert f"create secret generic {name} " in page, name
 
 
