@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ FILES = {"Dockerfile": "requirements.lock", "Dockerfile.volta": "requirements-vo
 
 
 def _parsed(file: str) -> DockerfileParser:
-    return DockerfileParser(path=str(ROOT / "deploy" / file))
+    # By a file object: of a path, the parser takes only files that are called Dockerfile.
+    return DockerfileParser(fileobj=BytesIO((ROOT / "deploy" / file).read_bytes()))
 
 
 def _values(parsed: DockerfileParser, instruction: str) -> list[str]:

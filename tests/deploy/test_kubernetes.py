@@ -111,7 +111,9 @@ def test_no_pod_runs_as_root_and_each_has_shared_memory_and_the_runs() -> None:
 def test_gpus_are_of_the_spot_market_and_nothing_else_is() -> None:
     for name, pod in pods(_cluster()):
         affinity = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-        rules = [rule for term in affinity["nodeSelectorTerms"] for rule in term["matchExpressions"]]
+        rules = [
+            rule for term in affinity["nodeSelectorTerms"] for rule in term["matchExpressions"]
+        ]
         assert {rule["key"].split("/")[1] for rule in rules} == _SPOT
         assert {rule["operator"] for rule in rules} == {"In" if name == "gpu" else "NotIn"}
         # In one term all rules must hold; of several terms one.

@@ -136,10 +136,14 @@ def test_two_nodes_train_together_until_the_time_is_up(tmp_path: Path) -> None:
 
 
 def test_scripts_are_clean() -> None:
-    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    shellcheck = shutil.which(
+        "shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
     if shellcheck is None:
         pytest.skip("needs shellcheck")
     scripts = [str(SCRIPT), *map(str, sorted(SLURM.iterdir()))]
     options = ["--severity=warning", "--exclude=SC1091,SC2154"]  # what `source` brings
-    done = subprocess.run([shellcheck, *options, *scripts], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [shellcheck, *options, *scripts], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
