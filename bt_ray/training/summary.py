@@ -89,7 +89,7 @@ def summarize(
             "checkpoint": str(checkpoint),
             "metrics": str(run_folder / METRICS),
             "curves": str(run_folder / FIGURES / "curves.png"),
-            "mlflow": run.uri,
+            "mlflow": run.public_uri,
         },
         warnings=(*notes, *([] if doubt is None else [doubt])),
     )

@@ -9,7 +9,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from bt_ray.errors import TrackingError
-from bt_ray.tracking.mlflow import recorded_run
+from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.training.stop import StopRequest
 from bt_ray.tuning.progress import Board, SweepProgress
 from bt_ray.tuning.records import TrialRecord

@@ -10,7 +10,9 @@ from bt_ray.config import Settings, check_pretraining, differences, from_json, t
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import RunFailedError, RunStoppedError, SettingsError
 from bt_ray.evaluation.labelled import read_labels
-from bt_ray.tracking.mlflow import ending, run_of_folder
+from bt_ray.redaction import without_credentials
+from bt_ray.tracking.mlflow import ending
+from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.training.run_folder import locate_storage, open_storage, sole_owner
 from bt_ray.tuning.champion import Verdict, contend
 from bt_ray.tuning.order import SweepOrder
@@ -78,7 +80,7 @@ def sweep(
         with ending(run) as end:
             trial_order = TrialOrder(
                 name=folder.name,
-                settings=to_json(split),
+                settings=to_json(split, with_secrets=True),
                 folder=str(folder),
                 score=score,
                 study=order.study or study_url(folder),
@@ -189,8 +191,8 @@ def _conclude(
         verdict=verdict,
         paths={
             "sweep": str(folder),
-            "study": trial_order.study,
+            "study": without_credentials(trial_order.study),
             "figures": str(folder / "figures"),
-            "mlflow": trial_order.parent.uri,
+            "mlflow": trial_order.parent.public_uri,
         },
     )

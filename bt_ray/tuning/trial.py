@@ -17,7 +17,8 @@ from bt_ray.config import Settings, from_json, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import BtRayError, NonFiniteLossError
-from bt_ray.tracking.mlflow import MlflowRun, recorded_run
+from bt_ray.tracking.mlflow import MlflowRun
+from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.tracker import METRICS, Measures, read_history
 from bt_ray.training.launch import pretrain
 from bt_ray.training.summary import Summary
