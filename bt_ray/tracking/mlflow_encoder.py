@@ -6,6 +6,7 @@ other. Views are made with Pillow, so that a vector depends on no other decoder.
 """
 
 import base64
+import binascii
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class EncoderModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-define
         images = list(model_input["image"])
         parts = []
         for first in range(0, len(images), _BLOCK):
-            pixels = np.stack([self._pixels(i, images[i]) for i in range(first, len(images))[:_BLOCK]])
+            block = range(first, min(first + _BLOCK, len(images)))
+            pixels = np.stack([self._pixels(i, images[i]) for i in block])
             levels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
             parts.append(self._encoder(normalize(levels)).numpy())
         return np.concatenate(parts)
@@ -54,13 +56,25 @@ class EncoderModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-define
     def _pixels(self, number: int, encoded: bytes | str) -> NDArray[np.uint8]:
         """The central view (px, px, 3) of an image's bytes, or of their base64 text."""
         try:
-            content = base64.b64decode(encoded) if isinstance(encoded, str) else encoded
-            return np.asarray(central(decode(content), self._settings.views.image_px))
+            image = decode(_content(encoded))
+            return np.asarray(central(image, self._settings.views.image_px))
         except (OSError, ValueError) as error:
             raise MlflowException.invalid_parameter_value(
                 f"Image {number} cannot be decoded ({error}); send the bytes of an image file, "
                 "base64 in JSON."
             ) from error
+
+
+def _content(encoded: bytes | str) -> bytes:
+    """An image's bytes, which JSON brings as base64; no image file consists of its letters alone.
+
+    Of MLflow's forms of a request some come here decoded, others as they were sent.
+    """
+    content = encoded.encode() if isinstance(encoded, str) else bytes(encoded)
+    try:
+        return base64.b64decode(b"".join(content.split()), validate=True)
+    except binascii.Error:
+        return content
 
 
 mlflow.models.set_model(EncoderModel())

@@ -1,6 +1,5 @@
 """Images that cannot be decoded: counted over all workers, named in a file, too many refused."""
 
-import json
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from bt_ray.data.shards.shard_file import fault_of
 from bt_ray.data.shards.shard_set import ShardSet, take_rows
 from bt_ray.distributed.collectives import sum_numbers
 from bt_ray.errors import UnreadableImagesError
+from bt_ray.json_files import append_line, read_lines
 from bt_ray.training.context import Context
 
 QUARANTINE = "quarantine.jsonl"
@@ -78,10 +78,9 @@ def list_images(file: Path, data: str, rows: Sequence[int]) -> None:
         group = shards.read(np.array([row // shards.manifest.rows_per_row_group]))
         [image] = take_rows(group, np.array([row])).select(["sample_id", "image"]).to_pylist()
         line = {"row": row, "sample_id": image["sample_id"], "reason": fault_of(image["image"])}
-        with file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(file, line)
 
 
 def read_quarantine(file: Path) -> list[dict[str, object]]:
-    """What is listed in `file`; nothing if there is none."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    """What is listed in `file`, but for a line that was cut; nothing if there is none."""
+    return [image for image in read_lines(file) if "row" in image]
