@@ -1,4 +1,4 @@
-"""Small JSON files, and files of one JSON object a line, that a kill or a full disk may have cut."""
+"""Small JSON files, and files of JSON lines, that a kill or a full disk may have cut."""
 
 import json
 import os

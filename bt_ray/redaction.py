@@ -21,7 +21,17 @@ _HARMLESS_OPTIONS = frozenset(
 )  # fmt: skip
 """Options of URIs that may be shown; any other may hold a key."""
 _USER_IS_THE_CONTAINER = ("abfs", "abfss", "wasb", "wasbs")
-_PATHS_MAY_HOLD_AT = ("s3", "s3a", "s3n", "gs", "gcs", "file", "hdfs", *_USER_IS_THE_CONTAINER)
+_PATHS_MAY_HOLD_AT = (
+    "s3",
+    "s3a",
+    "s3n",
+    "gs",
+    "gcs",
+    "file",
+    "hdfs",
+    "hf",
+    *_USER_IS_THE_CONTAINER,
+)
 _URI = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>`|]+""")
 _NAMED_SECRET = re.compile(
     r"""(?ix) ( (?:\b|_|-) (?: pass(?:word|wd|phrase)? | pwd | secret (?:[_-]?(?:access[_-]?)?key)?
@@ -76,7 +86,7 @@ def _split_credentials(scheme: str, rest: str) -> tuple[str, str]:
     host = re.split(r"[/?#]", before, maxsplit=1)[0]
     if "@" in host and scheme in _PATHS_MAY_HOLD_AT:
         cut = host.rindex("@")
-    elif "@" in host or ("@" in before and not re.fullmatch(r"[^:]*(:\d*)?|\[.*\](:\d*)?", host)):
+    elif "@" in host or ("@" in before and ":" in host):
         cut = before.rindex("@")
     else:
         return "", rest

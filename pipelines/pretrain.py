@@ -1,6 +1,5 @@
 """Pretrains an encoder: `python -m pipelines.pretrain PRESET [--section.field value …]`."""
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ from rich.table import Table
 
 from bt_ray.config import Settings
 from bt_ray.errors import SettingsError
+from bt_ray.json_files import read_json
 from bt_ray.presets import PRESETS, starting_point
+from bt_ray.redaction import redact
 from pipelines.preset_table import preset_table
 from pipelines.progress import ProgressLine
 from pipelines.terminal import console, finish, guarded
@@ -48,7 +49,7 @@ def main() -> None:
         from pipelines.dry_run import dry_run
 
         sys.exit(dry_run(settings, preset_settings=starting_point(sys.argv[1])))
-    console.print(f"Pretraining [bold]{settings.name}[/] on {settings.data.train}")
+    console.print(f"Pretraining [bold]{settings.name}[/] on {redact(settings.data.train)}")
     was_finished = is_finished(settings)
     from bt_ray.training.launch import pretrain
 
@@ -93,8 +94,8 @@ def parse(arguments: list[str]) -> Pretrain:
 _SNIPPET = """
     import mlflow, pandas, pathlib
 
-    mlflow.set_tracking_uri("{uri}")
-    encoder = mlflow.pyfunc.load_model("models:/{version}")
+    mlflow.set_tracking_uri({uri!r})
+    encoder = mlflow.pyfunc.load_model({version!r})
     image = pathlib.Path("cat.jpg").read_bytes()
     representations = encoder.predict(pandas.DataFrame({{"image": [image]}}))
 """
@@ -103,10 +104,8 @@ _SNIPPET = """
 def is_finished(settings: Settings) -> bool:
     """Whether a run of this name has done all its steps."""
     file = Path(settings.storage).expanduser() / settings.name / "summary.json"
-    if not file.is_file():
-        return False
-    summary = json.loads(file.read_text())
-    return bool(summary["steps"] == summary["total_steps"])
+    summary = read_json(file) or {}
+    return "steps" in summary and bool(summary["steps"] == summary.get("total_steps"))
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -116,15 +115,18 @@ def print_summary(summary: dict[str, Any]) -> None:
     is_whole = summary["steps"] == summary["total_steps"]
     steps = f"{summary['steps']:,}"
     table.add_row("steps", steps if is_whole else f"{steps} of {summary['total_steps']:,}")
-    table.add_row("loss", f"{scores['loss']:.2f}")
+    if scores["loss"] is not None:
+        table.add_row("loss", f"{scores['loss']:.2f}")
     if scores["knn_top1"] is not None:
         table.add_row("kNN, untrained", f"{scores['knn_top1_untrained']:.1%}")
         table.add_row("kNN, trained", f"{scores['knn_top1']:.1%}")
-    table.add_row("RankMe", f"{scores['rankme_untrained']:.1f} → {scores['rankme']:.1f}")
+    if scores["rankme"] is not None:
+        table.add_row("RankMe", f"{scores['rankme_untrained']:.1f} → {scores['rankme']:.1f}")
     for name in ("alignment", "uniformity"):
         if scores[name] is not None:
             table.add_row(name, f"{scores[name]:.2f}")
-    table.add_row("images/s", f"{summary['images_per_s']:,.0f}")
+    if summary["images_per_s"] is not None:
+        table.add_row("images/s", f"{summary['images_per_s']:,.0f}")
     table.add_row("run folder", summary["paths"]["run"])
     uri = summary["paths"]["mlflow"]
     is_server = uri.startswith("http")
@@ -136,8 +138,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         console.print(f"[bold yellow]Warning[/]: {escape(warning)}", soft_wrap=True)
     if summary["model_version"] is not None:
         console.print("Use the encoder:")
-        console.print(_SNIPPET.format(uri=uri, version=summary["model_version"]), markup=False,
-                      highlight=False, soft_wrap=True)  # fmt: skip
+        snippet = _SNIPPET.format(uri=uri, version=f"models:/{summary['model_version']}")
+        console.print(snippet, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

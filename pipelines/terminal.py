@@ -20,6 +20,7 @@ from bt_ray.errors import (
     RunFailedError,
     RunStoppedError,
 )
+from bt_ray.redaction import redact
 
 T = TypeVar("T")
 
@@ -50,8 +51,8 @@ def quiet_libraries() -> None:
 
 
 def finish(record: dict[str, Any]) -> None:
-    """Prints the last line: `record` as JSON, for programs."""
-    print(json.dumps(record), flush=True)
+    """Prints the last line: `record` as JSON, for programs; no URI has a password."""
+    print(redact(json.dumps(record)), flush=True)
 
 
 def guarded(job: Callable[[], T]) -> T:
@@ -65,7 +66,7 @@ def guarded(job: Callable[[], T]) -> T:
         with redirect_stdout(sys.stderr):
             return job()
     except RunStoppedError as stopped:
-        console.print(f"[bold]Stopped[/]: {escape(str(stopped))}", soft_wrap=True)
+        console.print(f"[bold]Stopped[/]: {escape(redact(str(stopped)))}", soft_wrap=True)
         sys.exit(128 + stopped.signal_number)
     except KeyboardInterrupt:
         console.print("Interrupted.")
@@ -77,7 +78,9 @@ def guarded(job: Callable[[], T]) -> T:
 
 def show_error(error: Exception) -> None:
     """Prints the error's kind and sentence."""
-    console.print(f"[bold red]{type(error).__name__}[/]: {escape(str(error))}", soft_wrap=True)
+    console.print(
+        f"[bold red]{type(error).__name__}[/]: {escape(redact(str(error)))}", soft_wrap=True
+    )
 
 
 def exit_code(error: Exception) -> int:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from bt_ray.errors import DataError
+from bt_ray.redaction import redact, without_credentials
 
 MANIFEST = "manifest.json"
 """Name of the file that describes a folder of shards."""
@@ -38,13 +39,13 @@ def public_name(name: str) -> str:
     """`name` without what a URI may carry beside the place: keys, and options of the server."""
     if "://" not in name:
         return name
-    parts = urlsplit(name)
+    parts = urlsplit(without_credentials(name))
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def first_line(error: Exception) -> str:
-    """The error in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """The error in one line, without passwords and keys."""
+    return redact(next(iter(str(error).splitlines()), type(error).__name__))
 
 
 def list_files(filesystem: pa.fs.FileSystem, folder: str) -> list[pa.fs.FileInfo]:

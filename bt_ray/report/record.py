@@ -81,8 +81,8 @@ def find_run(reference: str, storage: Path) -> RunRecord:
     if facts is None:
         raise SettingsError(
             f"There is no run {reference!r}: no run's folder of that name, here or in {storage}, "
-            f"and no run of that name or id in MLflow at {without_credentials(uri)}. Give a run's folder, or its "
-            "storage by --storage."
+            f"and no run of that name or id in MLflow at {without_credentials(uri)}. "
+            "Give a run's folder, or its storage by --storage."
         )
     for place in (facts.storage or "", storage):  # the latter once the storage was moved
         folder = Path(place, facts.name)
@@ -102,7 +102,9 @@ def _of_folder(folder: Path) -> RunRecord:
         try:
             facts = find_recorded(run.uri, run.run_id)
             if facts is None:
-                missing.append(f"Commit and state: MLflow at {run.public_uri} has no run {run.run_id}.")
+                missing.append(
+                    f"Commit and state: MLflow at {run.public_uri} has no run {run.run_id}."
+                )
         except TrackingError as error:
             missing.append(f"Commit and state: {error}")
     history = read_history(folder / METRICS)

@@ -95,8 +95,10 @@ def _reason(error: Exception, uri: str) -> str:
     """The first line that says something of this error, without secrets."""
     lines = [line for line in str(error).splitlines() if not line.startswith("(raised as")]
     reason = redact(lines[0].strip(), uri)[:200] if lines else ""
-    return reason if isinstance(error, MlflowException | OSError) and reason else (
-        f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+    return (
+        reason
+        if isinstance(error, MlflowException | OSError) and reason
+        else (f"{type(error).__name__}: {reason}" if reason else type(error).__name__)
     )
 
 
@@ -147,9 +149,7 @@ def _create_run(
     return MlflowRun(uri, run_id)
 
 
-def _open_experiment(
-    client: MlflowClient, uri: str, settings: Settings, notes: list[str]
-) -> str:
+def _open_experiment(client: MlflowClient, uri: str, settings: Settings, notes: list[str]) -> str:
     """Id of the run's experiment, made or restored if need be."""
     name, storage = settings.tracking.experiment, Path(settings.storage)
     found = client.get_experiment_by_name(name)
@@ -157,8 +157,8 @@ def _open_experiment(
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
             notes.append(
-                f"The experiment {name!r} had been deleted in MLflow at {without_credentials(uri)}; "
-                "it is restored, as this run is recorded in it."
+                f"The experiment {name!r} had been deleted in MLflow at "
+                f"{without_credentials(uri)}; it is restored, as this run is recorded in it."
             )
         return str(found.experiment_id)
     is_file = database_file(uri) is not None

@@ -62,9 +62,8 @@ def requirements(settings: Settings) -> list[str]:
 
     A label such as +cpu or +cu126 is left out: no package index has a version of that name.
     """
-    names = _REQUIREMENTS
-    if settings.model.encoder.startswith("resnet"):
-        names = (*names, _OF_RESNETS)
+    needs_more = settings.model.encoder.startswith("resnet")
+    names = (*_REQUIREMENTS, _OF_RESNETS) if needs_more else _REQUIREMENTS
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 

@@ -1,5 +1,6 @@
 """Where a run is kept, and whether it may be kept there."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from bt_ray.checkpoints.checkpoint import check_origin, newest_checkpoint
 from bt_ray.checkpoints.start import find_start
 from bt_ray.config import SETTINGS_FILE, Settings, differences, from_json, to_json
 from bt_ray.errors import LaunchError, SettingsError
+from bt_ray.json_files import read_json, write_json
 
 
 def locate_storage(settings: Settings) -> Settings:
@@ -95,7 +97,7 @@ def claim_folder(run_folder: Path, settings: Settings) -> None:
     Raises: SettingsError, CheckpointError.
     """
     check_claim(run_folder, settings)
-    (run_folder / SETTINGS_FILE).write_text(to_json(settings))
+    write_json(run_folder / SETTINGS_FILE, json.loads(to_json(settings)))
 
 
 def check_claim(run_folder: Path, settings: Settings) -> None:
@@ -103,8 +105,8 @@ def check_claim(run_folder: Path, settings: Settings) -> None:
 
     So it does if its weights are to come from a checkpoint that does not fit.
     """
-    file = run_folder / SETTINGS_FILE
-    changed = differences(settings, from_json(file.read_text())) if file.is_file() else []
+    tree = read_json(run_folder / SETTINGS_FILE)  # none if it was cut: checkpoints know, too
+    changed = [] if tree is None else differences(settings, from_json(json.dumps(tree)))
     if changed:
         raise SettingsError(
             f"There is a run {settings.name!r} in {run_folder.parent} with other settings "

@@ -38,11 +38,12 @@ def answering_study(url: str, *more: type[Exception]) -> Iterator[None]:
       more: errors that are taken for the storage's, beside those of Optuna and of databases.
     Raises: LaunchError in their place.
     """
+    theirs: tuple[type[Exception], ...] = (SQLAlchemyError, OptunaError, ImportError, *more)
     try:
         yield
     except BtRayError:
         raise
-    except (SQLAlchemyError, OptunaError, ImportError, *more) as error:
+    except theirs as error:
         cause = error.__cause__ or error
         lines = str(getattr(cause, "orig", None) or cause).splitlines() or [type(cause).__name__]
         reason = redact(lines[0], url)[:200]
