@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from bt_ray.doctor.finding import Finding
-from pipelines.terminal import console, finish, guarded
+from pipelines.terminal import command, console, finish, guarded, say
 
 if TYPE_CHECKING:
     from bt_ray.doctor.examination import Examination
@@ -37,6 +37,7 @@ class Doctor:
     """Print the line of JSON alone, without the table."""
 
 
+@command
 def main() -> None:
     """Parses the command line, looks, prints what was found."""
     order = guarded(lambda: tyro.cli(Doctor, prog="python -m pipelines.doctor"))
@@ -94,12 +95,11 @@ def show(findings: list[Finding]) -> None:
         table.add_column(heading, overflow="fold")
     for check, place, found, state in _rows(findings):
         colour = _COLOURS[state]
-        table.add_row(check, escape(place), escape(found), f"[{colour}]{state}[/]")
+        table.add_row(check, place, found, Text(state, colour))
     console.print(table)
     for finding in findings:
         if finding.state != "good":
-            colour = _COLOURS[finding.state]
-            console.print(f"[{colour}]{finding.state}[/]: {escape(finding.advice)}", soft_wrap=True)
+            say(finding.state, finding.advice, _COLOURS[finding.state])
 
 
 def _rows(findings: list[Finding]) -> list[tuple[str, str, str, str]]:

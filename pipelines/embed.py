@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from bt_ray.data.sources import open_source
+from bt_ray.redaction import redact
 from pipelines.count_line import CountLine
 from pipelines.encoders import EncoderPlaces
 from pipelines.terminal import command, console, finish, guarded
@@ -77,7 +78,7 @@ def embed_images(order: Embed) -> dict[str, object]:
         manifest = embed(job, pool.run_all, line.show)
     console.print(
         f"{manifest.num_rows:,} vectors of {manifest.encoder.num_features:,} numbers in "
-        f"{len(manifest.files)} files: {order.destination}"
+        f"{len(manifest.files)} files: {redact(order.destination)}"
     )
     if manifest.num_rejected:
         console.print(

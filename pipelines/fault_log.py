@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import shlex
 import sys
 import tempfile
@@ -10,7 +9,7 @@ import traceback
 from datetime import datetime
 from importlib.metadata import version
 
-_PASSWORD = re.compile(r"(\w://[^\s/:@]*):[^\s/@]+@")
+from bt_ray.redaction import redact
 
 
 def keep_trace(error: BaseException) -> str:
@@ -27,12 +26,7 @@ def keep_trace(error: BaseException) -> str:
     try:
         descriptor, place = tempfile.mkstemp(prefix="bt_ray_", suffix=".log")
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(without_passwords(text))
+            file.write(redact(text))
     except OSError as refused:
         return f"no file: {refused}"
     return place
-
-
-def without_passwords(text: str) -> str:
-    """The text, with the passwords of the URIs in it struck out."""
-    return _PASSWORD.sub(r"\1:***@", text)

@@ -1,6 +1,5 @@
 """Pretrains an encoder: `python -m pipelines.pretrain PRESET [--section.field value …]`."""
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from rich.text import Text
 
 from bt_ray.config import Settings
 from bt_ray.errors import SettingsError
+from bt_ray.json_files import read_json
 from bt_ray.presets import PRESETS, starting_point
+from bt_ray.redaction import redact
 from pipelines.preset_table import preset_table
 from pipelines.progress import ProgressLine
 from pipelines.terminal import command, console, finish, guarded, warn
@@ -50,7 +51,9 @@ def main() -> None:
         from pipelines.dry_run import dry_run
 
         sys.exit(dry_run(settings, preset_settings=starting_point(sys.argv[1])))
-    what = Text.assemble("Pretraining ", (settings.name, "bold"), f" on {settings.data.train}")
+    what = Text.assemble(
+        "Pretraining ", (settings.name, "bold"), f" on {redact(settings.data.train)}"
+    )
     console.print(what, soft_wrap=True)
     was_finished = is_finished(settings)
     warn_of_faults(settings)
@@ -99,7 +102,7 @@ def warn_of_faults(settings: Settings) -> None:
     from bt_ray.doctor.start import check_start
 
     for fault in guarded(lambda: check_start(settings)):
-        console.print(f"[bold yellow]Warning[/]: {escape(fault)}", soft_wrap=True)
+        warn(fault)
 
 
 _SNIPPET = """
@@ -115,13 +118,8 @@ _SNIPPET = """
 def is_finished(settings: Settings) -> bool:
     """Whether a run of this name has done all its steps."""
     file = Path(settings.storage).expanduser() / settings.name / "summary.json"
-    if not file.is_file():
-        return False
-    try:
-        summary = json.loads(file.read_text())
-        return bool(summary["steps"] == summary["total_steps"])
-    except (ValueError, KeyError, TypeError):  # emptied or cut short; it is written anew
-        return False
+    summary = read_json(file) or {}
+    return "steps" in summary and bool(summary["steps"] == summary.get("total_steps"))
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -132,15 +130,18 @@ def print_summary(summary: dict[str, Any]) -> None:
     steps = f"{summary['steps']:,}"
     table.add_row("steps", steps if is_whole else f"{steps} of {summary['total_steps']:,}")
     table.add_row("precision", summary["precision"])
-    table.add_row("loss", f"{scores['loss']:.2f}")
+    if scores["loss"] is not None:
+        table.add_row("loss", f"{scores['loss']:.2f}")
     if scores["knn_top1"] is not None:
         table.add_row("kNN, untrained", f"{scores['knn_top1_untrained']:.1%}")
         table.add_row("kNN, trained", f"{scores['knn_top1']:.1%}")
-    table.add_row("RankMe", f"{scores['rankme_untrained']:.1f} → {scores['rankme']:.1f}")
+    if scores["rankme"] is not None:
+        table.add_row("RankMe", f"{scores['rankme_untrained']:.1f} → {scores['rankme']:.1f}")
     for name in ("alignment", "uniformity"):
         if scores[name] is not None:
             table.add_row(name, f"{scores[name]:.2f}")
-    table.add_row("images/s", f"{summary['images_per_s']:,.0f}")
+    if summary["images_per_s"] is not None:
+        table.add_row("images/s", f"{summary['images_per_s']:,.0f}")
     table.add_row("run folder", summary["paths"]["run"])
     uri = summary["paths"]["mlflow"]
     is_server = uri.startswith("http")

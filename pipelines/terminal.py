@@ -24,7 +24,8 @@ from bt_ray.errors import (
     RunStoppedError,
 )
 from bt_ray.machine import name_user
-from pipelines.fault_log import keep_trace, without_passwords
+from bt_ray.redaction import redact
+from pipelines.fault_log import keep_trace
 
 T = TypeVar("T")
 
@@ -84,8 +85,8 @@ def warn(sentence: str) -> None:
 
 
 def finish(record: dict[str, Any]) -> None:
-    """Prints the last line: `record` as JSON, for programs."""
-    _flush(json.dumps(record) + "\n")
+    """Prints the last line: `record` as JSON, for programs; no URI has a password."""
+    _flush(redact(json.dumps(record)) + "\n")
 
 
 def guarded(job: Callable[[], T]) -> T:
@@ -121,7 +122,7 @@ def answering() -> Iterator[None]:
     try:
         yield
     except RunStoppedError as stopped:
-        say("Stopped", str(stopped), "bold")
+        say("Stopped", redact(str(stopped)), "bold")
         sys.exit(128 + stopped.signal_number)
     except KeyboardInterrupt:
         console.print("Interrupted.")
@@ -138,15 +139,13 @@ def answering() -> Iterator[None]:
 
 def show_error(error: Exception) -> None:
     """Prints the error's kind and sentence."""
-    say(type(error).__name__, str(error), "bold red")
+    say(type(error).__name__, redact(str(error)), "bold red")
 
 
 def show_fault(error: BaseException) -> None:
     """Prints, in one line, an error that nobody foresaw, and where its trace is kept."""
     first = (str(error).strip().splitlines() or ["no more is known"])[0]
-    words = (
-        f"{without_passwords(first)} (not foreseen; the trace is in {keep_trace(error)}). {_KEPT}"
-    )
+    words = f"{redact(first)} (not foreseen; the trace is in {keep_trace(error)}). {_KEPT}"
     say(type(error).__name__, words, "bold red")
 
 

@@ -103,7 +103,7 @@ def test_walls(source: str) -> None:
 
 
 FLOORS = (
-    ("errors",),
+    ("errors", "json_files", "redaction"),
     ("config", "machine", "ray_internals"),
     (
         "cpu",

@@ -14,7 +14,8 @@ from bt_ray.data.preparation.prepare import prepare_data, write_source
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.shards.subset import subset
 from bt_ray.errors import SettingsError
-from bt_ray.tracking.mlflow import ending, run_of_folder
+from bt_ray.tracking.mlflow import ending
+from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.training.arithmetic import choose_precision
 from bt_ray.training.cluster import connect
 from bt_ray.training.run_folder import locate_storage, open_storage
@@ -92,7 +93,7 @@ def ablate(
     name = f"{study.name}-{settings.name}"
     own_folder = Path(settings.storage) / "ablations" / name
     own_folder.mkdir(parents=True, exist_ok=True)
-    parent = run_of_folder(own_folder, replace(settings, name=name))
+    parent, _ = run_of_folder(own_folder, replace(settings, name=name))
     with ending(parent):
 
         def train(runs: Sequence[Labelled]) -> dict[str, list[Result]]:

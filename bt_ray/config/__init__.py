@@ -10,8 +10,9 @@ from bt_ray.config.data import WITHOUT, DataSettings, Transformation, ViewSettin
 from bt_ray.config.flat import PLACES, differences, flatten, shaping
 from bt_ray.config.model import Encoder, ModelSettings, ObjectiveSettings, Variant
 from bt_ray.config.optimizer import OptimizerSettings, ScheduleSettings
+from bt_ray.config.pretraining import check_pretraining
 from bt_ray.config.reading import SETTINGS_FILE, from_json, override, read_settings, to_json
-from bt_ray.config.settings import Settings, check_pretraining
+from bt_ray.config.settings import Settings
 from bt_ray.config.training import (
     ProbeSettings,
     ScalingSettings,

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from bt_ray.config.settings import Settings
+from bt_ray.redaction import without_credentials
 
 _WITHOUT_A_PART = (
     "data.max_bad_rate",
@@ -19,16 +20,30 @@ PLACES = ("data.train", "data.test", "model.start_from")
 
 
 def flatten(settings: Settings) -> dict[str, Any]:
-    """Every value of `settings` by its dotted key, such as `data.global_batch`."""
+    """Every value of `settings` by its dotted key, such as `data.global_batch`.
+
+    They are values to show and to compare: URIs come without passwords and keys.
+    """
     flat: dict[str, Any] = {}
     for top in dataclasses.fields(settings):
         value = getattr(settings, top.name)
         if dataclasses.is_dataclass(value):
             for leaf in dataclasses.fields(value):
-                flat[f"{top.name}.{leaf.name}"] = getattr(value, leaf.name)
+                flat[f"{top.name}.{leaf.name}"] = shown(getattr(value, leaf.name))
         else:
-            flat[top.name] = value
+            flat[top.name] = shown(value)
     return flat
+
+
+def shown(value: Any) -> Any:
+    """A value, or a tree of values, whose URIs hold no password and no key."""
+    if isinstance(value, str):
+        return without_credentials(value)
+    if isinstance(value, dict):
+        return {key: shown(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(shown(item) for item in value)
+    return value
 
 
 def differences(one: Settings, other: Settings) -> list[str]:

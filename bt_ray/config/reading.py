@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from bt_ray.config.checks import require
-from bt_ray.config.flat import flatten
+from bt_ray.config.flat import flatten, shown
 from bt_ray.config.settings import Settings
 from bt_ray.errors import SettingsError
 
@@ -20,9 +20,14 @@ SETTINGS_FILE = "settings.json"
 """Name of the settings' file, in a run's folder and in every checkpoint."""
 
 
-def to_json(settings: Settings) -> str:
-    """`settings` as JSON text that `from_json` reads back to an equal value."""
-    return json.dumps(dataclasses.asdict(settings), indent=2, ensure_ascii=False)
+def to_json(settings: Settings, *, with_secrets: bool = False) -> str:
+    """`settings` as JSON text that `from_json` reads back to an equal value.
+
+    Args:
+      with_secrets: keep passwords and keys in URIs: for what is never written.
+    """
+    tree = dataclasses.asdict(settings)
+    return json.dumps(tree if with_secrets else shown(tree), indent=2, ensure_ascii=False)
 
 
 def from_json(text: str) -> Settings:

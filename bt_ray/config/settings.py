@@ -75,11 +75,3 @@ class Settings:
     def registered_model(self) -> str:
         """Name of this run's encoder in the model registry."""
         return self.tracking.registered_model or f"barlow-{self.name}"
-
-
-def check_pretraining(settings: Settings) -> None:
-    """Raises SettingsError for settings that pretraining cannot use: one view an image."""
-    require(
-        settings.views.count == 2,
-        f"views.count={settings.views.count} serves to train a classifier; pretraining compares 2.",
-    )

@@ -1,11 +1,13 @@
 """Where data lie: paths and URIs that pyarrow opens, and files written whole."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
 
 from bt_ray.errors import DataError
+from bt_ray.redaction import redact, without_credentials
 
 MANIFEST = "manifest.json"
 """Name of the file that describes a folder of shards."""
@@ -38,18 +40,13 @@ def public_name(name: str) -> str:
     """`name` without what a URI may carry beside the place: keys, and options of the server."""
     if "://" not in name:
         return name
-    scheme, _, rest = name.partition("://")
-    place = rest.partition("?")[0].partition("#")[0]
-    host, slash, path = place.partition("/")
-    is_half_a_key = ":" in host and not host.rpartition(":")[2].isdigit() and "@" in path
-    if is_half_a_key and "@" not in host:  # KEY:SEC/RET@bucket: its slash should have been %2F
-        return f"{scheme}://{place.rpartition('@')[2]}"
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    parts = urlsplit(without_credentials(name))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def first_line(error: Exception) -> str:
-    """The error in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """The error in one line, without passwords and keys."""
+    return redact(next(iter(str(error).splitlines()), type(error).__name__))
 
 
 def list_files(filesystem: pa.fs.FileSystem, folder: str) -> list[pa.fs.FileInfo]:

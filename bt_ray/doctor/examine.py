@@ -19,7 +19,7 @@ from bt_ray.doctor.storage import is_new, measure_storage, remove_trial, trial_f
 from bt_ray.doctor.tracking import measure_tracking
 from bt_ray.doctor.within import Within
 from bt_ray.errors import LaunchError
-from bt_ray.training.cluster import starts_here
+from bt_ray.ray_start import starts_here
 
 _LIMIT_S = 45.0
 """Of everything, beside the start of this process."""

@@ -16,7 +16,9 @@ from bt_ray.model.pretrained import (
     load_folder,
 )
 from bt_ray.model.weights import ENCODER
-from bt_ray.tracking.mlflow import MlflowRun, recorded_run, tracking_uri
+from bt_ray.tracking.mlflow import MlflowRun
+from bt_ray.tracking.mlflow_record import recorded_run
+from bt_ray.tracking.mlflow_store import tracking_uri
 
 
 def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, MlflowRun | None]:

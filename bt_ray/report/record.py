@@ -10,8 +10,10 @@ from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, flatten, read_settings
 from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import CheckpointError, SettingsError, TrackingError
-from bt_ray.tracking.mlflow import recorded_run, tracking_uri
+from bt_ray.redaction import without_credentials
 from bt_ray.tracking.mlflow_history import RecordedFacts, find_recorded, recorded_history
+from bt_ray.tracking.mlflow_record import recorded_run
+from bt_ray.tracking.mlflow_store import tracking_uri
 from bt_ray.tracking.snapshots import Arrays, read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
 
@@ -80,15 +82,14 @@ def find_run(reference: str, storage: Path) -> RunRecord:
     if facts is None:
         raise SettingsError(
             f"There is no run {reference!r}: no run's folder of that name, here or in {storage}, "
-            f"and no run of that name or id in MLflow at {uri}. Give a run's folder, or its "
-            "storage by --storage."
+            f"and no run of that name or id in MLflow at {without_credentials(uri)}. "
+            "Give a run's folder, or its storage by --storage."
         )
-    folder = Path(facts.storage or "", facts.name)
-    if not folder.is_dir():
-        folder = storage.resolve() / facts.name  # which was moved
-    found = recorded_run(folder)
-    if found is not None and found.run_id == facts.run_id:
-        return _of_folder(folder)
+    for place in (facts.storage or "", storage):  # the latter once the storage was moved
+        folder = Path(place, facts.name)
+        found = recorded_run(folder)
+        if found is not None and found.run_id == facts.run_id:
+            return _of_folder(folder)
     return _of_mlflow(facts, uri)
 
 
@@ -102,7 +103,9 @@ def _of_folder(folder: Path) -> RunRecord:
         try:
             facts = find_recorded(run.uri, run.run_id)
             if facts is None:
-                missing.append(f"Commit and state: MLflow at {run.uri} has no run {run.run_id}.")
+                missing.append(
+                    f"Commit and state: MLflow at {run.public_uri} has no run {run.run_id}."
+                )
         except TrackingError as error:
             missing.append(f"Commit and state: {error}")
     history = read_history(folder / METRICS)
@@ -124,7 +127,7 @@ def _of_folder(folder: Path) -> RunRecord:
     return RunRecord(
         name=settings.name,
         run_id=run_id,
-        uri=None if run is None else run.uri,
+        uri=None if run is None else run.public_uri,
         folder=folder,
         settings=settings,
         flat={key: str(value) for key, value in flatten(settings).items()},
@@ -163,7 +166,7 @@ def _of_mlflow(facts: RecordedFacts, uri: str) -> RunRecord:
     return RunRecord(
         name=facts.name,
         run_id=facts.run_id,
-        uri=uri,
+        uri=without_credentials(uri),
         folder=None,
         settings=None,
         flat=facts.params,

@@ -3,10 +3,10 @@
 Training never waits for a server: the first worker appends lines to a file, and a thread of
 the driver delivers them. A line whose step was delivered before, as happens after a restart
 from a checkpoint, is not delivered again. One that a server took without being able to say so is,
-and says the same time as before: MLflow keeps it once.
+and says the same time as before: MLflow keeps it once. A line that a kill or a full disk cut is
+passed over.
 """
 
-import json
 import logging
 import threading
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 
 from bt_ray.errors import TrackingError
-from bt_ray.tracking.tracker import TIME, Measures, Tracker
+from bt_ray.json_files import read_json, read_line, write_json
+from bt_ray.tracking.tracker import Measures, Tracker, take_apart
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 10.0
@@ -25,10 +26,8 @@ class Courier:
 
     def __init__(self, file: Path, trackers: Sequence[Tracker], *, every_s: float = 0.5) -> None:
         self._file, self._trackers, self._every_s = file, trackers, every_s
-        self._record = file.with_suffix(".delivered.json")
-        self._last_steps: dict[str, int] = (
-            json.loads(self._record.read_text()) if self._record.is_file() else {}
-        )
+        self._record = record_of(file)
+        self._last_steps: dict[str, int] = read_json(self._record) or {}
         self._position = 0
         self.undelivered: str | None = None
         """Once the context is left: why some lines were not delivered, and where they are."""
@@ -62,15 +61,16 @@ class Courier:
             return
         before = dict(self._last_steps)
         try:
-            with self._file.open() as stream:
+            with self._file.open("rb") as stream:
                 stream.seek(self._position)
-                while (line := stream.readline()).endswith("\n"):
-                    record = json.loads(line)
-                    self._pass_on(record.pop("step"), record.pop(TIME, None), record)
+                while (line := stream.readline()).endswith(b"\n"):
+                    step, time_ms, measures = take_apart(read_line(line) or {})
+                    if step is not None:  # else the line was cut, and lost
+                        self._pass_on(step, time_ms, measures)
                     self._position = stream.tell()
         finally:
             if self._last_steps != before:
-                self._remember()
+                write_json(self._record, self._last_steps)
 
     def _pass_on(self, step: int, time_ms: int | None, measures: Measures) -> None:
         fresh = {k: v for k, v in measures.items() if step > self._last_steps.get(k, -1)}
@@ -79,12 +79,6 @@ class Courier:
                 tracker.log(step, fresh, time_ms)
             self._last_steps.update(dict.fromkeys(fresh, step))
 
-    def _remember(self) -> None:
-        """Replaces the record in one step, so that a kill leaves the old one or the new one."""
-        fresh = self._record.with_suffix(".new")
-        fresh.write_text(json.dumps(self._last_steps))
-        fresh.replace(self._record)
-
     def _deliver_always(self) -> None:
         while not self._stop.wait(self._every_s):
             try:
@@ -92,3 +86,8 @@ class Courier:
             except TrackingError as away:
                 _log.warning("%s Trying again.", away)
                 self._stop.wait(_PATIENCE_S)
+
+
+def record_of(file: Path) -> Path:
+    """Where it is noted what of a file of measures was delivered; without it all is, again."""
+    return file.with_suffix(".delivered.json")

@@ -1,11 +1,10 @@
 """A run's record in MLflow: its settings, measures by step, the code's commit, how it ended."""
 
-import json
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,17 +12,22 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from bt_ray.config import Settings, flatten
-from bt_ray.errors import RunStoppedError, TrackingError
+from bt_ray.config import SETTINGS_FILE, Settings, flatten, to_json
+from bt_ray.errors import BtRayError, RunStoppedError, TrackingError
+from bt_ray.redaction import redact, without_credentials
 from bt_ray.tracking.mlflow_database import make_tables
-from bt_ray.tracking.moved import current_uri, follow_storage
+from bt_ray.tracking.mlflow_store import (
+    ARTIFACTS,
+    database_file,
+    follow_moved_artifacts,
+    tracking_uri,
+)
 from bt_ray.tracking.revision import git_diff, git_revision
 from bt_ray.tracking.tracker import Measures, now_ms
 
 EndState = Literal["FINISHED", "FAILED", "KILLED"]
 
 _log = logging.getLogger(__name__)
-_RECORD = "mlflow_run.json"
 _HTTP_TRIES, _HTTP_TIMEOUT_S = "2", "20"
 
 
@@ -31,8 +35,14 @@ _HTTP_TRIES, _HTTP_TIMEOUT_S = "2", "20"
 class MlflowRun:
     """One MLflow run; small enough to travel to the worker that logs to it."""
 
-    uri: str
+    uri: str = field(repr=False)
+    """Of the server; it may hold a password, and is neither shown nor written."""
     run_id: str
+
+    @property
+    def public_uri(self) -> str:
+        """Of the server, without a password."""
+        return without_credentials(self.uri)
 
     def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
         """Records measures made after `step` steps, in one request.
@@ -49,7 +59,7 @@ class MlflowRun:
     def tag(self, name: str, value: str) -> None:
         """Notes a fact about the run. Raises: TrackingError."""
         with answering(self.uri) as client:
-            client.set_tag(self.run_id, name, value)
+            client.set_tag(self.run_id, name, redact(value))
 
     def log_file(self, file: Path, folder: str | None = None) -> None:
         """Stores a file with the run. Raises: TrackingError."""
@@ -64,64 +74,97 @@ class MlflowRun:
 
 @contextmanager
 def answering(uri: str) -> Iterator[MlflowClient]:
-    """A client of the server at `uri`; it gives up after seconds, with a TrackingError."""
+    """A client of the server at `uri`; it gives up after seconds.
+
+    Raises: TrackingError in place of whatever MLflow, its database or its artifact store raises.
+    """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _HTTP_TRIES)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _HTTP_TIMEOUT_S)
     try:
         make_tables(uri)
+        follow_moved_artifacts(uri)
         yield MlflowClient(uri)
-    except (MlflowException, OSError) as error:
-        lines = [line for line in str(error).splitlines() if not line.startswith("(raised as")]
-        reason = lines[0][:200] if lines else type(error).__name__
-        raise TrackingError(f"MLflow at {uri} does not answer as it should: {reason}") from error
+    except BtRayError:
+        raise
+    except Exception as error:  # stores and databases have errors of their own, of no common kind
+        raise TrackingError(
+            f"MLflow at {without_credentials(uri)} does not answer as it should: "
+            f"{_reason(error, uri)}"
+        ) from error
 
 
-def tracking_uri(storage: str) -> str:
-    """The server in MLFLOW_TRACKING_URI, or an SQLite file in the folder of all runs."""
-    if given := os.environ.get("MLFLOW_TRACKING_URI"):
-        return given
-    follow_storage(Path(storage))
-    return f"sqlite:///{storage}/mlflow.db"
+def _reason(error: Exception, uri: str) -> str:
+    """The first line that says something of this error, without secrets."""
+    lines = [line for line in str(error).splitlines() if not line.startswith("(raised as")]
+    reason = redact(lines[0].strip(), uri)[:200] if lines else ""
+    return (
+        reason
+        if isinstance(error, MlflowException | OSError) and reason
+        else (f"{type(error).__name__}: {reason}" if reason else type(error).__name__)
+    )
 
 
 def start_run(
     settings: Settings, *, known_run_id: str | None = None, parent: MlflowRun | None = None
-) -> MlflowRun:
+) -> tuple[MlflowRun, list[str]]:
     """The MLflow run of these settings: a new one, or the known one, RUNNING again.
 
-    A run with a parent is recorded on the parent's server, below it.
+    A run with a parent is recorded on the parent's server, below it. The settings are stored with
+    the run, which also shows that its artifact store takes files.
 
-    Raises: TrackingError if the server does not answer.
+    Returns: the run, and sentences on what a person must know, such as an experiment that had
+      been deleted.
+    Raises: TrackingError if the server does not answer, or does not take what is recorded.
     """
     uri = tracking_uri(settings.storage) if parent is None else parent.uri
+    notes = list[str]()
     with answering(uri) as client:
         if known_run_id is not None and is_there(client, known_run_id):
-            client.update_run(known_run_id, status="RUNNING")
-            return MlflowRun(uri, known_run_id)
-        run = _create_run(uri, settings.name, settings, parent)
-        params = [Param(key, str(value)) for key, value in flatten(settings).items()]
-        client.log_batch(run.run_id, params=params)
-        if diff := git_diff():
-            client.log_text(run.run_id, diff, "git_diff.patch")
-        return run
+            run = MlflowRun(uri, known_run_id)
+            client.update_run(run.run_id, status="RUNNING")
+        else:
+            experiment_id = _open_experiment(client, uri, settings, notes)
+            if known_run_id is not None and is_there(client, known_run_id):
+                run = MlflowRun(uri, known_run_id)  # deleted and restored with its experiment
+                client.update_run(run.run_id, status="RUNNING")
+            else:
+                run = _create_run(client, uri, experiment_id, settings, parent)
+        client.log_text(run.run_id, to_json(settings), SETTINGS_FILE)
+    return run, notes
 
 
-def _create_run(uri: str, name: str, settings: Settings, parent: MlflowRun | None) -> MlflowRun:
+def _create_run(
+    client: MlflowClient,
+    uri: str,
+    experiment_id: str,
+    settings: Settings,
+    parent: MlflowRun | None,
+) -> MlflowRun:
     tags = {"mlflow.source.git.commit": git_revision()}
     if parent is not None:
         tags["mlflow.parentRunId"] = parent.run_id
-    experiment_id = experiment(uri, settings.tracking.experiment, Path(settings.storage))
-    run = MlflowClient(uri).create_run(experiment_id, run_name=name, tags=tags)
-    return MlflowRun(uri, run.info.run_id)
+    run_id = client.create_run(experiment_id, run_name=settings.name, tags=tags).info.run_id
+    params = [Param(key, str(value)) for key, value in flatten(settings).items()]
+    client.log_batch(run_id, params=params)
+    if diff := git_diff():
+        client.log_text(run_id, diff, "git_diff.patch")
+    return MlflowRun(uri, run_id)
 
 
-def experiment(uri: str, name: str, storage: Path) -> str:
-    """Id of the experiment of this name, made if need be."""
-    client = MlflowClient(uri)
+def _open_experiment(client: MlflowClient, uri: str, settings: Settings, notes: list[str]) -> str:
+    """Id of the run's experiment, made or restored if need be."""
+    name, storage = settings.tracking.experiment, Path(settings.storage)
     found = client.get_experiment_by_name(name)
     if found is not None:
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+            notes.append(
+                f"The experiment {name!r} had been deleted in MLflow at "
+                f"{without_credentials(uri)}; it is restored, as this run is recorded in it."
+            )
         return str(found.experiment_id)
-    location = f"{storage.as_uri()}/mlartifacts" if uri.startswith("sqlite") else None
+    is_file = database_file(uri) is not None
+    location = f"{storage.resolve().as_uri()}/{ARTIFACTS}" if is_file else None
     tags = {"mlflow.experimentKind": "custom_model_development"}  # which pages the UI shows
     try:
         return str(client.create_experiment(name, artifact_location=location, tags=tags))
@@ -140,35 +183,6 @@ def is_there(client: MlflowClient, run_id: str) -> bool:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False  # the latter of what is no id at all
         raise
-
-
-def run_of_folder(
-    run_folder: Path, settings: Settings, *, parent: MlflowRun | None = None
-) -> MlflowRun:
-    """The MLflow run that this run's folder names, RUNNING again; or a new one, noted there.
-
-    So a run that is started again stays one MLflow run.
-
-    Raises: TrackingError if the server does not answer.
-    """
-    known = recorded_run(run_folder)
-    run = start_run(settings, known_run_id=None if known is None else known.run_id, parent=parent)
-    record_run(run_folder, run)
-    return run
-
-
-def record_run(run_folder: Path, run: MlflowRun) -> None:
-    """Notes in a run's folder which MLflow run it is."""
-    (run_folder / _RECORD).write_text(json.dumps({"run_id": run.run_id, "uri": run.uri}))
-
-
-def recorded_run(run_folder: Path) -> MlflowRun | None:
-    """The MLflow run of a run's folder; none if nothing was recorded."""
-    record = run_folder / _RECORD
-    if not record.is_file():
-        return None
-    tree = json.loads(record.read_text())
-    return MlflowRun(current_uri(tree["uri"], tree["run_id"], run_folder), tree["run_id"])
 
 
 @dataclass

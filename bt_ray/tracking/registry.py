@@ -1,31 +1,44 @@
 """The model registry: a run's encoder as a version that anyone loads by name."""
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import mlflow
-import numpy as np
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema, TensorSpec
 
-import bt_ray
-from bt_ray.config import SETTINGS_FILE, Settings
+from bt_ray.config import Settings
 from bt_ray.errors import TrackingError
-from bt_ray.model.encoder import build_encoder
-from bt_ray.model.weights import ENCODER
 from bt_ray.tracking.mlflow import MlflowRun, answering
+from bt_ray.tracking.registry_files import save_model
 
 CHAMPION = "champion"
 """Alias of the version that is to be used, and beaten."""
-_REQUIREMENTS = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "pyarrow")
+_ENCODER = "encoder"
+
+
+def reserve_name(uri: str, name: str) -> None:
+    """Makes the registered model of this name, still without a version, if there is none.
+
+    A registry that refuses the name, or to be written to, says so before anything is trained.
+
+    Raises: TrackingError.
+    """
+    with answering(uri) as client:
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise TrackingError(
+                    f"The model registry refuses the model {name!r} ({error.message}). Nothing was "
+                    "trained: give another --tracking.registered-model, or the right to make it."
+                ) from error
 
 
 def register_encoder(run: MlflowRun, checkpoint: Path, settings: Settings) -> str:
@@ -37,33 +50,35 @@ def register_encoder(run: MlflowRun, checkpoint: Path, settings: Settings) -> st
     Returns: the version, or the one that this run registered before.
     Raises: TrackingError.
     """
-    with answering(run.uri) as client:
-        return _register(client, run, checkpoint, settings)
-
-
-def _register(client: MlflowClient, run: MlflowRun, checkpoint: Path, settings: Settings) -> str:
     name = settings.registered_model
-    known = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
-    if known:
-        return str(max(int(found.version) for found in known))
-    num_features = cast(int, build_encoder(settings.model).num_features)
-    with _tracking_at(run.uri), mlflow.start_run(run_id=run.run_id):
-        logged = mlflow.pyfunc.log_model(
-            name="encoder",
-            python_model=str(Path(__file__).with_name("mlflow_encoder.py")),
-            artifacts={
-                "weights": str(checkpoint / ENCODER),
-                "settings": str(checkpoint / SETTINGS_FILE),
-            },
-            code_paths=[str(Path(bt_ray.__file__).parent)],
-            pip_requirements=[f"{package}=={version(package)}" for package in _REQUIREMENTS],
-            signature=ModelSignature(
-                inputs=Schema([ColSpec("binary", "image")]),
-                outputs=Schema([TensorSpec(np.dtype("float32"), (-1, num_features))]),
-            ),
-            registered_model_name=name,
-        )
-    return str(logged.registered_model_version)
+    with answering(run.uri) as client:
+        found = client.search_model_versions(f"run_id = '{run.run_id}'")
+        known = [int(version.version) for version in found if version.name == name]
+        if known:
+            return str(max(known))
+        with _tracking_at(run.uri):
+            return _register(client, run, checkpoint, name)
+
+
+def _register(client: MlflowClient, run: MlflowRun, checkpoint: Path, name: str) -> str:
+    """Logs the model with its run, and makes it a version, whatever run is active here."""
+    experiment_id = client.get_run(run.run_id).info.experiment_id
+    logged = client.create_logged_model(experiment_id, _ENCODER, source_run_id=run.run_id)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / _ENCODER
+        save_model(folder, checkpoint, run_id=run.run_id, logged=logged)
+        client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client.create_model_version(
+        name, f"models:/{logged.model_id}", run_id=run.run_id, model_id=logged.model_id
+    )
+    return str(version.version)
 
 
 @dataclass(frozen=True)
@@ -111,14 +126,23 @@ def fetch_encoder(reference: str, uri: str, destination: Path) -> tuple[Path, st
     Args:
       reference: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, or `runs:/RUN_ID` for the last
         version that a run registered.
-    Raises: TrackingError if the server does not answer or knows nothing of that name.
+    Raises: TrackingError if the server does not answer or knows nothing of that name, or the
+      model's files are not where they are recorded.
     """
     with answering(uri) as client:
         version = _find_version(client, reference)
-        with _tracking_at(uri):
-            folder = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(destination)
-            )
+        place = client.get_model_version_download_uri(version.name, version.version)
+        try:
+            with _tracking_at(uri):
+                folder = mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"models:/{version.name}/{version.version}",
+                    dst_path=str(destination),
+                )
+        except FileNotFoundError as error:
+            raise TrackingError(
+                f"The files of {reference} are recorded at {place}, and are not there: bring them "
+                "back, or give the folder of the run in place of its model."
+            ) from error
         return Path(folder, "artifacts"), str(version.run_id)
 
 
@@ -130,15 +154,15 @@ def _find_version(client: MlflowClient, reference: str) -> ModelVersion:
             raise TrackingError(f"Run {rest} registered no encoder; give its run folder instead.")
         return max(versions, key=lambda found: int(found.version))
     if "@" in rest:
-        name, _, alias = rest.partition("@")
+        name, _, alias = rest.rpartition("@")
         return client.get_model_version_by_alias(name, alias)
-    name, _, number = rest.partition("/")
+    name, _, number = rest.rpartition("/")
     return client.get_model_version(name, number)
 
 
 @contextmanager
 def _tracking_at(uri: str) -> Iterator[None]:
-    """MLflow's global tracking server, set for a while.
+    """MLflow's global tracking server, set for a while: it resolves `models:/…` by that.
 
     `set_tracking_uri` also sets the environment variable that says where *other* runs go.
     """

@@ -1,10 +1,11 @@
 """Where measures go: a narrow protocol, and versions of it that need no server."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from bt_ray.json_files import append_line, read_lines
 
 METRICS = "metrics.jsonl"
 """Name of the file of measures in a run's folder."""
@@ -63,8 +64,7 @@ class JsonLinesTracker:
     def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
         """Appends `{"step": …, "time_ms": …, name: value, …}`."""
         line = {"step": step, TIME: now_ms() if time_ms is None else time_ms, **measures}
-        with self._file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self._file, line)
 
 
 def now_ms() -> int:
@@ -75,10 +75,23 @@ def now_ms() -> int:
 def read_history(file: Path) -> dict[str, dict[int, float]]:
     """Metric name → step → value from a JsonLinesTracker's file, ordered by step.
 
-    Steps that were repeated after a restart count once, as they were last.
+    Steps that were repeated after a restart count once, as they were last. A line that a kill or a
+    full disk cut is passed over.
     """
     memory = MemoryTracker()
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        record = json.loads(line)
-        memory.log(record.pop("step"), record, record.pop(TIME, None))
+    for record in read_lines(file):
+        step, time_ms, measures = take_apart(record)
+        if step is not None:
+            memory.log(step, measures, time_ms)
     return {name: dict(sorted(points.items())) for name, points in memory.history.items()}
+
+
+def take_apart(record: Mapping[str, Any]) -> tuple[int | None, int | None, Measures]:
+    """Step, time and measures of a line of that file; no step if it is no such line."""
+    measures = {
+        name: value
+        for name, value in record.items()
+        if name not in ("step", TIME) and isinstance(value, int | float)
+    }
+    step, time_ms = record.get("step"), record.get(TIME)
+    return step if isinstance(step, int) else None, time_ms, measures

@@ -1,6 +1,5 @@
 """Ray Train, driven: it replaces lost workers; errors and signals are handled here."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.stream.ingest import build_dataset
 from bt_ray.errors import RunFailedError
+from bt_ray.json_files import read_json
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, uses_gpu
@@ -59,8 +59,7 @@ def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallba
                 raise RunFailedError(f"Ray Train's controller died too often: {error}") from error
         except TrainingFailedError as error:
             raise RunFailedError(_why(error)) from error
-    if failure.is_file():
-        reason = json.loads(failure.read_text())
+    if (reason := read_json(failure)) is not None:
         raise getattr(errors, reason["error"])(reason["message"])
 
 

@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from bt_ray.checkpoints.checkpoint import MANIFEST, last_checkpoint
+from bt_ray.checkpoints.checkpoint import last_checkpoint
+from bt_ray.checkpoints.manifest import MANIFEST
 from bt_ray.config import PLACES, Settings, differences, flatten
 from bt_ray.data.location import write_text
 from bt_ray.data.shards.shard_set import ShardSet, is_shards

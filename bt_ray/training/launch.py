@@ -18,8 +18,9 @@ from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
 from bt_ray.machine import name_user
 from bt_ray.tracking.courier import Courier
-from bt_ray.tracking.mlflow import MlflowRun, ending, run_of_folder
-from bt_ray.tracking.registry import register_encoder
+from bt_ray.tracking.mlflow import MlflowRun, ending
+from bt_ray.tracking.mlflow_record import run_of_folder
+from bt_ray.tracking.registry import register_encoder, reserve_name
 from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.arithmetic import choose_precision
 from bt_ray.training.assignment import Pretraining
@@ -67,16 +68,18 @@ def pretrain(
         claim_folder(run_folder, settings)
         if settings.scaling.workers > 0:
             connect(settings)
-        run = run_of_folder(run_folder, settings, parent=parent)
+        run, notes_on_run = run_of_folder(run_folder, settings, parent=parent)
         stop = StopRequest(run_folder)
         with ending(run) as end:
             run.tag("data_digest", manifest.digest)
+            if register:
+                reserve_name(run.uri, settings.registered_model)
             with (
                 Courier(run_folder / METRICS, [run, *trackers]) as courier,
                 stop.listening(settings.scaling.max_hours),
             ):
                 carry_out(Pretraining(settings, run_folder), total_steps, callbacks)
-            notes = [courier.undelivered] if courier.undelivered else []
+            notes = [*notes_on_run, *([courier.undelivered] if courier.undelivered else [])]
             checkpoint, steps = last_checkpoint(run_folder)
             if checkpoint is None or (steps < total_steps and not stop.was_made):
                 raise RunFailedError(

@@ -1,6 +1,5 @@
 """Images that cannot be decoded: counted over all workers, named in a file, too many refused."""
 
-import json
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -9,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from bt_ray.config import Settings
-from bt_ray.data.location import append_line
 from bt_ray.data.shards.shard_file import fault_of
 from bt_ray.data.shards.shard_set import ShardSet, take_rows
 from bt_ray.distributed.collectives import sum_numbers
 from bt_ray.errors import UnreadableImagesError
+from bt_ray.json_files import append_line, read_lines
 from bt_ray.training.context import Context
 
 QUARANTINE = "quarantine.jsonl"
@@ -79,18 +78,9 @@ def list_images(file: Path, data: str, rows: Sequence[int]) -> None:
         group = shards.read(np.array([row // shards.manifest.rows_per_row_group]))
         [image] = take_rows(group, np.array([row])).select(["sample_id", "image"]).to_pylist()
         line = {"row": row, "sample_id": image["sample_id"], "reason": fault_of(image["image"])}
-        append_line(file, json.dumps(line))
+        append_line(file, line)
 
 
 def read_quarantine(file: Path) -> list[dict[str, object]]:
-    """What is listed in `file`; nothing if there is none. Lines cut short are left out."""
-    lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
-    return [image for line in lines if (image := _read(line)) is not None]
-
-
-def _read(line: str) -> dict[str, object] | None:
-    try:
-        tree = json.loads(line)
-    except ValueError:
-        return None
-    return tree if isinstance(tree, dict) and "row" in tree else None
+    """What is listed in `file`, but for a line that was cut; nothing if there is none."""
+    return [image for image in read_lines(file) if "row" in image]

@@ -14,9 +14,9 @@ import filelock
 from bt_ray.checkpoints.checkpoint import check_origin, newest_checkpoint
 from bt_ray.checkpoints.start import find_start
 from bt_ray.config import SETTINGS_FILE, Settings, read_settings, to_json
-from bt_ray.data.location import write_text
 from bt_ray.data.lock import held, marker_of
 from bt_ray.errors import LaunchError, SettingsError
+from bt_ray.json_files import write_json
 from bt_ray.training.identity import changes, record_content, recorded_content
 
 _log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def claim_folder(run_folder: Path, settings: Settings) -> None:
     """
     check_claim(run_folder, settings)
     record_content(run_folder, settings)
-    write_text(run_folder / SETTINGS_FILE, to_json(settings))
+    write_json(run_folder / SETTINGS_FILE, json.loads(to_json(settings)))
 
 
 def check_claim(run_folder: Path, settings: Settings) -> None:

@@ -1,6 +1,5 @@
 """What a finished run came to, for people and programs."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,12 +8,12 @@ from pathlib import Path
 
 from bt_ray.checkpoints.checkpoint import stream_digest
 from bt_ray.config import SETTINGS_FILE, Settings
-from bt_ray.data.location import write_text
 from bt_ray.errors import TrackingError
 from bt_ray.evaluation.probe import SHARED_IMAGES
 from bt_ray.figures.correlation import draw_correlation
 from bt_ray.figures.curves import draw_curves
 from bt_ray.figures.eigenvalues import draw_eigenvalues
+from bt_ray.json_files import write_json
 from bt_ray.objective.expectations import warning
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.snapshots import read_snapshots
@@ -33,7 +32,7 @@ class Summary:
     steps: int
     total_steps: int
     """Of the whole run; more than `steps` if it was stopped on the way."""
-    images_per_s: float
+    images_per_s: float | None
     precision: str
     """Arithmetic of encoder and projector: what `training.precision` auto meant for this run."""
     stream_digest: str
@@ -64,29 +63,34 @@ def summarize(
       notes: what else to warn of, in words.
     """
     history = read_history(run_folder / METRICS)
-    steps_timed = [0, *history["time/step_s"]]
-    seconds = sum(
-        (after - before) * history["time/step_s"][after] for before, after in pairwise(steps_timed)
-    )
+    step_s = history.get("time/step_s", {})
+    timed = [(after - before, step_s[after]) for before, after in pairwise([0, *step_s])]
+    seconds = sum(count * each for count, each in timed)
     knn = list(history.get("knn/top1", {}).values())
-    rank_me = list(history["probe/rankme"].values())
+    rank_me = list(history.get("probe/rankme", {}).values())
     last = {name: list(points.values())[-1] for name, points in history.items()}
     doubts = [find_doubt(settings, last), find_leak(last)]
+    if not (rank_me and step_s and "train/loss" in last):
+        notes = [*notes, f"{run_folder / METRICS} was cut or removed: measures are missing."]
     return Summary(
         run_id=run.run_id,
         steps=steps,
         total_steps=total_steps,
-        images_per_s=round(settings.data.global_batch * steps / seconds, 1),
+        images_per_s=round(
+            settings.data.global_batch * sum(count for count, _ in timed) / seconds, 1
+        )
+        if seconds
+        else None,
         precision=settings.training.precision,
         stream_digest=stream_digest(checkpoint),
         scores={
             "knn_top1_untrained": knn[0] if knn else None,
             "knn_top1": knn[-1] if knn else None,
-            "rankme_untrained": rank_me[0],
-            "rankme": rank_me[-1],
+            "rankme_untrained": rank_me[0] if rank_me else None,
+            "rankme": rank_me[-1] if rank_me else None,
             "alignment": last.get("probe/alignment"),
             "uniformity": last.get("probe/uniformity"),
-            "loss": last["train/loss"],
+            "loss": last.get("train/loss"),
         },
         model_version=None if version is None else f"{settings.registered_model}/{version}",
         paths={
@@ -94,7 +98,7 @@ def summarize(
             "checkpoint": str(checkpoint),
             "metrics": str(run_folder / METRICS),
             "curves": str(run_folder / FIGURES / "curves.png"),
-            "mlflow": run.uri,
+            "mlflow": run.public_uri,
         },
         warnings=(*notes, *(doubt for doubt in doubts if doubt is not None)),
     )
@@ -102,7 +106,7 @@ def summarize(
 
 def find_doubt(settings: Settings, last: Mapping[str, float]) -> str | None:
     """A sentence if the last loss terms look wrong; none of another loss than that of Eq. 1."""
-    if settings.objective.variant != "barlow_twins":
+    if settings.objective.variant != "barlow_twins" or "train/on_diagonal" not in last:
         return None
     return warning(
         last["train/on_diagonal"],
@@ -128,7 +132,7 @@ def find_leak(last: Mapping[str, float]) -> str | None:
 def keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun) -> None:
     """Stores the summary and the figures in the run's folder, and then with its MLflow run."""
     file = run_folder / "summary.json"
-    write_text(file, json.dumps(asdict(summary), indent=2))
+    write_json(file, asdict(summary))
     figures = _draw(settings, run_folder)
     try:
         for kept in (file, *figures, run_folder / SETTINGS_FILE):
@@ -145,13 +149,15 @@ def _draw(settings: Settings, run_folder: Path) -> list[Path]:
         folder / f"{name}.png" for name in ("curves", "correlation", "eigenvalues")
     )
     history, snapshots = read_history(run_folder / METRICS), read_snapshots(run_folder)
+    if "train/loss" not in history:
+        return []
     draw_curves(
         history,
         redundancy_weight=settings.objective.redundancy_weight,
         title=settings.name,
         file=curves,
     )
-    if not snapshots:
+    if not snapshots or not history.get("probe/rankme"):
         return [curves]
     draw_correlation(
         {step: arrays["cross_correlation"] for step, arrays in snapshots.items()},

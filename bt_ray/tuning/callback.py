@@ -9,7 +9,8 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from bt_ray.errors import TrackingError
-from bt_ray.tracking.mlflow import recorded_run
+from bt_ray.redaction import redact
+from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.training.stop import StopRequest
 from bt_ray.tuning.progress import Board, SweepProgress
 from bt_ray.tuning.records import TrialRecord
@@ -86,7 +87,7 @@ class TrialCallback(tune.Callback):
             starts = trial.num_failures
             record = describe(
                 self._order, number, config["params"], config["changes"], "failed",
-                f"{_why(trial)} It was started {starts} times.",
+                redact(f"{_why(trial)} It was started {starts} times.", self._order.study),
             )  # fmt: skip
             self._order.records.keep(record)
             self._search.on_trial_complete(trial.trial_id)

@@ -5,7 +5,6 @@ champion's by more than the standard deviation of runs that differ in nothing bu
 than that, another seed would have done as well. Both are scored on the same images in the same way.
 """
 
-import json
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from bt_ray.config import Settings, from_json
 from bt_ray.errors import BtRayError, NonFiniteLossError, RunFailedError
 from bt_ray.evaluation.encoder import open_encoder
 from bt_ray.evaluation.frozen import Scores
+from bt_ray.json_files import read_json, write_json
 from bt_ray.model.pretrained import load_folder
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.registry import (
@@ -62,16 +62,14 @@ class _Book:
 
     def score(self, name: str, folder: Path) -> Scores:
         """Scores of the run in this folder."""
-        kept = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        kept = read_json(self._file) or {}
         of_contest: dict[str, Scores] = kept.setdefault(self._contest.identity, {})
         if name not in of_contest:
             checkpoint, _ = last_checkpoint(folder)
             if checkpoint is None:
                 raise RunFailedError(f"The run in {folder} has no checkpoint to be judged.")
             of_contest[name] = self._contest.judge(load_folder(checkpoint))
-            fresh = self._file.with_suffix(".new")
-            fresh.write_text(json.dumps(kept, indent=2))
-            fresh.replace(self._file)
+            write_json(self._file, kept)
         return of_contest[name]
 
 

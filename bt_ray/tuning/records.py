@@ -1,10 +1,11 @@
 """What came of each trial: a JSON file for each, written when the trial has ended."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from bt_ray.json_files import read_json, write_json
 
 State = Literal["finished", "pruned", "diverged", "failed"]
 """How a trial ended: at its last step; earlier, as the search gave it up; with a loss or score that
@@ -44,19 +45,17 @@ class Records:
     def keep(self, record: TrialRecord) -> None:
         """Writes the record; if the process is killed meanwhile, there is no record yet."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        fresh = self._file(record.number).with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(record), indent=2))
-        fresh.replace(self._file(record.number))
+        write_json(self._file(record.number), asdict(record))
 
     def read(self, number: int) -> TrialRecord | None:
-        """The record of a trial; none if it has not ended."""
-        file = self._file(number)
-        return _from_tree(json.loads(file.read_text())) if file.is_file() else None
+        """The record of a trial; none if it has not ended, or its file is empty or cut."""
+        return _from_tree(read_json(self._file(number)))
 
     def __iter__(self) -> Iterator[TrialRecord]:
         """All records, by number."""
         for file in sorted(self._folder.glob("*.json")):
-            yield _from_tree(json.loads(file.read_text()))
+            if (record := _from_tree(read_json(file))) is not None:
+                yield record
 
     def set_aside(self, number: int) -> None:
         """Renames the record of a trial that is to be run again."""
@@ -68,6 +67,8 @@ class Records:
         return self._folder / f"{number:03d}.json"
 
 
-def _from_tree(tree: Mapping[str, Any]) -> TrialRecord:
+def _from_tree(tree: Mapping[str, Any] | None) -> TrialRecord | None:
+    if tree is None:
+        return None
     scores = {float(epoch): score for epoch, score in tree["scores"].items()}
     return TrialRecord(**{**tree, "scores": scores})

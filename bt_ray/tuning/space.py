@@ -11,9 +11,10 @@ from types import ModuleType
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 
 from bt_ray.config import Settings, override
-from bt_ray.errors import SettingsError
+from bt_ray.errors import BtRayError, SettingsError
 
 Params = dict[str, Any]
 """Drawn values by the names that the search gives them."""
@@ -59,13 +60,34 @@ class SearchSpace:
         fixed = [changes for _, changes in self._fixed(with_grid=False)]
         return [*fixed, *(changes for _, changes in self._draws(count))][:count]
 
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """What each value is drawn from, by its name."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        trials = [study.ask() for _ in range(_DRAWS_CHECKED)]
+        for trial in trials:
+            self._propose(trial)
+        return {name: drawn for trial in trials for name, drawn in trial.distributions.items()}
+
+    def _propose(self, trial: Any) -> Changes:
+        """What `propose` says. Raises: SettingsError for an error in it."""
+        try:
+            return self.propose(trial)
+        except (ValueError, UserWarning, BtRayError):
+            raise
+        except Exception as error:  # the code is the user's
+            raise SettingsError(
+                f"The search space {self.name!r} cannot propose values: "
+                f"{type(error).__name__}: {error}. Mend its `propose`."
+            ) from error
+
     def _draws(self, count: int) -> Iterator[tuple[Params, Changes]]:
         """Random draws, the same each time."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for _ in range(count):
             trial = study.ask()
-            changes = self.propose(trial)
+            changes = self._propose(trial)
             yield trial.params, changes
 
     def _fixed(self, *, with_grid: bool = True) -> Iterator[tuple[Params, Changes]]:
@@ -75,7 +97,7 @@ class SearchSpace:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("error")  # a value that lies outside of its range
-                    changes = self.propose(trial)
+                    changes = self._propose(trial)
             except (ValueError, UserWarning) as error:
                 raise SettingsError(
                     f"The search space {self.name!r} cannot draw its point {point}: {error}"
@@ -110,6 +132,10 @@ def _import(name: str) -> ModuleType:
             f"There is no search space {name!r}; add tune_spaces/{name}.py "
             "with a SPACE, or give the path of such a file."
         ) from error
+    except Exception as error:  # the code is the user's
+        raise SettingsError(
+            f"tune_spaces/{name}.py cannot be read ({type(error).__name__}: {error}); mend it."
+        ) from error
 
 
 def _read_file(file: Path) -> ModuleType:
@@ -119,5 +145,10 @@ def _read_file(file: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the code is the user's
+        raise SettingsError(
+            f"{file} cannot be read ({type(error).__name__}: {error}); mend it."
+        ) from error
     return module

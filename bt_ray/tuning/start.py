@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -62,6 +61,7 @@ class Start:
         total = self._order.total(len(points))
         with answering_study(url):
             study = self._open_study(total)
+            study.check_space()
             begun = study.reconcile()
             if self._order.retry_failed:
                 begun = study.begin_again()
@@ -110,7 +110,9 @@ class Start:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses files that nobody reads
         return tune.Tuner(
             tune.with_resources(
-                partial(run_trial, order=self._trial_order), trial_resources(self._split)
+                # It may hold passwords: Ray keeps it in memory, where a partial would be written.
+                tune.with_parameters(run_trial, order=self._trial_order),
+                trial_resources(self._split),
             ),
             tune_config=tune.TuneConfig(
                 search_alg=search,

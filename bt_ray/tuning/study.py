@@ -1,17 +1,20 @@
 """Optuna's study of a sweep: opened, brought in line with the records, told how trials ended."""
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import check_distribution_compatibility
 from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from bt_ray.errors import LaunchError
+from bt_ray.errors import BtRayError, LaunchError, SettingsError
+from bt_ray.redaction import redact, without_credentials
 from bt_ray.tuning.order import Search, SweepOrder
 from bt_ray.tuning.records import Records, TrialRecord
 from bt_ray.tuning.space import Params, SearchSpace
@@ -28,26 +31,27 @@ def study_url(folder: Path) -> str:
 
 
 @contextmanager
-def answering_study(url: str) -> Iterator[None]:
+def answering_study(url: str, *more: type[Exception]) -> Iterator[None]:
     """Makes one sentence of whatever goes wrong with a study's storage.
 
-    Raises: LaunchError in place of an error of Optuna or of the database.
+    Args:
+      more: errors that are taken for the storage's, beside those of Optuna and of databases.
+    Raises: LaunchError in their place.
     """
+    theirs: tuple[type[Exception], ...] = (SQLAlchemyError, OptunaError, ImportError, *more)
     try:
         yield
-    except (SQLAlchemyError, OptunaError, ImportError) as error:
+    except BtRayError:
+        raise
+    except theirs as error:
         cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).splitlines()[0][:200]
+        lines = str(getattr(cause, "orig", None) or cause).splitlines() or [type(cause).__name__]
+        reason = redact(lines[0], url)[:200]
         raise LaunchError(
-            f"Optuna's study in {_without_password(url)} cannot be used ({reason}). If another "
+            f"Optuna's study in {without_credentials(url)} cannot be used ({reason}). If another "
             "process holds it, wait for that one. If it is damaged, move it away: the same command "
             "makes it anew from the trials' records. Or give another --study."
         ) from error
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def open_study_storage(url: str) -> optuna.storages.RDBStorage:
@@ -57,7 +61,7 @@ def open_study_storage(url: str) -> optuna.storages.RDBStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     wait = {"connect_args": {"timeout": _LOCK_WAIT_S}} if url.startswith("sqlite") else {}
-    with answering_study(url):
+    with answering_study(url, ValueError, OSError):  # of a URL that is none
         return optuna.storages.RDBStorage(url, engine_kwargs=wait)
 
 
@@ -135,6 +139,32 @@ class SweepStudy:
         trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
         return optuna.Trial(self.optuna, trial_id)
 
+    def check_space(self) -> None:
+        """Sees that the space draws what the study's trials drew, if it has been edited since.
+
+        Ranges of numbers may change; choices, and the kind of a range, may not.
+
+        Raises: SettingsError.
+        """
+        now = self._space.distributions()
+        for trial in self.trials():
+            for name, before in trial.distributions.items():
+                if name not in now:
+                    continue
+                try:
+                    check_distribution_compatibility(before, now[name])
+                except ValueError as error:
+                    raise self._edited(
+                        f"trial {number_of(trial)} drew {name!r} from {before}, and now it is "
+                        f"drawn from {now[name]}"
+                    ) from error
+
+    def _edited(self, how: str) -> SettingsError:
+        return SettingsError(
+            f"The search space {self._space.name!r} was edited since this sweep began: {how}. Undo "
+            "that to continue the sweep, or begin another one by another --name."
+        )
+
     def reconcile(self) -> list[int]:
         """Tells the study of all trials that have ended, and finds those that have not.
 
@@ -167,17 +197,23 @@ class SweepStudy:
         return [t.number for t in self.trials(TrialState.RUNNING) if RETRY_OF in t.user_attrs]
 
     def _begin(self, record: TrialRecord) -> None:
-        """Adds a running trial with what the record's trial drew."""
+        """Adds a running trial with what the record's trial drew. Raises: SettingsError."""
         drawn = optuna.trial.FixedTrial(record.params)
-        self._space.propose(drawn)
-        self.optuna.add_trial(
-            optuna.create_trial(
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # a value that lies outside of its range
+                self._space.propose(drawn)
+            made = optuna.create_trial(
                 state=TrialState.RUNNING,
                 params=drawn.params,
                 distributions=drawn.distributions,
                 user_attrs={RETRY_OF: record.number},
             )
-        )
+        except (ValueError, UserWarning) as error:
+            raise self._edited(
+                f"it cannot draw {record.params}, as trial {record.number} did ({error})"
+            ) from error
+        self.optuna.add_trial(made)
 
     def enqueue(self, points: Sequence[Params]) -> None:
         """Has the points tried first; those that are waiting or were tried are not tried again."""

@@ -1,6 +1,7 @@
 """A sweep: Ray Tune and Optuna propose settings, each trial is a training run of its own."""
 
 import json
+import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +11,11 @@ from bt_ray.config import Settings, check_pretraining, differences, from_json, t
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import RunFailedError, RunStoppedError, SettingsError
 from bt_ray.evaluation.labelled import read_labels
-from bt_ray.tracking.mlflow import ending, run_of_folder
+from bt_ray.json_files import read_json, write_json
+from bt_ray.redaction import without_credentials
+from bt_ray.tracking.mlflow import ending
+from bt_ray.tracking.mlflow_record import run_of_folder
+from bt_ray.tracking.registry import reserve_name
 from bt_ray.training.run_folder import locate_storage, open_storage, sole_owner
 from bt_ray.tuning.champion import Verdict, contend
 from bt_ray.tuning.order import SweepOrder
@@ -25,6 +30,7 @@ from bt_ray.tuning.start import Start
 from bt_ray.tuning.study import study_url
 from bt_ray.tuning.trial import TrialOrder
 
+_log = logging.getLogger(__name__)
 _CLAIM = "sweep.json"
 _DRAWS = 64
 
@@ -74,11 +80,12 @@ def sweep(
         score = _choose_score(split, space)
         at_once = join_cluster(split, order.at_once)
         split = share_threads(split, at_once)
-        run = run_of_folder(folder, replace(settings, name=folder.name))
+        run, _ = run_of_folder(folder, replace(settings, name=folder.name))
+        reserve_name(run.uri, settings.registered_model)
         with ending(run) as end:
             trial_order = TrialOrder(
                 name=folder.name,
-                settings=to_json(split),
+                settings=to_json(split, with_secrets=True),
                 folder=str(folder),
                 score=score,
                 study=order.study or study_url(folder),
@@ -116,8 +123,10 @@ def sweep_folder(space: SearchSpace, settings: Settings) -> Path:
 def _claim(folder: Path, space: SearchSpace, settings: Settings, order: SweepOrder) -> None:
     """Raises SettingsError if the folder holds a sweep of other settings."""
     file = folder / _CLAIM
-    if file.is_file():
-        theirs = json.loads(file.read_text())
+    theirs = read_json(file)
+    if theirs is None and file.is_file():
+        _log.warning("%s is empty or cut: the sweep goes on with the settings given now.", file)
+    if theirs is not None:
         changed = differences(settings, from_json(json.dumps(theirs["settings"])))
         if theirs["held_out"] != order.held_out:
             changed.append("held_out")
@@ -129,7 +138,7 @@ def _claim(folder: Path, space: SearchSpace, settings: Settings, order: SweepOrd
             )
     claim = {"space": space.name, "held_out": order.held_out,
              "settings": json.loads(to_json(settings))}  # fmt: skip
-    file.write_text(json.dumps(claim, indent=2))
+    write_json(file, claim)
 
 
 def _choose_score(split: Settings, space: SearchSpace) -> Score:
@@ -189,8 +198,8 @@ def _conclude(
         verdict=verdict,
         paths={
             "sweep": str(folder),
-            "study": trial_order.study,
+            "study": without_credentials(trial_order.study),
             "figures": str(folder / "figures"),
-            "mlflow": trial_order.parent.uri,
+            "mlflow": trial_order.parent.public_uri,
         },
     )

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from bt_ray.data.lock import held
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import BtRayError, NonFiniteLossError
-from bt_ray.tracking.mlflow import MlflowRun, recorded_run
+from bt_ray.redaction import redact
+from bt_ray.tracking.mlflow import MlflowRun
+from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.tracker import METRICS, Measures, read_history
 from bt_ray.training.launch import pretrain
 from bt_ray.training.summary import Summary
@@ -38,13 +40,13 @@ class TrialOrder:
 
     name: str
     """Of the sweep."""
-    settings: str
+    settings: str = field(repr=False)
     """The settings that the trials change, as JSON."""
     folder: str
     """Of the sweep."""
     score: Score
-    study: str
-    """Where Optuna's study is kept."""
+    study: str = field(repr=False)
+    """Where Optuna's study is kept; it may hold a password."""
     parent: MlflowRun
 
     @property
@@ -101,7 +103,8 @@ def run_trial(config: dict[str, Any], *, order: TrialOrder) -> None:
     began = time.monotonic()
 
     def keep(state: State, reason: str | None = None) -> None:
-        record = describe(order, number, params, changes, state, reason)
+        told = None if reason is None else redact(reason, order.study, order.parent.uri)
+        record = describe(order, number, params, changes, state, told)
         order.records.keep(replace(record, seconds=time.monotonic() - began))
 
     try:

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from bt_ray.errors import RunFailedError, SettingsError
 from pipelines import terminal
-from pipelines.fault_log import without_passwords
 from pipelines.pretrain import print_summary
 from pipelines.terminal import command, console, guarded, warn
 from tests.pipelines.ours import foreign_lines
@@ -183,16 +182,6 @@ def test_a_fault_beside_the_main_thread_is_a_line_too(
     assert line.startswith("IndexError: pop from empty list (not foreseen; ")
 
 
-def test_passwords_are_struck_out() -> None:
-    assert without_passwords("a postgresql://u:p%40w@h/d b") == "a postgresql://u:***@h/d b"
-    assert without_passwords("http://host:80/x sqlite:////a") == "http://host:80/x sqlite:////a"
-
-
-CLOSED = """
-import os, sys
-from pipelines.terminal import command, console, finish, guarded
-
-@command
 def main():
     read, write = os.pipe()
     os.close(read)

@@ -9,7 +9,8 @@ import torch
 
 from bt_ray.checkpoints.checkpoint import save_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, override, to_json
-from bt_ray.tracking.mlflow import MlflowRun, record_run, start_run
+from bt_ray.tracking.mlflow import MlflowRun, start_run
+from bt_ray.tracking.mlflow_record import record_run
 from bt_ray.tracking.snapshots import write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker
 from tests.states import build_state
@@ -32,7 +33,7 @@ def finished_run(
     """A finished run: curves, arrays, a checkpoint, a summary, a record in MLflow."""
     settings = override(settings, changes)
     folder = begun_run(settings)
-    run = start_run(settings)
+    run, _ = start_run(settings)
     record_run(folder, run)
     tracker = JsonLinesTracker(folder / METRICS)
     generator = np.random.default_rng(len(settings.name))

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from bt_ray.config import Settings
 from bt_ray.errors import SettingsError
 from bt_ray.report.record import find_run
-from bt_ray.tracking.mlflow import experiment, tracking_uri
+from bt_ray.tracking.mlflow_store import tracking_uri
 from bt_ray.tracking.revision import git_revision
 from tests.report.runs import begun_run, evaluated, finished_run
 
@@ -92,6 +92,7 @@ def test_what_is_no_run_is_refused(small_settings: Settings, tmp_path: Path) -> 
         find_run("small", tmp_path / "elsewhere")
     assert not list((tmp_path / "elsewhere").iterdir())
     uri = tracking_uri(small_settings.storage)
-    foreign = MlflowClient(uri).create_run(experiment(uri, "others", tmp_path))
+    client = MlflowClient(uri)
+    foreign = client.create_run(client.create_experiment("others", tmp_path.as_uri()))
     with pytest.raises(SettingsError, match="is not a pretraining run"):
         find_run(foreign.info.run_id, tmp_path)

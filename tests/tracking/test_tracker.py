@@ -116,7 +116,7 @@ def test_a_line_whose_receipt_was_lost_comes_again_with_its_own_time(tmp_path: P
 
 
 def test_mlflow_keeps_what_is_sent_twice_once(small_settings: Settings) -> None:
-    run = start_run(small_settings)
+    run, _ = start_run(small_settings)
     for measures in ({"loss": 3.0}, {"loss": 3.0}, {"loss": 3.0, "knn": 0.5}):
         run.log(1, measures, 1_700_000_000_000)
     run.log(2, {"loss": 3.0})

@@ -14,7 +14,8 @@ from bt_ray.errors import SettingsError
 from bt_ray.evaluation.encoder import open_encoder
 from bt_ray.forecast.forecast import forecast
 from bt_ray.report.record import find_run
-from bt_ray.tracking.mlflow import recorded_run, tracking_uri
+from bt_ray.tracking.mlflow_record import recorded_run
+from bt_ray.tracking.mlflow_store import tracking_uri
 from bt_ray.training.launch import pretrain
 from tests.data.pictures import encoded, write_folder
 

@@ -31,7 +31,7 @@ def let_contend(settings: Settings, name: str, *, seeds: int) -> Verdict:
         folder=f"{settings.storage}/sweeps/{name}",
         score="knn_top1",
         study="sqlite://",
-        parent=start_run(override(settings, {"name": name})),
+        parent=start_run(override(settings, {"name": name}))[0],
     )
     pretrain(order.trial_settings(0, {}), register=False, parent=order.parent)
     record = describe(order, 0, {}, {}, "finished")

@@ -9,11 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CODE = """
 import sys
-from bt_ray.tracking.mlflow import answering, experiment
-from pathlib import Path
-uri = f"sqlite:///{sys.argv[1]}/mlflow.db"
-with answering(uri):
-    print(experiment(uri, "mine", Path(sys.argv[1])))
+from bt_ray.config import override
+from bt_ray.presets import preset
+from bt_ray.tracking.mlflow import start_run
+run, _ = start_run(override(preset("digits"), {"storage": sys.argv[1]}))
+print(run.uri)
 """
 
 

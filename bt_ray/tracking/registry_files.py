@@ -1,0 +1,74 @@
+"""The files of a registered model: an encoder that loads in an environment of its requirements."""
+
+import io
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities import LoggedModel
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, Schema, TensorSpec
+from PIL import Image
+
+import bt_ray
+from bt_ray.config import SETTINGS_FILE, Settings, from_json
+from bt_ray.model.encoder import build_encoder
+from bt_ray.model.weights import ENCODER
+
+_CODE = Path(__file__).with_name("mlflow_encoder.py")
+_REQUIREMENTS = ("mlflow", "torch", "safetensors", "pillow", "numpy", "pandas")
+"""All that `mlflow_encoder.py` imports, and what bt_ray imports for it."""
+_OF_RESNETS = "torchvision"
+
+
+def save_model(folder: Path, checkpoint: Path, *, run_id: str, logged: LoggedModel) -> None:
+    """Writes the encoder in `checkpoint` as an MLflow model, code and requirements included.
+
+    Args:
+      folder: to be made.
+      run_id: the run that trained it.
+      logged: how MLflow records the model.
+    """
+    settings = from_json((checkpoint / SETTINGS_FILE).read_text())
+    num_features = cast(int, build_encoder(settings.model).num_features)
+    mlflow.pyfunc.save_model(
+        path=str(folder),
+        mlflow_model=Model(
+            artifact_path=logged.artifact_location,
+            model_uuid=logged.model_id,
+            run_id=run_id,
+            model_id=logged.model_id,
+        ),
+        python_model=str(_CODE),
+        artifacts={
+            "weights": str(checkpoint / ENCODER),
+            "settings": str(checkpoint / SETTINGS_FILE),
+        },
+        code_paths=[str(Path(bt_ray.__file__).parent)],
+        pip_requirements=requirements(settings),
+        signature=ModelSignature(
+            inputs=Schema([ColSpec("binary", "image")]),
+            outputs=Schema([TensorSpec(np.dtype("float32"), (-1, num_features))]),
+        ),
+        input_example=_example(settings),
+    )
+
+
+def requirements(settings: Settings) -> list[str]:
+    """Packages that the model needs, of the versions that are here.
+
+    A label such as +cpu or +cu126 is left out: no package index has a version of that name.
+    """
+    needs_more = settings.model.encoder.startswith("resnet")
+    names = (*_REQUIREMENTS, _OF_RESNETS) if needs_more else _REQUIREMENTS
+    return [f"{name}=={version(name).partition('+')[0]}" for name in names]
+
+
+def _example(settings: Settings) -> pd.DataFrame:
+    """A grey image, encoded: the form that the model's input has."""
+    encoded = io.BytesIO()
+    Image.new("RGB", (settings.views.image_px,) * 2, (128, 128, 128)).save(encoded, "PNG")
+    return pd.DataFrame({"image": [encoded.getvalue()]})
