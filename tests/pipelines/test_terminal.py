@@ -182,6 +182,11 @@ def test_a_fault_beside_the_main_thread_is_a_line_too(
     assert line.startswith("IndexError: pop from empty list (not foreseen; ")
 
 
+CLOSED = """
+import os, sys
+from pipelines.terminal import command, console, finish, guarded
+
+@command
 def main():
     read, write = os.pipe()
     os.close(read)
