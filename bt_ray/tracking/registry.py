@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,14 @@ from mlflow.exceptions import MlflowException
 
 from bt_ray.config import Settings
 from bt_ray.errors import TrackingError
+from bt_ray.model.weights import ENCODER
+from bt_ray.redaction import without_credentials
 from bt_ray.tracking.mlflow import MlflowRun, answering
 from bt_ray.tracking.registry_files import save_model
 
 CHAMPION = "champion"
 """Alias of the version that is to be used, and beaten."""
-_ENCODER = "encoder"
+_MODEL = "encoder"
 
 
 def reserve_name(uri: str, name: str) -> None:
@@ -63,9 +65,9 @@ def register_encoder(run: MlflowRun, checkpoint: Path, settings: Settings) -> st
 def _register(client: MlflowClient, run: MlflowRun, checkpoint: Path, name: str) -> str:
     """Logs the model with its run, and makes it a version, whatever run is active here."""
     experiment_id = client.get_run(run.run_id).info.experiment_id
-    logged = client.create_logged_model(experiment_id, _ENCODER, source_run_id=run.run_id)
+    logged = client.create_logged_model(experiment_id, _MODEL, source_run_id=run.run_id)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / _ENCODER
+        folder = Path(place) / _MODEL
         save_model(folder, checkpoint, run_id=run.run_id, logged=logged)
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
@@ -132,18 +134,16 @@ def fetch_encoder(reference: str, uri: str, destination: Path) -> tuple[Path, st
     with answering(uri) as client:
         version = _find_version(client, reference)
         place = client.get_model_version_download_uri(version.name, version.version)
-        try:
-            with _tracking_at(uri):
-                folder = mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"models:/{version.name}/{version.version}",
-                    dst_path=str(destination),
-                )
-        except FileNotFoundError as error:
+        with _tracking_at(uri), suppress(FileNotFoundError):  # of some stores; others send nothing
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=f"models:/{version.name}/{version.version}", dst_path=str(destination)
+            )
+        if not (destination / "artifacts" / ENCODER).is_file():
             raise TrackingError(
-                f"The files of {reference} are recorded at {place}, and are not there: bring them "
-                "back, or give the folder of the run in place of its model."
-            ) from error
-        return Path(folder, "artifacts"), str(version.run_id)
+                f"The files of {reference} are recorded at {without_credentials(place)}, and are "
+                "not there: bring them back, or give the folder of the run in place of its model."
+            )
+        return destination / "artifacts", str(version.run_id)
 
 
 def _find_version(client: MlflowClient, reference: str) -> ModelVersion:

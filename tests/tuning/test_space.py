@@ -114,3 +114,17 @@ def test_a_space_may_lie_anywhere(tmp_path: Path) -> None:
         load_space(str(mine))
     with pytest.raises(SettingsError, match="give a file that exists"):
         load_space(str(tmp_path / "absent.py"))
+
+
+@pytest.mark.parametrize("content", ["SPACE = (", "import nothing_of_that_name", "1 / 0"])
+def test_a_file_that_cannot_be_run_is_named(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(content)
+    with pytest.raises(SettingsError, match=r"mine\.py cannot be read \(\w+Error: .*mend it"):
+        load_space(str(file))
+
+
+def test_an_error_in_propose_is_named_before_the_first_trial() -> None:
+    space = SearchSpace(name="mine", propose=lambda trial: {"x": nobody_knows})  # type: ignore[name-defined]  # noqa: F821
+    with pytest.raises(SettingsError, match="'mine' cannot propose values: NameError"):
+        space.check(preset("digits"))

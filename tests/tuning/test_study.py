@@ -1,13 +1,15 @@
 """Optuna's study and the trials' records, brought in line whatever became of either."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from bt_ray.errors import LaunchError
+from bt_ray.errors import LaunchError, SettingsError
 from bt_ray.tuning import study as study_module
 from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.records import Records, State, TrialRecord
@@ -199,3 +201,71 @@ def test_a_password_is_not_shown(tmp_path: Path) -> None:
     with pytest.raises(LaunchError) as caught:
         open_study_storage("nodatabase://me:secret@host/studies")
     assert "secret" not in str(caught.value)
+
+
+def with_space(folder: Path, propose: Callable[[Any], dict[str, Any]]) -> SweepStudy:
+    space = SearchSpace(name="mine", propose=propose)
+    return SweepStudy(study_url(folder), "s", space, Records(folder / "trials"))
+
+
+def draws_depth(choices: list[int]) -> Callable[[Any], dict[str, Any]]:
+    return lambda trial: {"depth": trial.suggest_categorical("depth", choices)}
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        draws_depth([1, 2, 4]),
+        lambda trial: {"depth": trial.suggest_int("depth", 1, 3)},
+        lambda trial: {"depth": trial.suggest_float("depth", 1, 3)},
+    ],
+)
+def test_an_edited_space_is_refused_before_a_trial_begins(
+    tmp_path: Path, edited: Callable[[Any], dict[str, Any]]
+) -> None:
+    first = with_space(tmp_path, draws_depth([1, 2]))
+    first.optuna.ask().suggest_categorical("depth", [1, 2])
+    first.check_space()
+    with pytest.raises(SettingsError, match=r"'mine' was edited since .* 'depth' .*another --name"):
+        with_space(tmp_path, edited).check_space()
+
+
+def test_a_range_may_change_and_a_value_may_come_or_go(tmp_path: Path) -> None:
+    first = with_space(tmp_path, lambda trial: {"x": trial.suggest_float("x", 0, 1)})
+    first.optuna.ask().suggest_float("x", 0, 1)
+    for propose in (
+        lambda trial: {"x": trial.suggest_float("x", 0.5, 2)},
+        lambda trial: {"y": trial.suggest_int("y", 1, 2)},
+    ):
+        with_space(tmp_path, propose).check_space()
+
+
+def test_a_lost_study_and_an_edited_space_are_told_apart(tmp_path: Path) -> None:
+    """Records of what the space no longer draws cannot become trials of a new study."""
+    first = with_space(tmp_path, draws_depth([1, 2]))
+    trial = first.optuna.ask()
+    trial.suggest_categorical("depth", [1, 2])
+    Records(tmp_path / "trials").keep(record(trial, "finished"))
+    (tmp_path / "study.db").unlink()
+    for edited in (draws_depth([7]), lambda trial: {"y": trial.suggest_int("y", 1, 2)}):
+        with pytest.raises(SettingsError, match=r"it cannot draw .* as trial 0 did"):
+            with_space(tmp_path, edited).reconcile()
+
+
+def test_a_record_that_was_cut_is_as_none(tmp_path: Path) -> None:
+    records = Records(tmp_path / "trials")
+    records.keep(record(begin(open_study(tmp_path)), "finished"))
+    (tmp_path / "trials" / "000.json").write_text('{"number": 0, "na')
+    assert records.read(0) is None
+    assert list(records) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://me:s3cret@127.0.0.1:9/x", "mysql://me:s3cret@h:port/x",
+     "redis://:s3cret@h", "postgresql://h/x?password=s3cret"],
+)  # fmt: skip
+def test_no_form_of_a_password_is_shown(url: str) -> None:
+    with pytest.raises(LaunchError) as caught:
+        open_study_storage(url)
+    assert "s3cret" not in str(caught.value)
