@@ -86,7 +86,7 @@ def _split_credentials(scheme: str, rest: str) -> tuple[str, str]:
     host = re.split(r"[/?#]", before, maxsplit=1)[0]
     if "@" in host and scheme in _PATHS_MAY_HOLD_AT:
         cut = host.rindex("@")
-    elif "@" in host or ("@" in before and ":" in host):
+    elif "@" in host or ("@" in before and ":" in host and not host.rpartition(":")[2].isdigit()):
         cut = before.rindex("@")
     else:
         return "", rest
