@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bt_ray.data.shards.shard_set import is_shards
+from bt_ray.data.shards.shard_set import ShardSet, is_shards
 from bt_ray.data.sources import Source, open_source
 from bt_ray.data.sources.splits import splits_among
 from bt_ray.errors import DataError
@@ -241,7 +241,8 @@ def test_a_manifest_is_looked_at_before_it_is_believed(tmp_path: Path, text: str
     assert len(open_source(place)) == 1
     (tmp_path / "shard-00000.parquet").write_bytes(b"")
     with pytest.raises(DataError, match=r"not the manifest of the shards|describes no shards"):
-        open_source(place)
+        assert is_shards(place)
+        ShardSet.open(place)
 
 
 @pytest.mark.parametrize(
