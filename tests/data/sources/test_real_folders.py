@@ -231,6 +231,10 @@ def test_the_users_folder_comes_before_a_built_in_name(
     assert len(open_source("digits:train")) == 1437
 
 
+def _open_shards(place: str) -> ShardSet | None:
+    return ShardSet.open(place) if is_shards(place) else None
+
+
 @pytest.mark.parametrize(
     "text", ['{"name": "my images"}', "[]", "no JSON", "", "null", '{"shards": 1}']
 )
@@ -241,8 +245,7 @@ def test_a_manifest_is_looked_at_before_it_is_believed(tmp_path: Path, text: str
     assert len(open_source(place)) == 1
     (tmp_path / "shard-00000.parquet").write_bytes(b"")
     with pytest.raises(DataError, match=r"not the manifest of the shards|describes no shards"):
-        assert is_shards(place)
-        ShardSet.open(place)
+        _open_shards(place)
 
 
 @pytest.mark.parametrize(
