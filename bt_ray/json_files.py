@@ -42,6 +42,12 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return [record for line in lines if (record := read_line(line)) is not None]
 
 
+def count_cut_lines(file: Path) -> int:
+    """How many lines hold something, and no object: they were cut."""
+    lines = file.read_bytes().split(b"\n") if file.is_file() else []
+    return sum(bool(line.strip()) and read_line(line) is None for line in lines)
+
+
 def read_line(line: bytes) -> dict[str, Any] | None:
     """The object that a line holds; none if the line is empty, or was cut."""
     try:

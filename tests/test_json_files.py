@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bt_ray.json_files import append_line, read_json, read_lines, write_json
+from bt_ray.json_files import append_line, count_cut_lines, read_json, read_lines, write_json
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"[1]", b"null", b"\0\0\0", b"\xff"])
@@ -25,4 +25,5 @@ def test_a_torn_line_costs_itself_alone(tmp_path: Path, torn: bytes) -> None:
         stream.write(torn)
     assert read_lines(file) == [{"step": 1}]
     append_line(file, {"step": 2})
+    assert count_cut_lines(file) == 1
     assert read_lines(file) == [{"step": 1}, {"step": 2}]

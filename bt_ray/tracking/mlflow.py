@@ -28,7 +28,11 @@ from bt_ray.tracking.tracker import Measures, now_ms
 EndState = Literal["FINISHED", "FAILED", "KILLED"]
 
 _log = logging.getLogger(__name__)
-_HTTP_TRIES, _HTTP_TIMEOUT_S = "2", "20"
+_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print the password
+}
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ def answering(uri: str) -> Iterator[MlflowClient]:
 
     Raises: TrackingError in place of whatever MLflow, its database or its artifact store raises.
     """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _HTTP_TRIES)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _HTTP_TIMEOUT_S)
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
     try:
         make_tables(uri)
         follow_moved_artifacts(uri)

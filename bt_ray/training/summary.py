@@ -13,7 +13,7 @@ from bt_ray.evaluation.probe import SHARED_IMAGES
 from bt_ray.figures.correlation import draw_correlation
 from bt_ray.figures.curves import draw_curves
 from bt_ray.figures.eigenvalues import draw_eigenvalues
-from bt_ray.json_files import write_json
+from bt_ray.json_files import count_cut_lines, write_json
 from bt_ray.objective.expectations import warning
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.snapshots import read_snapshots
@@ -72,6 +72,12 @@ def summarize(
     doubts = [find_doubt(settings, last), find_leak(last)]
     if not (rank_me and step_s and "train/loss" in last):
         notes = [*notes, f"{run_folder / METRICS} was cut or removed: measures are missing."]
+    elif cut := count_cut_lines(run_folder / METRICS):
+        notes = [
+            *notes,
+            f"{cut} lines of {run_folder / METRICS} were cut, by a kill or a full disk: their "
+            "measures are missing.",
+        ]
     return Summary(
         run_id=run.run_id,
         steps=steps,
