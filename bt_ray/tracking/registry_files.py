@@ -14,6 +14,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from PIL import Image
 
 import bt_ray
+from bt_ray.checkpoints.manifest import MANIFEST
 from bt_ray.config import SETTINGS_FILE, Settings, from_json
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.weights import ENCODER
@@ -22,6 +23,7 @@ _CODE = Path(__file__).with_name("mlflow_encoder.py")
 _REQUIREMENTS = ("mlflow", "torch", "safetensors", "pillow", "numpy", "pandas")
 """All that `mlflow_encoder.py` imports, and what bt_ray imports for it."""
 _OF_RESNETS = "torchvision"
+_FILES = {"weights": ENCODER, "settings": SETTINGS_FILE, "manifest": MANIFEST}
 
 
 def save_model(folder: Path, checkpoint: Path, *, run_id: str, logged: LoggedModel) -> None:
@@ -44,8 +46,9 @@ def save_model(folder: Path, checkpoint: Path, *, run_id: str, logged: LoggedMod
         ),
         python_model=str(_CODE),
         artifacts={
-            "weights": str(checkpoint / ENCODER),
-            "settings": str(checkpoint / SETTINGS_FILE),
+            name: str(checkpoint / file)
+            for name, file in _FILES.items()
+            if (checkpoint / file).is_file()
         },
         code_paths=[str(Path(bt_ray.__file__).parent)],
         pip_requirements=requirements(settings),

@@ -36,6 +36,7 @@ from bt_ray.errors import (
     SettingsError,
 )
 from bt_ray.model.weights import ENCODER
+from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
 from bt_ray.training.assignment import Pretraining
@@ -125,8 +126,7 @@ def test_a_non_finite_loss_ends_the_run_as_failed(settings: Settings) -> None:
     changes = {"optimizer.weight_rate": 1e38, "schedule.warmup_epochs": 0, "name": "wild"}
     with pytest.raises(NonFiniteLossError, match="at step"):
         pretrain(override(settings, changes))
-    record = json.loads((Path(settings.storage) / "wild" / "mlflow_run.json").read_text())
-    assert MlflowClient(record["uri"]).get_run(record["run_id"]).info.status == "FAILED"
+    assert status(Path(settings.storage) / "wild") == "FAILED"
 
 
 def test_classes_that_differ_between_train_and_test_are_named(
@@ -154,8 +154,9 @@ def test_storage_must_be_a_folder(settings: Settings) -> None:
 
 
 def status(summary_folder: Path) -> str:
-    record = json.loads((summary_folder / "mlflow_run.json").read_text())
-    state: str = MlflowClient(record["uri"]).get_run(record["run_id"]).info.status
+    run = recorded_run(summary_folder)
+    assert run is not None
+    state: str = MlflowClient(run.uri).get_run(run.run_id).info.status
     return state
 
 
