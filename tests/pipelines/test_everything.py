@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.data.everything import BROKEN, NUM_GOOD, write_everything
+from tests.data.everything import BROKEN, CLASSES, NUM_GOOD, write_everything
+from tests.data.pictures import encoded, write_folder
 
 
 def command(pipeline: str, *arguments: str) -> tuple[dict[str, Any], str]:
@@ -35,12 +36,20 @@ def test_a_folder_with_one_of_everything_goes_through_the_commands(tmp_path: Pat
     assert set(BROKEN) <= rejected <= {*BROKEN, "dog [old] scans/notes.png"}
     assert record["images"] + len(rejected) == NUM_GOOD + len(BROKEN)
 
-    command(
-        "pretrain", "digits", "--name", "mine", "--storage", storage, "--data.train", shards,
-        "--data.test", shards, "--data.global-batch", "16", "--data.rows-per-row-group", "16",
-        "--schedule.epochs", "1", "--schedule.warmup-epochs", "0", "--scaling.workers", "0",
+    held_out = write_folder(tmp_path / "held out", {
+        f"{name}/{i}.jpg": encoded(200 + 10 * number + i, size=(48, 40))
+        for number, name in enumerate(CLASSES) for i in range(8)
+    })  # fmt: skip
+    record, words = command(
+        "pretrain", "digits", "--name", "mine", "--storage", storage, "--data.train", images,
+        "--data.on-bad-image", "skip", "--data.test", held_out, "--data.global-batch", "16",
+        "--data.rows-per-row-group", "16", "--schedule.epochs", "1",
+        "--schedule.warmup-epochs", "0", "--scaling.workers", "0",
     )  # fmt: skip
+    assert record["steps"] == record["total_steps"]
     run = str(Path(storage, "mine"))
+    record, _ = command("evaluate", "knn", run, "--storage", storage, "--workers", "0")
+    assert "top1" in json.dumps(record)
     record, _ = command("embed", images, str(tmp_path / "vectors"), "--model", run, "--workers=0")
     assert record["images"] + record["rejected"] == NUM_GOOD + len(BROKEN)
     command("report", run)
