@@ -121,10 +121,18 @@ def _bring_token() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
+def check_cluster() -> None:
+    """Looks whether the head that `RAY_ADDRESS` names answers, and takes this machine's token.
+
+    Raises: LaunchError, within seconds, if it does not.
+    """
+    if not starts_here() and ray_address():
+        _check_address(ray_address())
+
+
 def _connect() -> None:
     address = ray_address()
-    if address:
-        _check_address(address)
+    check_cluster()
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:

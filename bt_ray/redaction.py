@@ -86,11 +86,15 @@ def _split_credentials(scheme: str, rest: str) -> tuple[str, str]:
     host = re.split(r"[/?#]", before, maxsplit=1)[0]
     if "@" in host and scheme in _PATHS_MAY_HOLD_AT:
         cut = host.rindex("@")
-    elif "@" in host or ("@" in before and ":" in host and not host.rpartition(":")[2].isdigit()):
+    elif "@" in host or ("@" in before and ":" in host and not _has_port(scheme, host)):
         cut = before.rindex("@")
     else:
         return "", rest
     return before[:cut], before[cut + 1 :] + after
+
+
+def _has_port(scheme: str, host: str) -> bool:
+    return scheme in _PATHS_MAY_HOLD_AT and host.rpartition(":")[2].isdigit()
 
 
 def _start_of_options(rest: str) -> int:

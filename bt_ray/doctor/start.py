@@ -3,6 +3,7 @@
 from bt_ray.config import Settings
 from bt_ray.doctor.examine import glance, judge
 from bt_ray.errors import LaunchError
+from bt_ray.ray_start import check_cluster
 
 
 def check_start(settings: Settings) -> list[str]:
@@ -13,6 +14,7 @@ def check_start(settings: Settings) -> list[str]:
     """
     if settings.scaling.workers == 0:
         return []
+    check_cluster()
     examination = glance()
     if examination.faults:
         raise LaunchError(" ".join(examination.faults))
