@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -56,6 +57,8 @@ def ray_head(
         for _ in range(_TRIES):
             try:
                 urllib.request.urlopen(f"{head.jobs}/api/version", timeout=2).close()
+                break
+            except urllib.error.HTTPError:  # it is there, and asks for a token
                 break
             except OSError:
                 time.sleep(_PAUSE_S)

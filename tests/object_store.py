@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.ports import free_ports
+from benchmarks.ray_nodes import free_ports
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",

@@ -17,10 +17,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.ray_nodes import end, free_ports, ray_head
 from bt_ray.ray_internals import CHUNKS_AHEAD
 from bt_ray.training.prometheus import GAUGES
-from tests.ports import free_ports
-from tests.ray_head import end, ray_head
 
 ROOT = Path(__file__).parents[1]
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana.json").read_text())

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.ray_nodes import free_ports
 from bt_ray import ray_start
 from bt_ray.errors import LaunchError
 from bt_ray.machine import may_write, name_user
 from bt_ray.ray_start import is_short, join_ray, short_folder, split_address, starts_here
-from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[1]
 

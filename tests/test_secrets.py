@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.ports import free_ports
+from benchmarks.ray_nodes import free_ports
 from tests.tracking.test_server import mlflow_server
 
 SECRETS = ("s3cret-tracking", "s3cret-study", "s3cret-store")

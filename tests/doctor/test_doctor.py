@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.ray_nodes import RAY, end, free_ports, ray_head
 from bt_ray.doctor.cluster import Cluster
 from bt_ray.doctor.examination import Examination, Orders
 from bt_ray.doctor.examine import judge
 from bt_ray.doctor.tracking import measure_tracking
 from tests.object_store import CREDENTIALS, object_store
-from tests.ports import free_ports
-from tests.ray_head import RAY, end, ray_head
 from tests.tracking.test_server import mlflow_server
 
 ROOT = Path(__file__).parents[2]

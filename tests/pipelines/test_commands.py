@@ -15,12 +15,12 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from benchmarks.ray_nodes import RAY, Head, ray_head
 from bt_ray.config import override, to_json
 from bt_ray.errors import SettingsError
 from bt_ray.presets import PRESETS, preset, starting_point
 from pipelines.preset_table import LABELS, describe
 from tests.pipelines.ours import foreign_lines
-from tests.ray_head import RAY, Head, ray_head
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable

@@ -52,4 +52,6 @@ def test_a_folder_with_one_of_everything_goes_through_the_commands(tmp_path: Pat
     assert "top1" in json.dumps(record)
     record, _ = command("embed", images, str(tmp_path / "vectors"), "--model", run, "--workers=0")
     assert record["images"] + record["rejected"] == NUM_GOOD + len(BROKEN)
-    command("report", run)
+    page = tmp_path / "report.html"
+    command("report", run, "--output", str(page))
+    assert page.stat().st_size > 10_000

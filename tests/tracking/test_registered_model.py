@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.ray_nodes import free_ports
 from bt_ray.config import SETTINGS_FILE, Settings, override, to_json
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.weights import ENCODER, save_weights
@@ -24,7 +25,6 @@ from bt_ray.presets import preset
 from bt_ray.tracking import registry_files
 from bt_ray.tracking.mlflow import start_run
 from bt_ray.tracking.registry import fetch_encoder, register_encoder
-from tests.ports import free_ports
 
 
 def model_of(settings: Settings, tmp_path: Path) -> Path:

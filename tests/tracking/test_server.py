@@ -13,11 +13,11 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from benchmarks.ray_nodes import free_ports
 from bt_ray.config import Settings, override
 from bt_ray.errors import TrackingError
 from bt_ray.tracking.tracker import METRICS, read_history
 from bt_ray.training.launch import pretrain
-from tests.ports import free_ports
 
 pytestmark = pytest.mark.cluster
 

@@ -7,8 +7,8 @@ from concurrent.futures import ProcessPoolExecutor
 import psutil
 import pytest
 
+from benchmarks.ray_nodes import ray_head
 from bt_ray.config import Settings, override
-from tests.ray_head import ray_head
 
 pytestmark = pytest.mark.cluster
 
