@@ -53,6 +53,10 @@ class RunFailedError(BtRayError, RuntimeError):
     """A run that could not be brought to its end."""
 
 
+class StorageError(RunFailedError):
+    """A storage that does not answer, or refuses."""
+
+
 class RunStoppedError(BtRayError, InterruptedError):
     """A run that was asked to stop, and did so at a checkpoint."""
 
