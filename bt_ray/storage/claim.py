@@ -132,13 +132,15 @@ def claimed(
     Raises: LaunchError if another process holds it, StorageError if the storage does not answer.
     """
     shown, holder, cell = public_name(uri), Holder(), _open_cell(uri)
-    entry = _wait_for(cell, holder, shown, what, free_after_s)
+    entry = _wait_for(cell, holder, what, shown, beat_s, free_after_s)
     claim = Claim(cell, holder, entry, shown)
     with claim._beating(beat_s):
         yield claim
 
 
-def _wait_for(cell: Cell, mine: Holder, shown: str, what: str, free_after_s: float) -> Entry:
+def _wait_for(
+    cell: Cell, mine: Holder, what: str, shown: str, beat_s: float, free_after_s: float
+) -> Entry:
     """The claim, once it is ours."""
     content = mine.claim(0)
     seen: Entry | None = None
@@ -165,7 +167,7 @@ def _wait_for(cell: Cell, mine: Holder, shown: str, what: str, free_after_s: flo
             entry = cell.take(content, found)
         if entry is not None:
             return entry
-        time.sleep(min(_LOOK_S, free_after_s / 10))
+        time.sleep(min(_LOOK_S, beat_s))
 
 
 def _waiting(found: Entry, shown: str, what: str, free_after_s: float) -> str:
@@ -202,9 +204,11 @@ def _open_cell(uri: str) -> Cell:
         reason = why_unconditional(store)
         if reason is None:
             return ObjectCell(store, CLAIM_FILE, public_name(uri))
+    cell = LookedAtCell(Store(uri), CLAIM_FILE)
+    cell.read()  # it may be that the storage does not answer at all
     _log.warning(
         "The storage %s does not write on conditions (%s): who may write there is found by looking "
         "twice. Of two that start within the same second both may begin; one of them stops soon.",
         public_name(uri), reason,
     )  # fmt: skip
-    return LookedAtCell(Store(uri), CLAIM_FILE)
+    return cell
