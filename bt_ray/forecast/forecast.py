@@ -23,6 +23,7 @@ from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
 from bt_ray.precision import Precision, precision_on
 from bt_ray.ray_start import starts_here
+from bt_ray.storage.working_copy import folder_of, is_far, pull
 from bt_ray.training.arithmetic import begun_precision, with_precision
 from bt_ray.training.cluster import check_gpus, cpus_needed, takes_gpu
 from bt_ray.training.local import choose_device
@@ -75,7 +76,7 @@ def forecast(settings: Settings) -> Forecast:
 
     attempt(lambda: check_pretraining(settings))
     settings = attempt(lambda: locate_storage(settings)) or settings
-    run_folder = Path(settings.storage) / settings.name
+    run_folder = _run_folder(settings)
     attempt(lambda: check_storage(settings))
     train, test = attempt(lambda: describe_data(settings)) or (None, None)
     plan, sample = None, None
@@ -121,6 +122,13 @@ def forecast(settings: Settings) -> Forecast:
         problems=tuple(problems),
         warnings=tuple(filter(None, [memory, _cpu_warning(settings), slow, _same(train, test)])),
     )
+
+
+def _run_folder(settings: Settings) -> Path:
+    """Where the run will be kept; of a far storage what is there already is looked at."""
+    folder = folder_of(settings.storage) / settings.name
+    pull(folder)
+    return folder
 
 
 def find_device(settings: Settings) -> torch.device | None:
@@ -178,6 +186,8 @@ def _check_space(
     """Raises LaunchError if checkpoints and shards do not fit into the storage."""
     shards = sum(part.bytes_to_write for part in (train, test) if part is not None)
     checkpoints = KEPT_CHECKPOINTS * size.checkpoint_bytes
+    if is_far(settings.storage):
+        return
     free = shutil.disk_usage(nearest_folder(Path(settings.storage))).free
     if shards + checkpoints > free:
         raise LaunchError(

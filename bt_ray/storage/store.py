@@ -33,7 +33,11 @@ class Store:
     def below(self, name: str) -> "Store":
         """The folder of this name in this one."""
         place, mark, options = self.uri.partition("?")
-        return Store(f"{place.rstrip('/')}/{name}{mark}{options}") if name else self
+        if not name:
+            return self
+        if "://" not in self.uri:
+            return Store(str(Path(self.uri) / name))
+        return Store(f"{place.rstrip('/')}/{name}{mark}{options}")
 
     def sizes(self) -> dict[str, int]:
         """Names of all files below, and their sizes in bytes; none if there is no such folder."""
@@ -45,9 +49,11 @@ class Store:
 
     def read(self, name: str) -> bytes:
         """What a small file holds. Raises: FileNotFoundError, too."""
-        with self._answering() as (filesystem, path):
-            with filesystem.open_input_stream(f"{path}/{name}") as stream:
-                return bytes(stream.read())
+        with (
+            self._answering() as (filesystem, path),
+            filesystem.open_input_stream(f"{path}/{name}") as stream,
+        ):
+            return bytes(stream.read())
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a small file, whole or not at all."""
@@ -61,6 +67,11 @@ class Store:
         with self._answering() as (filesystem, path):
             if filesystem.get_file_info(f"{path}/{name}").type == pa.fs.FileType.File:
                 filesystem.delete_file(f"{path}/{name}")
+
+    def clear(self) -> None:
+        """Removes the folder, and all that is in it."""
+        with self._answering() as (filesystem, path):
+            filesystem.delete_dir(path)
 
     def upload(self, folder: Path, *, last: str) -> None:
         """Copies the files of a folder of this machine here, one of them when all others are there.

@@ -20,6 +20,7 @@ from bt_ray.tracking.mlflow_store import (
     ARTIFACTS,
     database_file,
     follow_moved_artifacts,
+    is_shared,
     tracking_uri,
 )
 from bt_ray.tracking.revision import git_diff, git_revision
@@ -109,18 +110,25 @@ def _reason(error: Exception, uri: str) -> str:
 
 
 def start_run(
-    settings: Settings, *, known_run_id: str | None = None, parent: MlflowRun | None = None
+    settings: Settings,
+    run_folder: Path,
+    *,
+    known_run_id: str | None = None,
+    parent: MlflowRun | None = None,
 ) -> tuple[MlflowRun, list[str]]:
     """The MLflow run of these settings: a new one, or the known one, RUNNING again.
 
-    A run with a parent is recorded on the parent's server, below it. The settings are stored with
+    A run with a parent is recorded on the parent's server, below it, unless that is a file that
+    other machines do not see. The settings are stored with
     the run, which also shows that its artifact store takes files.
 
     Returns: the run, and sentences on what a person must know, such as an experiment that had
       been deleted.
     Raises: TrackingError if the server does not answer, or does not take what is recorded.
     """
-    uri = tracking_uri(settings.storage) if parent is None else parent.uri
+    if parent is not None and not is_shared(parent.uri, settings.storage):
+        parent = None
+    uri = tracking_uri(settings.storage, run_folder) if parent is None else parent.uri
     notes = list[str]()
     with answering(uri) as client:
         if known_run_id is not None and is_there(client, known_run_id):
@@ -157,7 +165,7 @@ def _create_run(
 
 def _open_experiment(client: MlflowClient, uri: str, settings: Settings, notes: list[str]) -> str:
     """Id of the run's experiment, made or restored if need be."""
-    name, storage = settings.tracking.experiment, Path(settings.storage)
+    name, file = settings.tracking.experiment, database_file(uri)
     found = client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
@@ -167,8 +175,7 @@ def _open_experiment(client: MlflowClient, uri: str, settings: Settings, notes: 
                 f"{without_credentials(uri)}; it is restored, as this run is recorded in it."
             )
         return str(found.experiment_id)
-    is_file = database_file(uri) is not None
-    location = f"{storage.resolve().as_uri()}/{ARTIFACTS}" if is_file else None
+    location = None if file is None else f"{file.resolve().parent.as_uri()}/{ARTIFACTS}"
     tags = {"mlflow.experimentKind": "custom_model_development"}  # which pages the UI shows
     try:
         return str(client.create_experiment(name, artifact_location=location, tags=tags))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import ray.data
@@ -23,13 +22,18 @@ from bt_ray import errors
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
+from bt_ray.data.location import locate
 from bt_ray.data.stream.ingest import build_dataset
 from bt_ray.errors import RunFailedError
 from bt_ray.json_files import read_json
+from bt_ray.storage.working_copy import origin_of
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, uses_gpu
-from bt_ray.training.worker import FAILURE, train_worker
+from bt_ray.training.recorder import FAILURE, Recorder
+from bt_ray.training.remote_recorder import recording
+from bt_ray.training.stop import StopRequest
+from bt_ray.training.worker import train_worker
 
 T = TypeVar("T")
 
@@ -37,12 +41,18 @@ _TRAIN = "train"
 _STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
 
 
-def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback] = ()) -> None:
+def fit(
+    assignment: Assignment,
+    total_steps: int,
+    stop: StopRequest,
+    callbacks: Sequence[UserCallback] = (),
+) -> None:
     """Has Ray Train's workers carry out the assignment, to step `total_steps`.
 
     Workers that are lost are replaced, and go on from the last checkpoint.
 
     Args:
+      stop: ends it earlier.
       callbacks: told by Ray Train of every report.
     Raises: RunFailedError if the cluster gave up; the error of bt_ray that a worker left in the
       run's folder (`worker.telling_failures`).
@@ -50,15 +60,18 @@ def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallba
     settings, run_folder = assignment.settings, assignment.run_folder
     failure = run_folder / FAILURE
     failure.unlink(missing_ok=True)
-    for attempts_left in range(settings.scaling.max_failures, -1, -1):
-        try:
-            beside(_trainer(assignment, total_steps, callbacks).fit)
-            break
-        except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
-            if not attempts_left:
-                raise RunFailedError(f"Ray Train's controller died too often: {error}") from error
-        except TrainingFailedError as error:
-            raise RunFailedError(_why(error)) from error
+    with recording(settings.storage, run_folder, stop) as recorder:
+        for attempts_left in range(settings.scaling.max_failures, -1, -1):
+            try:
+                beside(_trainer(assignment, recorder, total_steps, callbacks).fit)
+                break
+            except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
+                if not attempts_left:
+                    raise RunFailedError(
+                        f"Ray Train's controller died too often: {error}"
+                    ) from error
+            except TrainingFailedError as error:
+                raise RunFailedError(_why(error)) from error
     if (reason := read_json(failure)) is not None:
         raise getattr(errors, reason["error"])(reason["message"])
 
@@ -85,12 +98,17 @@ def beside(job: Callable[[], T]) -> T:
 
 
 def _trainer(
-    assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback]
+    assignment: Assignment,
+    recorder: Recorder,
+    total_steps: int,
+    callbacks: Sequence[UserCallback],
 ) -> TorchTrainer:
-    settings, run_folder = assignment.settings, assignment.run_folder
+    settings = assignment.settings
+    origin = origin_of(assignment.run_folder)
+    filesystem, path = locate(str(assignment.run_folder) if origin is None else origin.uri)
     return TorchTrainer(
         train_worker,
-        train_loop_config={"assignment": assignment},
+        train_loop_config={"assignment": assignment, "recorder": recorder},
         scaling_config=ScalingConfig(
             num_workers=settings.scaling.workers,
             use_gpu=uses_gpu(settings),
@@ -98,7 +116,8 @@ def _trainer(
         ),
         run_config=RunConfig(
             name=_TRAIN,
-            storage_path=str(run_folder),
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(
                 max_failures=settings.scaling.max_failures,
                 controller_failure_limit=_STARTS_WAITED_FOR,  # type: ignore[call-arg]
@@ -108,9 +127,7 @@ def _trainer(
             worker_runtime_env={"env_vars": {} if uses_gpu(settings) else KEEP_FREED_MEMORY},
         ),
         datasets={
-            "train": partial(
-                _remaining_dataset, settings, run_folder, total_steps, _most_decoders(settings)
-            )
+            "train": partial(_remaining_dataset, assignment, total_steps, _most_decoders(settings))
         },
         # In order and in turn, nothing by locality: a block belongs to one worker.
         dataset_config=DataConfig(
@@ -136,8 +153,9 @@ def _most_decoders(settings: Settings) -> int | None:
 
 
 def _remaining_dataset(
-    settings: Settings, run_folder: Path, total_steps: int, most_decoders: int | None
+    assignment: Assignment, total_steps: int, most_decoders: int | None
 ) -> ray.data.Dataset:
     """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
-    _, start = newest_checkpoint(run_folder)
+    settings = assignment.settings
+    _, start = newest_checkpoint(assignment.run_folder)
     return build_dataset(settings, start=start, stop=total_steps, most_decoders=most_decoders)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ from bt_ray.tuning.search import StudySearch
 from bt_ray.tuning.space import Params, SearchSpace
 from bt_ray.tuning.study import SweepStudy, answering_study, build_pruner, build_sampler
 from bt_ray.tuning.trial import TrialOrder, run_trial
+from bt_ray.tuning.wishes import RemoteWishes
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _QUIET = {
@@ -78,7 +80,9 @@ class Start:
         search = StudySearch(
             study, self._space, self._trial_order, begun=begun, epochs=self._epochs
         )
-        callback = TrialCallback(self._trial_order, search, board, on_progress)
+        wishes = RemoteWishes()
+        callback = TrialCallback(self._trial_order, search, board, on_progress, wishes)
+        self._trial_order = replace(self._trial_order, wishes=wishes)
         place = Path(self._trial_order.folder) / "tune"  # Ray's own notes; ours are elsewhere
         try:
             with self._listening(search), answering_study(url):

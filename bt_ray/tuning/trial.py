@@ -22,9 +22,11 @@ from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.tracker import METRICS, Measures, read_history
 from bt_ray.training.launch import pretrain
+from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary
 from bt_ray.tuning.records import Records, State, TrialRecord
 from bt_ray.tuning.score import Score, is_score, read_score
+from bt_ray.tuning.wishes import RemoteWishes
 
 PRUNED = "pruned"
 """Name of a file in a trial's folder: the search has given the trial up."""
@@ -48,6 +50,8 @@ class TrialOrder:
     study: str = field(repr=False)
     """Where Optuna's study is kept; it may hold a password."""
     parent: MlflowRun
+    wishes: RemoteWishes | None = None
+    """What the sweep's process asks of trials."""
 
     @property
     def records(self) -> Records:
@@ -122,7 +126,7 @@ def run_trial(config: dict[str, Any], *, order: TrialOrder) -> None:
                 keep("finished")
             else:
                 keep("diverged", f"The score of the last probe is {last}.")
-        elif (order.run_folder(number) / PRUNED).exists():
+        elif order.wishes is not None and order.wishes.read(number) == "give up":
             keep("pruned")
 
 
@@ -138,6 +142,7 @@ def _train(order: TrialOrder, number: int, changes: Mapping[str, Any]) -> Summar
         register=False,
         trackers=[TellTune(order.score, plan.steps_per_epoch)],
         parent=order.parent,
+        stop=None if order.wishes is None else StopRequest(order.wishes.asking(number)),
     )
 
 
