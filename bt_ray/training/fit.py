@@ -28,13 +28,15 @@ from bt_ray.errors import RunFailedError
 from bt_ray.json_files import read_json
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
-from bt_ray.training.cluster import cpus_needed, uses_gpu
+from bt_ray.training.cluster import cpus_needed, is_trial, uses_gpu
+from bt_ray.training.torch_backend import ByDevice
 from bt_ray.training.worker import FAILURE, train_worker
 
 T = TypeVar("T")
 
 _TRAIN = "train"
 _STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
+_FOR_EVER = -1  # as a trial does, whose place another trial may have taken meanwhile
 
 
 def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback] = ()) -> None:
@@ -91,6 +93,7 @@ def _trainer(
     return TorchTrainer(
         train_worker,
         train_loop_config={"assignment": assignment},
+        torch_config=ByDevice(),
         scaling_config=ScalingConfig(
             num_workers=settings.scaling.workers,
             use_gpu=uses_gpu(settings),
@@ -101,7 +104,7 @@ def _trainer(
             storage_path=str(run_folder),
             failure_config=FailureConfig(
                 max_failures=settings.scaling.max_failures,
-                controller_failure_limit=_STARTS_WAITED_FOR,  # type: ignore[call-arg]
+                controller_failure_limit=_FOR_EVER if is_trial() else _STARTS_WAITED_FOR,  # type: ignore[call-arg]
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             callbacks=list(callbacks),  # type: ignore[arg-type]
@@ -125,7 +128,7 @@ def _most_decoders(settings: Settings) -> int | None:
 
     Decoders keep their CPUs, so that a trial that took more would leave none to the next one.
     """
-    if ray.util.get_current_placement_group() is None:
+    if not is_trial():
         return None
     available = ray.cluster_resources()
     runs = available.get("CPU", 0) / cpus_needed(settings)
