@@ -1,5 +1,6 @@
 """The Ray cluster that a run needs, and whether it is there."""
 
+import functools
 import logging
 import math
 import os
@@ -17,7 +18,7 @@ from bt_ray.errors import LaunchError
 from bt_ray.precision import Precision, best_on_cpu, best_on_gpu
 from bt_ray.ray_start import join_ray, starts_here
 from bt_ray.training.on_cpu import warn_on_cpu
-from bt_ray.training.preflight import Card, check_cards, examine
+from bt_ray.training.preflight import Card, check_cards, look_for_card
 
 T = TypeVar("T")
 
@@ -32,24 +33,26 @@ _LOCALLY = {
 """Environment of every process of a cluster that is started here; what the user has set wins."""
 
 
-def connect(settings: Settings, *, extra_cpus: float = 0.0, at_once: int = 1) -> None:
+def connect(settings: Settings, *, at_once: int = 1) -> None:
     """Joins the Ray cluster, or starts one on this machine, and checks that the run fits.
 
     Args:
-      extra_cpus: logical CPUs that the caller takes besides the run's own.
       at_once: how many such runs a cluster that is started here has room for.
     Raises: LaunchError if the cluster cannot be joined; if there is no GPU for each worker, or no
       CPU left for Ray Data besides the workers', `scaling.wait_minutes` after the start; or if a
-      GPU cannot carry out the run.
+      GPU cannot carry out the run. A trial is never refused: its sweep has seen to all that, and
+      what a lost node took along is waited for.
     """
-    needed = cpus_needed(settings) + extra_cpus
+    if is_trial():
+        return
+    needed = cpus_needed(settings)
     if not ray.is_initialized():
         if starts_here():
             os.environ |= _LOCALLY | os.environ
         join_ray(max(available_cpus(), math.ceil(at_once * needed)))
     _wait_for_resources(settings, needed)
     if uses_gpu(settings):
-        check_cards(_examine_nodes(), settings)
+        check_cards(find_cards(settings) or (), settings)
     elif starts_here():
         warn_on_cpu(settings)
 
@@ -118,9 +121,40 @@ def check_gpus(settings: Settings, num_gpus: float) -> None:
         )
 
 
-def _examine_nodes() -> list[Card]:
-    """One GPU of each node; none of a node whose GPUs are all taken for now."""
-    return _ask_nodes(examine, num_gpus=_SHARE)
+def find_cards(settings: Settings) -> list[Card] | None:
+    """One GPU of each node; none of a node whose GPUs are all taken for now.
+
+    Returns: none if Ray counts GPUs, and torch finds none on any of their nodes: workers that hold
+      one compute on the CPU then, unless the settings say gpu.
+    Raises: LaunchError for nodes without, if they say so, or if others have GPUs.
+    """
+    found = _examine_nodes()
+    cards = [card for card in found if isinstance(card, Card)]
+    without = sorted({machine for machine in found if isinstance(machine, str)})
+    if not without:
+        return cards
+    if cards or settings.scaling.accelerator == "gpu":
+        raise LaunchError(
+            f"Ray counts GPUs on {', '.join(without)}, where torch finds none with CUDA: mend the "
+            "driver or torch there (python -m pipelines.doctor says more), start Ray there without "
+            "--num-gpus, or give --scaling.accelerator cpu."
+        )
+    _warn_without(", ".join(without))
+    return None
+
+
+@functools.cache  # once a process
+def _warn_without(machines: str) -> None:
+    _log.warning(
+        "Ray counts GPUs on %s, where torch finds none with CUDA: each worker holds one by Ray's "
+        "count, and computes on the CPU. With --scaling.accelerator gpu this is refused.",
+        machines,
+    )
+
+
+def _examine_nodes() -> list[Card | str]:
+    """Of each node whose GPUs are not all taken one of them, or its name if torch finds none."""
+    return _ask_nodes(look_for_card, num_gpus=_SHARE)
 
 
 def _ask_nodes(look: Callable[[], T], num_gpus: float = 0) -> list[T]:
@@ -143,7 +177,9 @@ def best_on_cluster(settings: Settings) -> Precision:
     if not uses_gpu(settings):
         found = [best_on_cpu()] if starts_here() else _ask_nodes(best_on_cpu)
         return "bf16" if set(found) == {"bf16"} else "fp32"
-    cards = _examine_nodes()
+    cards = find_cards(settings)
+    if cards is None:
+        return "bf16" if set(_ask_nodes(best_on_cpu)) == {"bf16"} else "fp32"
     if not cards:  # all are taken for now
         return "fp16"
     return best_on_gpu(min(card.capability for card in cards))
@@ -152,6 +188,14 @@ def best_on_cluster(settings: Settings) -> Precision:
 def cpus_needed(settings: Settings) -> float:
     """Logical CPUs of a run: its workers', and what decoding needs at least."""
     return settings.scaling.workers * settings.scaling.cpus_per_worker + _DATA_CPUS
+
+
+def is_trial() -> bool:
+    """Whether this process is a trial of a sweep, in a place of its own that others lie beside."""
+    try:
+        return ray.util.get_current_placement_group() is not None
+    except ray.exceptions.RaySystemError:  # no cluster is joined
+        return False
 
 
 def uses_gpu(settings: Settings) -> bool:

@@ -29,16 +29,18 @@ from bt_ray.json_files import read_json
 from bt_ray.storage.working_copy import origin_of
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
-from bt_ray.training.cluster import cpus_needed, uses_gpu
+from bt_ray.training.cluster import cpus_needed, is_trial, uses_gpu
 from bt_ray.training.recorder import FAILURE, Recorder
 from bt_ray.training.remote_recorder import recording
 from bt_ray.training.stop import StopRequest
+from bt_ray.training.torch_backend import ByDevice
 from bt_ray.training.worker import train_worker
 
 T = TypeVar("T")
 
 _TRAIN = "train"
 _STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
+_FOR_EVER = -1  # as a trial does, whose place another trial may have taken meanwhile
 
 
 def fit(
@@ -109,6 +111,7 @@ def _trainer(
     return TorchTrainer(
         train_worker,
         train_loop_config={"assignment": assignment, "recorder": recorder},
+        torch_config=ByDevice(),
         scaling_config=ScalingConfig(
             num_workers=settings.scaling.workers,
             use_gpu=uses_gpu(settings),
@@ -120,7 +123,7 @@ def _trainer(
             storage_filesystem=filesystem,
             failure_config=FailureConfig(
                 max_failures=settings.scaling.max_failures,
-                controller_failure_limit=_STARTS_WAITED_FOR,  # type: ignore[call-arg]
+                controller_failure_limit=_FOR_EVER if is_trial() else _STARTS_WAITED_FOR,  # type: ignore[call-arg]
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             callbacks=list(callbacks),  # type: ignore[arg-type]
@@ -142,7 +145,7 @@ def _most_decoders(settings: Settings) -> int | None:
 
     Decoders keep their CPUs, so that a trial that took more would leave none to the next one.
     """
-    if ray.util.get_current_placement_group() is None:
+    if not is_trial():
         return None
     available = ray.cluster_resources()
     runs = available.get("CPU", 0) / cpus_needed(settings)

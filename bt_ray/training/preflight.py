@@ -31,6 +31,8 @@ class Card:
     """Names of the machine's network interfaces."""
     wanted_interfaces: str | None
     """Those that NCCL is told to use (NCCL_SOCKET_IFNAME)."""
+    memory_bytes: int | None = None
+    """Of the GPU; none if nobody asked."""
 
 
 def examine() -> Card:
@@ -43,7 +45,13 @@ def examine() -> Card:
         torch_code=tuple(torch.cuda.get_arch_list()),
         interfaces=tuple(psutil.net_if_addrs()),
         wanted_interfaces=os.environ.get(_INTERFACES),
+        memory_bytes=torch.cuda.get_device_properties().total_memory,
     )
+
+
+def look_for_card() -> Card | str:
+    """The GPU that this process holds by Ray's count; the machine's name if torch finds none."""
+    return examine() if torch.cuda.is_available() else platform.node()
 
 
 def check_cards(cards: Iterable[Card], settings: Settings) -> None:

@@ -185,7 +185,10 @@ def train_worker(order: dict[str, Any]) -> None:
 def build_context(settings: Settings, recorder: Recorder) -> RayContext:
     """This worker's context; on a CPU its share of the threads is set, too."""
     place = ray.train.get_context()
-    rank, device = place.get_world_rank(), ray.train.torch.get_device()
+    rank = place.get_world_rank()
+    # Ray names the GPU that a worker holds by Ray's own count, whether or not there is one.
+    has_cuda = torch.cuda.is_available()
+    device = ray.train.torch.get_device() if has_cuda else torch.device("cpu")
     if device.type == "cpu":
         torch.set_num_threads(_threads(settings, place.get_local_world_size()))
     return RayContext(

@@ -49,6 +49,8 @@ class TrialCallback(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Shows the state of the sweep."""
+        for misfit in self._search.take_misfits():
+            self._board.end(misfit)
         self._on_progress(self._board.look())
 
     def on_trial_start(

@@ -31,7 +31,7 @@ class SweepOrder:
     held_out: float = 0.1
     """Share of the training images that trials are compared on, and do not learn from."""
     at_once: int | None = None
-    """Trials that run side by side; none: as many as there is room for."""
+    """Trials that run side by side; none: as many as there is room for, on nodes that join, too."""
     restarts: int = 2
     """Times that a trial whose process died, or ran out of memory, is started again."""
     seeds: int = 3
@@ -40,8 +40,9 @@ class SweepOrder:
     most_shared: int = 0
     """Test images that may be among the training images, byte for byte."""
     study: str | None = None
-    """URL of the database of Optuna's study, such as postgresql://…; none: an SQLite file in the
-    sweep's folder."""
+    """URL of the database of Optuna's study, such as postgresql://…, or @FILE for a file that holds
+    one; none: what BT_RAY_STUDY says in the environment, else an SQLite file in the sweep's folder.
+    Its password is never shown."""
     max_hours: float | None = None
     """Hours that the whole sweep may take by its forecast; beyond it is refused. None: no limit."""
     retry_failed: bool = False

@@ -13,7 +13,7 @@ from optuna.visualization import matplotlib as optuna_plots
 
 from bt_ray.errors import TrackingError
 from bt_ray.figures.sweep import Point, draw_sweep_points
-from bt_ray.tuning.study import answering_study, open_study_storage
+from bt_ray.tuning.study_storage import answering_study, open_study_storage
 from bt_ray.tuning.trial import TrialOrder
 
 _log = logging.getLogger(__name__)

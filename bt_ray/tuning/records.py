@@ -34,6 +34,8 @@ class TrialRecord:
     """Why it failed or diverged, in a sentence."""
     run_id: str | None = None
     """Of its MLflow run."""
+    needed_bytes: int | None = None
+    """Of one that was not begun since it does not fit into memory: what its workers would need."""
 
 
 class Records:

@@ -1,27 +1,71 @@
-"""How many trials run side by side, and what each of them reserves."""
+"""How many trials run side by side, where each has its place, and what it reserves there."""
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, field, replace
 
 import ray
+from ray import tune
 
-from bt_ray.config import Settings
+from bt_ray.config import Settings, override
 from bt_ray.cpu.count import available_cpus
 from bt_ray.ray_start import starts_here
 from bt_ray.training import cluster
+from bt_ray.training.arithmetic import with_precision
+from bt_ray.tuning.claim import Claim
 
-_DRIVER_CPUS = 0.01  # Tune refuses 0; the trial's own workers do the work
+_PIN = 0.001
+"""Of a resource that every node has one of, named after its address: it ties a process to it."""
+_LOOK_EVERY_S = 1.0
+_ROUNDING = 1e-6
 
 
-def trial_resources(settings: Settings) -> dict[str, float]:
-    """What a trial's own process reserves: next to nothing if workers train for it."""
+def trial_resources(settings: Settings) -> tune.PlacementGroupFactory:
+    """What a trial's own process reserves, and where it runs.
+
+    It trains itself, or has workers that do. In that case it stays on the node of the sweep's own
+    process: with it runs all that directs the workers, and a lost node then takes along nothing but
+    workers, of its own trials.
+    """
     if settings.scaling.workers > 0:
-        return {"CPU": _DRIVER_CPUS}
+        return tune.PlacementGroupFactory([{_name_of_this_node(): _PIN}])
     cpus = {"CPU": settings.scaling.cpus_per_worker}
-    return cpus | ({"GPU": 1.0} if cluster.uses_gpu(settings) else {})
+    return tune.PlacementGroupFactory([cpus | ({"GPU": 1.0} if cluster.uses_gpu(settings) else {})])
 
 
-def join_cluster(settings: Settings, at_once: int | None) -> int:
-    """Joins or starts the cluster; the number of trials to run side by side, at least one.
+def _name_of_this_node() -> str:
+    """The resource that this process's node alone has."""
+    node_id = ray.get_runtime_context().get_node_id()
+    [node] = [node for node in ray.nodes() if node["NodeID"] == node_id]
+    return f"node:{node['NodeManagerAddress']}"
+
+
+@dataclass
+class Room:
+    """How many trials run side by side, asked again and again.
+
+    A node that is lost takes its trials' places along until it is back: trials that lost their
+    workers have the places that become free, before any new trial begins.
+    """
+
+    settings: Settings
+    at_once: int | None = None
+    """As many as somebody wants; none: as many as there is room for, on new nodes, too."""
+    at_start: int = 0
+    """Places that there were at the start."""
+    _seen: tuple[float, int] = field(default=(0.0, 0), repr=False)
+
+    def now(self) -> int:
+        """Trials that may run side by side now, at least one."""
+        when, places = self._seen
+        if time.monotonic() - when > _LOOK_EVERY_S or not when:
+            places = count_places(self.settings)
+            self._seen = time.monotonic(), places
+        wanted = places if self.at_once is None else self.at_once - max(0, self.at_start - places)
+        return max(1, wanted)
+
+
+def join_cluster(settings: Settings, at_once: int | None) -> Room:
+    """Joins or starts the cluster; the room that it has for trials.
 
     On a cluster that is started here, as many trials run as have cores for their workers. It gets
     as many logical CPUs as they reserve, and decoders share the workers' cores.
@@ -30,8 +74,8 @@ def join_cluster(settings: Settings, at_once: int | None) -> int:
     """
     if at_once is None and not ray.is_initialized() and starts_here():
         at_once = max(1, int(available_cpus() / _cores(settings)))
-    cluster.connect(settings, extra_cpus=_DRIVER_CPUS, at_once=at_once or 1)
-    return at_once or _room(settings)
+    cluster.connect(settings, at_once=at_once or 1)
+    return Room(settings, at_once, count_places(settings))
 
 
 def _cores(settings: Settings) -> float:
@@ -39,14 +83,45 @@ def _cores(settings: Settings) -> float:
     return max(1, settings.scaling.workers) * settings.scaling.cpus_per_worker
 
 
-def _room(settings: Settings) -> int:
-    resources = ray.cluster_resources()
-    workers = settings.scaling.workers
-    needed = cluster.cpus_needed(settings) + _DRIVER_CPUS if workers else _cores(settings)
-    room = resources.get("CPU", 1) / needed
-    if cluster.uses_gpu(settings):
-        room = min(room, resources.get("GPU", 0) / max(1, workers))
-    return max(1, int(room))
+def count_places(settings: Settings) -> int:
+    """Trials that all living nodes have room for, whoever is there now.
+
+    A worker has its CPUs, and its whole GPU, on one node; a trial's workers may lie on several.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    workers = max(1, settings.scaling.workers)
+    places = sum(workers_on(node, settings) for node in nodes) // workers
+    if settings.scaling.workers == 0:
+        return places
+    cpus = sum(node.get("CPU", 0.0) for node in nodes)
+    return min(places, int(cpus / cluster.cpus_needed(settings) + _ROUNDING))
+
+
+def workers_on(node: dict[str, float], settings: Settings) -> int:
+    """Workers that a node has room for, from its resources as Ray names them."""
+    count = int(node.get("CPU", 0.0) / settings.scaling.cpus_per_worker + _ROUNDING)
+    return min(count, int(node.get("GPU", 0.0))) if cluster.uses_gpu(settings) else count
+
+
+def settle(settings: Settings, claim: Claim) -> tuple[Settings, Claim]:
+    """The settings with what all trials compute on and in which arithmetic, and the claim with it.
+
+    Each would otherwise ask the cluster itself, and be answered by what nodes there are just then,
+    and whether others hold their GPUs. Trials without workers see to it where they train.
+    """
+    if settings.scaling.workers == 0:
+        return settings, claim
+    if settings.training.precision == "auto":
+        precision = claim.precision or cluster.best_on_cluster(settings)
+        claim = claim.settle(precision)
+        settings = with_precision(settings, precision)
+    if not cluster.uses_gpu(settings):
+        accelerator = "cpu"
+    elif cluster.find_cards(settings) is not None:
+        accelerator = "gpu"
+    else:  # they compute on CPUs, and hold GPUs that only Ray counts
+        return settings, claim
+    return override(settings, {"scaling.accelerator": accelerator}), claim
 
 
 def share_threads(settings: Settings, at_once: int) -> Settings:

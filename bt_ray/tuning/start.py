@@ -17,21 +17,27 @@ from ray import tune
 from bt_ray.config import Settings
 from bt_ray.training.fit import beside
 from bt_ray.tuning.callback import TrialCallback
+from bt_ray.tuning.claim import Claim
+from bt_ray.tuning.fitting import find_place
 from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.progress import Board, SweepProgress
-from bt_ray.tuning.room import trial_resources
+from bt_ray.tuning.proposing import build_pruner, build_sampler
+from bt_ray.tuning.room import Room, trial_resources
 from bt_ray.tuning.search import StudySearch
 from bt_ray.tuning.space import Params, SearchSpace
-from bt_ray.tuning.study import SweepStudy, answering_study, build_pruner, build_sampler
+from bt_ray.tuning.study import SweepStudy
+from bt_ray.tuning.study_storage import answering_study, own_study
 from bt_ray.tuning.trial import TrialOrder, run_trial
 from bt_ray.tuning.wishes import RemoteWishes
 
+_log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+_PENDING = {"TUNE_MAX_PENDING_TRIALS_PG": "1000"}  # Tune's is 1: our search says how many
 
 
 class Start:
@@ -43,10 +49,11 @@ class Start:
         order: SweepOrder,
         trial_order: TrialOrder,
         split: Settings,
-        at_once: int,
+        room: Room,
+        claim: Claim,
     ) -> None:
         self._space, self._order, self._trial_order = space, order, trial_order
-        self._split, self._at_once = split, at_once
+        self._split, self._room, self._claim = split, room, claim
         self._epochs = split.schedule.epochs
         self._signal: int | None = None
 
@@ -75,11 +82,17 @@ class Start:
             return None
         ended = list(records)
         board = Board(
-            ended, total=max(total, len(ended) + left), epochs=self._epochs, at_once=self._at_once
+            ended,
+            total=max(total, len(ended) + left),
+            epochs=self._epochs,
+            at_once=self._room.now(),
         )
         search = StudySearch(
-            study, self._space, self._trial_order, begun=begun, epochs=self._epochs
-        )
+            study, self._space, self._trial_order, begun=begun, left=left, epochs=self._epochs,
+            room=self._room.now, place=find_place(self._split),
+        )  # fmt: skip
+        for sentence in search.foresee(points):
+            _log.warning("%s", sentence)
         wishes = RemoteWishes()
         callback = TrialCallback(self._trial_order, search, board, on_progress, wishes)
         self._trial_order = replace(self._trial_order, wishes=wishes)
@@ -94,6 +107,8 @@ class Start:
     def _open_study(self, trials: int) -> SweepStudy:
         order = self._trial_order
         study = SweepStudy(order.study, order.name, self._space, order.records)
+        if order.study != own_study(self._claim.folder):  # which is no other sweep's
+            study.claim(self._claim.identity, self._claim.folder)
         study.optuna.sampler = build_sampler(
             self._order.search,
             seed=self._split.training.seed,
@@ -110,7 +125,7 @@ class Start:
         left: int,
         place: Path,
     ) -> tune.Tuner:
-        os.environ.update(_QUIET)
+        os.environ.update(_QUIET | _PENDING)
         logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses files that nobody reads
         return tune.Tuner(
             tune.with_resources(
@@ -121,7 +136,6 @@ class Start:
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 num_samples=left,
-                max_concurrent_trials=self._at_once,
                 reuse_actors=True,  # a process that has imported torch serves for the next trial
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),

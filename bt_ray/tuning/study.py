@@ -1,99 +1,24 @@
 """Optuna's study of a sweep: opened, brought in line with the records, told how trials ended."""
 
-import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import check_distribution_compatibility
-from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
-from bt_ray.errors import BtRayError, LaunchError, SettingsError
-from bt_ray.redaction import redact, without_credentials
-from bt_ray.tuning.order import Search, SweepOrder
+from bt_ray.errors import SettingsError
 from bt_ray.tuning.records import Records, TrialRecord
 from bt_ray.tuning.space import Params, SearchSpace
+from bt_ray.tuning.study_storage import open_study_storage
 
+_SWEEP = "sweep"
+"""Attribute of the study: the identity and the folder of the sweep that it belongs to."""
 RETRY_OF = "retry_of"
 """Attribute of a trial of the study that repeats an earlier one: its number."""
-_LOCK_WAIT_S = 20
 _WORST = 0.0  # no score is below
-
-
-def study_url(folder: Path) -> str:
-    """Where a sweep's study is kept if nobody says otherwise."""
-    return f"sqlite:///{folder}/study.db"
-
-
-@contextmanager
-def answering_study(url: str, *more: type[Exception]) -> Iterator[None]:
-    """Makes one sentence of whatever goes wrong with a study's storage.
-
-    Args:
-      more: errors that are taken for the storage's, beside those of Optuna and of databases.
-    Raises: LaunchError in their place.
-    """
-    theirs: tuple[type[Exception], ...] = (SQLAlchemyError, OptunaError, ImportError, *more)
-    try:
-        yield
-    except BtRayError:
-        raise
-    except theirs as error:
-        cause = error.__cause__ or error
-        lines = str(getattr(cause, "orig", None) or cause).splitlines() or [type(cause).__name__]
-        reason = redact(lines[0], url)[:200]
-        raise LaunchError(
-            f"Optuna's study in {without_credentials(url)} cannot be used ({reason}). If another "
-            "process holds it, wait for that one. If it is damaged, move it away: the same command "
-            "makes it anew from the trials' records. Or give another --study."
-        ) from error
-
-
-def open_study_storage(url: str) -> optuna.storages.RDBStorage:
-    """The database of this URL, with Optuna's tables; it is made if it does not exist.
-
-    Raises: LaunchError if it is damaged, locked for long, or does not answer.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    wait = {"connect_args": {"timeout": _LOCK_WAIT_S}} if url.startswith("sqlite") else {}
-    with answering_study(url, ValueError, OSError):  # of a URL that is none
-        return optuna.storages.RDBStorage(url, engine_kwargs=wait)
-
-
-def build_sampler(
-    search: Search, *, seed: int, begun: int, trials: int
-) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler, which proposes values.
-
-    Args:
-      begun: trials that the study has already, so that a sweep that is continued does not draw
-        again what it drew first.
-      trials: of the whole sweep; half of few are drawn at random before the estimator starts.
-    """
-    if search == "tpe":
-        return optuna.samplers.TPESampler(
-            seed=seed + begun, n_startup_trials=min(10, math.ceil(trials / 2)), constant_liar=True
-        )
-    return optuna.samplers.RandomSampler(seed=seed + begun)
-
-
-def build_pruner(order: SweepOrder, epochs: int) -> optuna.pruners.BasePruner:
-    """Optuna's pruner, which says whether a trial lags behind.
-
-    Args:
-      epochs: of a whole trial.
-    """
-    if order.pruning == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.SuccessiveHalvingPruner(
-        min_resource=order.grace_epochs or max(1, round(epochs / 9)),
-        reduction_factor=order.reduction,
-    )
 
 
 def number_of(trial: optuna.Trial | FrozenTrial) -> int:
@@ -123,6 +48,20 @@ class SweepStudy:
             load_if_exists=True,
         )
         """Optuna's study; its sampler and its pruner may be replaced."""
+
+    def claim(self, identity: str, folder: Path) -> None:
+        """Takes the study for a sweep; a database that many use may hold another of its name.
+
+        Raises: SettingsError if it belongs to another sweep.
+        """
+        theirs = self.optuna.user_attrs.get(_SWEEP)
+        if theirs is None:
+            self.optuna.set_user_attr(_SWEEP, [identity, str(folder)])
+        elif theirs[0] != identity:
+            raise SettingsError(
+                f"The database of --study holds a study {self.optuna.study_name!r} of another "
+                f"sweep, that of {theirs[1]}: give this one another --name, or another --study."
+            )
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The study's trials in these states, or all of them, by number."""
@@ -233,7 +172,8 @@ class SweepStudy:
     def tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
         """Ends a trial of the study as its record says.
 
-        A diverged one is worse than any other; a failed one says nothing about its settings.
+        A diverged one is worse than any other; a failed one says nothing about its settings, but
+        for one that does not fit into memory: the search shall avoid its like.
         """
         for epoch, score in record.scores.items():
             self.note(trial, epoch, score)
@@ -245,6 +185,8 @@ class SweepStudy:
             case "diverged":
                 self.optuna.tell(trial, _WORST)
             case "pruned":
+                self.optuna.tell(trial, state=TrialState.PRUNED)
+            case "failed" if record.needed_bytes is not None:
                 self.optuna.tell(trial, state=TrialState.PRUNED)
             case "failed":
                 self.optuna.tell(trial, state=TrialState.FAIL)

@@ -1,37 +1,33 @@
 """A sweep: Ray Tune and Optuna propose settings, each trial is a training run of its own."""
 
-import json
-import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bt_ray.config import Settings, check_pretraining, differences, from_json, to_json
+from bt_ray.config import Settings, check_pretraining, to_json
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import RunFailedError, RunStoppedError, SettingsError
 from bt_ray.evaluation.labelled import read_labels
-from bt_ray.json_files import read_json, write_json
 from bt_ray.redaction import without_credentials
 from bt_ray.tracking.mlflow import ending
 from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.tracking.registry import reserve_name
 from bt_ray.training.run_folder import locate_storage, open_storage, sole_owner
 from bt_ray.tuning.champion import Verdict, contend
+from bt_ray.tuning.claim import claim_folder
 from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.pictures import draw_sweep
 from bt_ray.tuning.progress import SweepProgress
 from bt_ray.tuning.records import TrialRecord
-from bt_ray.tuning.room import join_cluster, share_threads
+from bt_ray.tuning.room import join_cluster, settle, share_threads
 from bt_ray.tuning.score import Score
 from bt_ray.tuning.space import SearchSpace
 from bt_ray.tuning.split import hold_out
 from bt_ray.tuning.start import Start
-from bt_ray.tuning.study import study_url
+from bt_ray.tuning.study_storage import study_url
 from bt_ray.tuning.trial import TrialOrder
 
-_log = logging.getLogger(__name__)
-_CLAIM = "sweep.json"
 _DRAWS = 64
 
 
@@ -74,12 +70,14 @@ def sweep(
     settings = locate_storage(settings)
     open_storage(settings)
     folder = sweep_folder(space, settings)
+    study = study_url(folder, order.study)
     with sole_owner(folder, "sweep"):
-        _claim(folder, space, settings, order)
+        claim = claim_folder(folder, space, settings, order)
         split = hold_out(settings, share=order.held_out)
         score = _choose_score(split, space)
-        at_once = join_cluster(split, order.at_once)
-        split = share_threads(split, at_once)
+        room = join_cluster(split, order.at_once)
+        split, claim = settle(split, claim)
+        split = share_threads(split, room.now())
         run, _ = run_of_folder(folder, replace(settings, name=folder.name))
         reserve_name(run.uri, settings.registered_model)
         with ending(run) as end:
@@ -88,10 +86,11 @@ def sweep(
                 settings=to_json(split, with_secrets=True),
                 folder=str(folder),
                 score=score,
-                study=order.study or study_url(folder),
+                study=study,
                 parent=run,
             )
-            stopped_by = Start(space, order, trial_order, split, at_once).run(points, on_progress)
+            start = Start(space, order, trial_order, split, room, claim)
+            stopped_by = start.run(points, on_progress)
             if stopped_by is not None:
                 end.state = "KILLED"
             else:
@@ -118,27 +117,6 @@ def order_points(space: SearchSpace, order: SweepOrder) -> tuple[dict[str, objec
 def sweep_folder(space: SearchSpace, settings: Settings) -> Path:
     """Where a sweep is kept, below the located storage."""
     return Path(settings.storage) / "sweeps" / f"{space.name}-{settings.name}"
-
-
-def _claim(folder: Path, space: SearchSpace, settings: Settings, order: SweepOrder) -> None:
-    """Raises SettingsError if the folder holds a sweep of other settings."""
-    file = folder / _CLAIM
-    theirs = read_json(file)
-    if theirs is None and file.is_file():
-        _log.warning("%s is empty or cut: the sweep goes on with the settings given now.", file)
-    if theirs is not None:
-        changed = differences(settings, from_json(json.dumps(theirs["settings"])))
-        if theirs["held_out"] != order.held_out:
-            changed.append("held_out")
-        if changed:
-            raise SettingsError(
-                f"There is a sweep {folder.name!r} in {folder.parent} with other settings "
-                f"({', '.join(changed)}); give this one another --name, or repeat those settings "
-                "to continue it."
-            )
-    claim = {"space": space.name, "held_out": order.held_out,
-             "settings": json.loads(to_json(settings))}  # fmt: skip
-    write_json(file, claim)
 
 
 def _choose_score(split: Settings, space: SearchSpace) -> Score:

@@ -153,6 +153,8 @@ def describe(
     changes: Mapping[str, Any],
     state: State,
     reason: str | None = None,
+    *,
+    needed_bytes: int | None = None,
 ) -> TrialRecord:
     """The record of a trial whose measures lie in its run's folder."""
     run_folder = order.run_folder(number)
@@ -182,6 +184,7 @@ def describe(
         epochs=round(epochs.get(last_step, 0.0), 3),
         reason=reason,
         run_id=None if run is None else run.run_id,
+        needed_bytes=needed_bytes,
     )
 
 

@@ -9,6 +9,7 @@ from bt_ray.config import Settings, override
 from bt_ray.errors import LaunchError
 from bt_ray.presets import preset
 from bt_ray.training import cluster
+from tests.training.test_preflight import V100
 
 
 class Growing:
@@ -75,3 +76,32 @@ def test_nodes_that_are_still_to_come_are_asked_for_and_waited_for(
 def test_the_wait_has_an_end(join: Any) -> None:
     with pytest.raises(LaunchError, match="the cluster has 8"):
         join(_settings(accelerator="gpu", wait_minutes=0.001), {"CPU": 200.0, "GPU": 8.0})
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the nodes with GPUs answer; tests append to it."""
+    found: list[Any] = []
+    monkeypatch.setattr(cluster, "_examine_nodes", lambda: found)
+    cluster._warn_without.cache_clear()
+    return found
+
+
+def test_gpus_that_torch_does_not_find_are_told_once_and_held(
+    seen: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen += ["node2", "node3", "node2"]
+    with caplog.at_level(logging.WARNING):
+        assert [cluster.find_cards(_settings()) for _ in range(2)] == [None, None]
+    assert caplog.text.count("Ray counts GPUs on node2, node3, where torch finds none") == 1
+
+
+def test_gpus_that_torch_does_not_find_are_refused_where_gpus_are_wanted(seen: list[Any]) -> None:
+    seen.append("node2")
+    with pytest.raises(LaunchError, match=r"on node2, where torch finds none .*doctor"):
+        cluster.find_cards(_settings(accelerator="gpu"))
+    seen.append(V100)  # some workers would compute on it, others on CPUs
+    with pytest.raises(LaunchError, match="on node2, where torch finds none"):
+        cluster.find_cards(_settings())
+    seen.remove("node2")
+    assert cluster.find_cards(_settings()) == [V100]

@@ -1,5 +1,6 @@
 """What Ray Tune asks of a sweep's search, without Ray: who begins, who is given up, who stops."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,14 +9,18 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 
+from bt_ray.config import Settings, to_json
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tuning.callback import TrialCallback
+from bt_ray.tuning.fitting import Place
 from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.progress import Board
+from bt_ray.tuning.proposing import build_pruner
 from bt_ray.tuning.records import TrialRecord
 from bt_ray.tuning.search import StudySearch
-from bt_ray.tuning.space import load_space
-from bt_ray.tuning.study import SweepStudy, build_pruner, study_url
+from bt_ray.tuning.space import SearchSpace, load_space
+from bt_ray.tuning.study import SweepStudy
+from bt_ray.tuning.study_storage import own_study
 from bt_ray.tuning.trial import PRUNED, TrialOrder
 from bt_ray.tuning.wishes import WishBoard
 
@@ -28,15 +33,15 @@ def order(tmp_path: Path) -> TrialOrder:
     parent = MlflowRun("sqlite://", "0")
     return TrialOrder(
         name="s", settings="{}", folder=str(tmp_path), score="knn_top1",
-        study=study_url(tmp_path), parent=parent,
+        study=own_study(tmp_path), parent=parent,
     )  # fmt: skip
 
 
-def open_search(order: TrialOrder) -> tuple[SweepStudy, StudySearch]:
+def open_search(order: TrialOrder, left: int = 9, **more: Any) -> tuple[SweepStudy, StudySearch]:
     study = SweepStudy(order.study, order.name, SPACE, order.records)
     study.optuna.pruner = build_pruner(SweepOrder(grace_epochs=3), EPOCHS)
     begun = study.reconcile()
-    return study, StudySearch(study, SPACE, order, begun=begun, epochs=EPOCHS)
+    return study, StudySearch(study, SPACE, order, begun=begun, left=left, epochs=EPOCHS, **more)
 
 
 def start(search: StudySearch, order: TrialOrder, trial_id: str) -> dict[str, Any]:
@@ -90,3 +95,59 @@ def test_a_trial_at_its_last_epoch_is_not_given_up(order: TrialOrder) -> None:
         start(search, order, trial_id)
         search.on_trial_result(trial_id, {"epoch": float(EPOCHS), "score": score})
     assert not (order.run_folder(1) / PRUNED).exists()
+
+
+def test_no_trial_begins_without_room(order: TrialOrder) -> None:
+    places = [1]
+    _, search = open_search(order, room=lambda: places[0])
+    first = start(search, order, "a")
+    assert search.suggest("b") is None
+    places[0] = 2
+    start(search, order, "c")
+    assert search.suggest("d") is None
+    order.records.keep(TrialRecord(number=first["number"], name="s-000", params=first["params"],
+                                   changes={}, state="finished", score=0.5))  # fmt: skip
+    search.on_trial_complete("a")
+    assert start(search, order, "e")["number"] == 2
+
+
+def test_a_trial_that_does_not_fit_never_begins(
+    order: TrialOrder, small_settings: Settings
+) -> None:
+    """The study avoids its like, a start that follows does not try it again, others go on."""
+    wide = SearchSpace(
+        name="wide",
+        propose=lambda trial: {
+            "model.projector_widths": [64, trial.suggest_categorical("width", [32, 9_000_000])]
+        },
+        points=({"width": 9_000_000}, {"width": 32}, {"width": 9_000_000}),
+    )
+    order = replace(order, settings=to_json(small_settings))
+    study = SweepStudy(order.study, order.name, wide, order.records)
+    for point in wide.points:
+        study.optuna.enqueue_trial(point)
+    place = Place(name="the GPU", memory_bytes=2**28, workers=1, keeps_copies=False)
+    search = StudySearch(study, wide, order, begun=[], left=3, epochs=EPOCHS, place=place)
+    [foreseen, again] = search.foresee(wide.points)
+    assert foreseen == again
+    assert foreseen.startswith("A trial (width=9000000) will not fit into memory")
+    config = search.suggest("a")
+    assert isinstance(config, dict)
+    assert (config["number"], config["params"]) == (1, {"width": 32})
+    assert search.suggest("b") == StudySearch.FINISHED
+    first, last = search.take_misfits()
+    assert search.take_misfits() == []
+    assert [first, last] == list(order.records)
+    assert (first.state, first.steps, first.run_id) == ("failed", 0, None)
+    assert first.needed_bytes is not None
+    assert "Trial 0 (width=9000000) does not fit" in str(first.reason)
+    assert f"{first.needed_bytes:,} bytes" in str(first.reason)
+    states = [TrialState.PRUNED, TrialState.RUNNING, TrialState.PRUNED]
+    assert [trial.state for trial in study.trials()] == states
+    (order.run_folder(1)).mkdir(parents=True)
+    study = SweepStudy(order.study, order.name, wide, order.records)
+    assert study.reconcile() == [1]
+    Path(order.study.removeprefix("sqlite:///")).unlink()  # made anew from the records
+    study = SweepStudy(order.study, order.name, wide, order.records)
+    assert study.reconcile() == []
+    assert [trial.state for trial in study.trials()] == [TrialState.PRUNED] * 2

@@ -1,6 +1,7 @@
 """Optuna's study and the trials' records, brought in line whatever became of either."""
 
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,19 @@ import pytest
 from optuna.trial import TrialState
 
 from bt_ray.errors import LaunchError, SettingsError
-from bt_ray.tuning import study as study_module
+from bt_ray.tuning import study_storage
 from bt_ray.tuning.order import SweepOrder
+from bt_ray.tuning.proposing import build_pruner, build_sampler
 from bt_ray.tuning.records import Records, State, TrialRecord
 from bt_ray.tuning.space import SearchSpace, load_space
-from bt_ray.tuning.study import (
-    SweepStudy,
-    build_pruner,
-    build_sampler,
-    number_of,
-    open_study_storage,
-    study_url,
-)
+from bt_ray.tuning.study import SweepStudy, number_of
+from bt_ray.tuning.study_storage import open_study_storage, own_study, study_url
 
 SPACE: SearchSpace = load_space("projector")
 
 
 def open_study(folder: Path, records: Records | None = None) -> SweepStudy:
-    return SweepStudy(study_url(folder), "s", SPACE, records or Records(folder / "trials"))
+    return SweepStudy(own_study(folder), "s", SPACE, records or Records(folder / "trials"))
 
 
 def begin(study: SweepStudy) -> optuna.Trial:
@@ -179,7 +175,7 @@ def test_a_continued_sweep_does_not_draw_again_what_it_drew(tmp_path: Path) -> N
 def test_a_damaged_study_is_answered_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(LaunchError, match=r"not a database.*move it away") as caught:
-        open_study_storage(study_url(tmp_path))
+        open_study_storage(own_study(tmp_path))
     assert "\n" not in str(caught.value)
 
 
@@ -187,7 +183,7 @@ def test_a_locked_study_is_answered_with_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_study(tmp_path)
-    monkeypatch.setattr(study_module, "_LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(study_storage, "_LOCK_WAIT_S", 0.1)
     holder = sqlite3.connect(tmp_path / "study.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:
@@ -205,7 +201,7 @@ def test_a_password_is_not_shown(tmp_path: Path) -> None:
 
 def with_space(folder: Path, propose: Callable[[Any], dict[str, Any]]) -> SweepStudy:
     space = SearchSpace(name="mine", propose=propose)
-    return SweepStudy(study_url(folder), "s", space, Records(folder / "trials"))
+    return SweepStudy(own_study(folder), "s", space, Records(folder / "trials"))
 
 
 def draws_depth(choices: list[int]) -> Callable[[Any], dict[str, Any]]:
@@ -268,4 +264,40 @@ def test_a_record_that_was_cut_is_as_none(tmp_path: Path) -> None:
 def test_no_form_of_a_password_is_shown(url: str) -> None:
     with pytest.raises(LaunchError) as caught:
         open_study_storage(url)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_study_is_named_by_an_option_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BT_RAY_STUDY", raising=False)
+    assert study_url(tmp_path) == own_study(tmp_path)
+    monkeypatch.setenv("BT_RAY_STUDY", "postgresql://me:s3cret@h/x")
+    assert study_url(tmp_path) == "postgresql://me:s3cret@h/x"
+    file = tmp_path / "url"
+    file.write_text("postgresql://you:s3cret@h/y\n")
+    assert study_url(tmp_path, f"@{file}") == "postgresql://you:s3cret@h/y"
+    monkeypatch.setenv("BT_RAY_STUDY", f"@{file}")
+    assert study_url(tmp_path) == "postgresql://you:s3cret@h/y"
+    assert study_url(tmp_path, "sqlite:///z.db") == "sqlite:///z.db"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"s3cret", b"postgresql://a s3cret", b"\xff\xfe"])
+def test_a_file_without_a_url_is_answered_without_what_it_holds(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "url"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError, match=r"study=@.*url") as caught:
+        study_url(tmp_path, f"@{file}")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_missing_driver_is_answered_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(LaunchError, match=r"pip install 'bt-ray\[postgresql\]'") as caught:
+        open_study_storage("postgresql+psycopg://me:s3cret@h/x")
     assert "s3cret" not in str(caught.value)

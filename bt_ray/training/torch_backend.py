@@ -1,0 +1,31 @@
+"""Between which devices Ray Train's workers exchange tensors: asked where the workers are."""
+
+from dataclasses import replace
+
+import torch
+from ray.train.torch import TorchConfig
+
+_TORCH_BACKEND = TorchConfig().backend_cls
+
+
+class _ByDevice(_TORCH_BACKEND):  # type: ignore[misc, valid-type]
+    """Gloo for workers that hold a GPU which torch does not find, or does not exist.
+
+    Ray takes NCCL for whoever holds a GPU by its own count, and NCCL refuses to begin there.
+    """
+
+    def on_start(self, worker_group: object, backend_config: TorchConfig) -> None:
+        """Connects the workers, once it is known what they compute on."""
+        if backend_config.backend is None:
+            has_cuda = worker_group.execute_single(0, torch.cuda.is_available)  # type: ignore[attr-defined]
+            backend_config = replace(backend_config, backend="nccl" if has_cuda else "gloo")
+        super().on_start(worker_group, backend_config)
+
+
+class ByDevice(TorchConfig):
+    """Connects workers by NCCL if they compute on GPUs, and by gloo if not."""
+
+    @property
+    def backend_cls(self) -> type[_ByDevice]:
+        """What Ray Train calls when a group of workers has started."""
+        return _ByDevice

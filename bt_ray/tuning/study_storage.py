@@ -1,0 +1,113 @@
+"""The database of Optuna's study: which one, opened by many processes at once, and what it says."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import OptunaError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from bt_ray.errors import BtRayError, LaunchError, SettingsError
+from bt_ray.redaction import redact, without_credentials
+
+VARIABLE = "BT_RAY_STUDY"
+"""Environment variable that names the database where no option does."""
+_FROM_FILE = "@"
+_LOCK_WAIT_S = 20
+_TRIES, _PAUSE_S = 5, 0.5
+
+
+def study_url(folder: Path, given: str | None = None) -> str:
+    """Where the study of the sweep in `folder` is kept: as given, by the environment, or there.
+
+    Args:
+      given: a URL, or @FILE for one that a file holds, which shows no password to who lists
+        processes.
+    Raises: SettingsError for a file that cannot be read or holds no URL.
+    """
+    url = given or os.environ.get(VARIABLE, "").strip()
+    if not url:
+        return own_study(folder)
+    if not url.startswith(_FROM_FILE):
+        return url
+    file = Path(url.removeprefix(_FROM_FILE)).expanduser()
+    try:
+        url = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SettingsError(
+            f"study=@{file} cannot be read ({reason}); name a file with a database's URL in it."
+        ) from error
+    if "://" not in url or len(url.split()) != 1:
+        raise SettingsError(
+            f"study=@{file}: the file must hold a database's URL, such as "
+            "postgresql://USER:PASSWORD@HOST/DATABASE, and nothing else."
+        )
+    return url
+
+
+def own_study(folder: Path) -> str:
+    """The study that lies in the folder of its sweep."""
+    return f"sqlite:///{folder}/study.db"
+
+
+@contextmanager
+def answering_study(url: str, *more: type[Exception]) -> Iterator[None]:
+    """Makes one sentence of whatever goes wrong with a study's storage.
+
+    Args:
+      more: errors that are taken for the storage's, beside those of Optuna and of databases.
+    Raises: LaunchError in their place.
+    """
+    theirs: tuple[type[Exception], ...] = (SQLAlchemyError, OptunaError, ImportError, *more)
+    try:
+        yield
+    except BtRayError:
+        raise
+    except theirs as error:
+        cause = error.__cause__ or error
+        lines = str(getattr(cause, "orig", None) or cause).splitlines() or [type(cause).__name__]
+        reason = redact(lines[0], url)[:200]
+        if isinstance(error, ImportError):
+            way_out = (
+                "Install the database's driver, for PostgreSQL by `pip install "
+                "'bt-ray[postgresql]'`, or give another --study."
+            )
+        else:
+            way_out = (
+                "If another process holds it, wait for that one. If it is damaged, move it away: "
+                "the same command makes it anew from the trials' records. Or give another --study."
+            )
+        raise LaunchError(
+            f"Optuna's study in {without_credentials(url)} cannot be used ({reason}). {way_out}"
+        ) from error
+
+
+def open_study_storage(url: str) -> optuna.storages.RDBStorage:
+    """The database of this URL, with Optuna's tables; it is made if it does not exist.
+
+    Raises: LaunchError if it is damaged, locked for long, or does not answer.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    options: dict[str, Any] = {"pool_pre_ping": True}  # a server may have hung up since
+    if url.startswith("sqlite"):
+        options = {"connect_args": {"timeout": _LOCK_WAIT_S}}
+    with answering_study(url, ValueError, OSError):  # of a URL that is none
+        for _ in range(_TRIES - 1):
+            try:
+                return optuna.storages.RDBStorage(url, engine_kwargs=options)
+            except DBAPIError as error:
+                if not _is_half_made(error):
+                    raise
+            time.sleep(_PAUSE_S)
+        return optuna.storages.RDBStorage(url, engine_kwargs=options)
+
+
+def _is_half_made(error: DBAPIError) -> bool:
+    """Whether somebody else is making the same tables at this moment; they are there soon."""
+    reason = str(error.orig).lower()
+    return "already exists" in reason or "unique constraint" in reason or "deadlock" in reason

@@ -1,0 +1,103 @@
+"""A PostgreSQL server of a test's own, from Debian's package."""
+
+import contextlib
+import glob
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+PASSWORD = secrets.token_hex(8)
+_STARTS_WITHIN_S = 60
+_USER = "postgres"
+
+Run = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
+
+
+def _here(command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(command)
+
+
+@contextmanager
+def serve_postgres(
+    host: str = "127.0.0.1", port: int | None = None, begin: Run = _here
+) -> Iterator[str]:
+    """The URL, password and all, of a server with an empty database, while the context lasts.
+
+    Args:
+      host, port: where it listens; without a port on one that is free.
+      begin: starts a command where the server shall run.
+    """
+    programs = _find_programs()
+    port = port or _free_port(host)
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/var/tmp"))
+    try:
+        as_user: list[str] = []
+        if os.geteuid() == 0:  # as which PostgreSQL refuses to run
+            user = pwd.getpwnam(_USER)
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            as_user = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups"]
+        secret = folder / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        subprocess.run(
+            [*as_user, programs / "initdb", "-D", folder / "data", "-U", "me", "-A",
+             "scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8", "--locale=C"],
+            check=True, capture_output=True, cwd=folder,
+        )  # fmt: skip
+        server = begin(
+            [*as_user, str(programs / "postgres"), "-D", str(folder / "data"), "-h", host,
+             "-p", str(port), "-k", str(folder), "-c", "fsync=off", "-c", "max_connections=100",
+             "-c", "log_min_messages=fatal", "-c", "logging_collector=off"]
+        )  # fmt: skip
+        try:
+            _wait(programs, folder, port, server)
+            yield f"postgresql://me:{PASSWORD}@{host}:{port}/postgres"
+        finally:
+            _end(folder, server)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _find_programs() -> Path:
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres"))  # noqa: PTH207
+    name = shutil.which("postgres") or (found[-1] if found else None)
+    if name is None:
+        pytest.skip("needs PostgreSQL (Debian: postgresql)")
+    return Path(name).resolve().parent
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return int(free.getsockname()[1])
+
+
+def _wait(programs: Path, folder: Path, port: int, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + _STARTS_WITHIN_S
+    asks = [str(programs / "pg_isready"), "-q", "-h", str(folder), "-p", str(port)]
+    while subprocess.run(asks, check=False).returncode:
+        if server.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("PostgreSQL does not start")
+        time.sleep(0.1)
+
+
+def _end(folder: Path, server: "subprocess.Popen[bytes]") -> None:
+    """By the id that the server itself noted: what was begun may be a program around it."""
+    with contextlib.suppress(OSError, ValueError):
+        server.send_signal(signal.SIGINT)
+    try:
+        server.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait(timeout=20)
