@@ -20,7 +20,6 @@ from bt_ray.tracking.mlflow_store import (
     ARTIFACTS,
     database_file,
     follow_moved_artifacts,
-    is_shared,
     tracking_uri,
 )
 from bt_ray.tracking.revision import git_diff, git_revision
@@ -118,15 +117,16 @@ def start_run(
 ) -> tuple[MlflowRun, list[str]]:
     """The MLflow run of these settings: a new one, or the known one, RUNNING again.
 
-    A run with a parent is recorded on the parent's server, below it, unless that is a file that
-    other machines do not see. The settings are stored with
+    A run with a parent is recorded on the parent's server, below it, unless that is a file of
+    another machine. The settings are stored with
     the run, which also shows that its artifact store takes files.
 
     Returns: the run, and sentences on what a person must know, such as an experiment that had
       been deleted.
     Raises: TrackingError if the server does not answer, or does not take what is recorded.
     """
-    if parent is not None and not is_shared(parent.uri, settings.storage):
+    file = None if parent is None else database_file(parent.uri)
+    if file is not None and not file.is_file():
         parent = None
     uri = tracking_uri(settings.storage, run_folder) if parent is None else parent.uri
     notes = list[str]()

@@ -16,6 +16,7 @@ from bt_ray.evaluation.encoder import open_encoder
 from bt_ray.evaluation.frozen import Scores
 from bt_ray.json_files import read_json, write_json
 from bt_ray.model.pretrained import load_folder
+from bt_ray.storage.working_copy import folder_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.registry import (
     CHAMPION,
@@ -119,7 +120,7 @@ def _score_seeds(
             pretrain(again, register=False, parent=trial_order.parent)
         except (NonFiniteLossError, RunFailedError) as error:
             return tuple(found), f"Seed {training.seed} failed: {error}"
-        found.append(book.score(again.name, Path(again.storage) / again.name)[contest.score])
+        found.append(book.score(again.name, folder_of(again.storage) / again.name)[contest.score])
     return tuple(found), None
 
 

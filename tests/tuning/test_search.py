@@ -32,7 +32,7 @@ EPOCHS = 9
 def order(tmp_path: Path) -> TrialOrder:
     parent = MlflowRun("sqlite://", "0")
     return TrialOrder(
-        name="s", settings="{}", folder=str(tmp_path), score="knn_top1",
+        name="s", settings="{}", folder=str(tmp_path), storage=str(tmp_path), score="knn_top1",
         study=own_study(tmp_path), parent=parent,
     )  # fmt: skip
 
