@@ -110,7 +110,7 @@ def _reason(error: Exception, uri: str) -> str:
 
 def start_run(
     settings: Settings,
-    run_folder: Path,
+    run_folder: Path | None = None,
     *,
     known_run_id: str | None = None,
     parent: MlflowRun | None = None,
@@ -121,6 +121,8 @@ def start_run(
     another machine. The settings are stored with
     the run, which also shows that its artifact store takes files.
 
+    Args:
+      run_folder: where records of its own lie, if its storage is far, and there is no server.
     Returns: the run, and sentences on what a person must know, such as an experiment that had
       been deleted.
     Raises: TrackingError if the server does not answer, or does not take what is recorded.
