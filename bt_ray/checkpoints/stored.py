@@ -37,7 +37,7 @@ def _bring_manifests(run_folder: Path, origin: Store) -> None:
     for file in run_folder.glob(f"*/{CHECKPOINT}*/*"):
         if file.relative_to(run_folder).as_posix() not in there:
             file.unlink()
-    for folder in run_folder.glob(f"*/{CHECKPOINT}*"):
+    for folder in run_folder.glob(f"*/{CHECKPOINT}*/"):
         if not any(folder.iterdir()):
             folder.rmdir()
     manifests = {name for name in there if name.endswith(f"/{MANIFEST}")}

@@ -34,7 +34,8 @@ _KEPT_HERE = (".lock", ".held", ".new", ".part", "-wal", "-shm", "-journal")
 """Endings of files that mean nothing elsewhere, or are not whole yet."""
 CHECKPOINT = "checkpoint_"
 """How names of checkpoints begin."""
-_GOES_ITSELF = (CHECKPOINT, "shards")
+_GOES_ITSELF = (CHECKPOINT, "shards", "train")
+"""How names of folders begin that are not copied; Ray Train keeps notes of its own in `train`."""
 
 _ORIGINS: dict[Path, Store] = {}
 """Of this process: the storage that each copied folder stands for."""
