@@ -38,9 +38,9 @@ from bt_ray.training.background import done
 from bt_ray.training.classify import build_task, classify
 from bt_ray.training.launch import pretrain
 from bt_ray.training.local import LocalContext
+from bt_ray.training.loop import train
 from bt_ray.training.recorder import FolderRecorder
 from bt_ray.training.stop import StopRequest
-from bt_ray.training.loop import train
 from tests.workers import run_workers
 
 CPU = torch.device("cpu")
