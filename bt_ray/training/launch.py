@@ -19,6 +19,7 @@ from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
 from bt_ray.machine import name_user
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending
+from bt_ray.tracking.mlflow_inputs import record_inputs
 from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.tracking.registry import register_encoder, reserve_name
 from bt_ray.tracking.tracker import METRICS, Tracker
@@ -72,6 +73,7 @@ def pretrain(
         stop = StopRequest(run_folder)
         with ending(run) as end:
             run.tag("data_digest", manifest.digest)
+            record_inputs(run, settings)
             if register:
                 reserve_name(run.uri, settings.registered_model)
             with (
@@ -125,6 +127,7 @@ def _conclude(
     version = None
     try:
         run.tag("checkpoint", str(checkpoint))
+        run.tag("steps", str(steps))
         run.tag("stream_digest", stream_digest(checkpoint))
         if register and steps == total_steps:
             version = register_encoder(run, checkpoint, settings)

@@ -162,6 +162,7 @@ def keep_record(
       files: files to store with the run.
     """
     from bt_ray.evaluation.record import keep_evaluation
+    from bt_ray.model.weights import fingerprint
 
     run = subject.run
     record = {
@@ -173,6 +174,7 @@ def keep_record(
         "evaluation": name,
         "order": {key: _plain(value) for key, value in asdict(order).items()},
         "data": data,
+        "weights": fingerprint(subject.pretrained.encoder),
         **(more or {}),
     }
     storage = Path(subject.given.storage)
