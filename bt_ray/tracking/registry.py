@@ -14,6 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from bt_ray import __version__
+from bt_ray.checkpoints.checkpoint import find_checkpoint
 from bt_ray.config import Settings
 from bt_ray.errors import TrackingError
 from bt_ray.model.weights import ENCODER
@@ -144,6 +145,31 @@ def _first_of_equals(
         with suppress(MlflowException):  # who may not delete leaves two of a kind
             client.delete_model_version(version.name, version.version)
     return str(first.version)
+
+
+def card_of(reference: str, run: MlflowRun, settings: Settings, weights: str) -> str:
+    """The model card of an encoder that a user named (`evaluation.encoder`), written now.
+
+    Args:
+      run: that trained it; `settings`: its settings; `weights`: the digest of its weights.
+    Raises: TrackingError if the server does not answer, or does not know the run.
+    """
+    with answering(run.uri) as client:
+        licence = None
+        if reference.startswith(("models:/", "runs:/")):
+            tags = find_version(client, reference).tags
+            step, licence = tags.get(STEP), tags.get(_LICENCE)
+        else:
+            checkpoint = find_checkpoint(Path(reference).expanduser().resolve())
+            step = None if checkpoint is None else step_of(checkpoint)
+        facts = RunFacts(client, run.run_id)
+        return write_card(
+            settings,
+            facts,
+            step=None if step is None else int(step),
+            licence=licence,
+            weights=weights,
+        )
 
 
 def fetch_encoder(reference: str, uri: str, destination: Path) -> tuple[Path, str]:
