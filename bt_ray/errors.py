@@ -45,6 +45,10 @@ class TrackingError(BtRayError, ConnectionError):
     """A tracking server that does not answer."""
 
 
+class RegistryError(BtRayError, ValueError):
+    """A model or version that is not there, cannot be registered, or is not to be promoted."""
+
+
 class LaunchError(BtRayError, RuntimeError):
     """A run that cannot start here."""
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,10 +92,44 @@ def answering(uri: str) -> Iterator[MlflowClient]:
     except BtRayError:
         raise
     except Exception as error:  # stores and databases have errors of their own, of no common kind
+        server = f"MLflow at {without_credentials(uri)}"
         raise TrackingError(
-            f"MLflow at {without_credentials(uri)} does not answer as it should: "
-            f"{_reason(error, uri)}"
+            refusal(error, server)
+            or f"{server} does not answer as it should: {_reason(error, uri)}"
         ) from error
+
+
+def refusal(error: BaseException, server: str) -> str | None:
+    """A sentence if the server, or its artifact store, wants to know who asks, or forbids it.
+
+    Args:
+      server: how it is named.
+    """
+    status = _status(error)
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    who = f"the user {user!r}" if user else "whoever asks without MLFLOW_TRACKING_USERNAME"
+    if status == 401:
+        return (
+            f"{server} does not let in {who}: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as its keeper gave them."
+        )
+    if status == 403:
+        return (
+            f"{server} does not allow this to {who}: ask its keeper for the right to edit the "
+            "experiment and the registered model, or name others by --tracking.experiment and "
+            "--tracking.registered-model."
+        )
+    return None
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of a refusal, whichever of MLflow's ways it came by."""
+    found = getattr(getattr(error, "response", None), "status_code", None)
+    if found is None and isinstance(error, MlflowException):
+        told = re.search(r"error code (40[13])\b", str(error.message))
+        codes = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403}
+        found = int(told[1]) if told else codes.get(str(error.error_code))
+    return found if isinstance(found, int) else None
 
 
 def _reason(error: Exception, uri: str) -> str:

@@ -20,6 +20,7 @@ from bt_ray.machine import name_user
 from bt_ray.storage.working_copy import folder_of, name_of
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending
+from bt_ray.tracking.mlflow_inputs import record_inputs
 from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.tracking.mlflow_store import is_shared
 from bt_ray.tracking.registry import register_encoder, reserve_name
@@ -84,6 +85,7 @@ def pretrain(
         stop = stop or StopRequest()
         with ending(run) as end:
             run.tag("data_digest", manifest.digest)
+            record_inputs(run, settings)
             if register:
                 reserve_name(run.uri, settings.registered_model)
             with (
@@ -137,6 +139,7 @@ def _conclude(
     version = None
     try:
         run.tag("checkpoint", name_of(checkpoint))
+        run.tag("steps", str(steps))
         run.tag("stream_digest", stream_digest(checkpoint))
         if register and steps == total_steps:
             version = register_encoder(run, checkpoint, settings)

@@ -18,13 +18,8 @@ from bt_ray.json_files import read_json, write_json
 from bt_ray.model.pretrained import load_folder
 from bt_ray.storage.working_copy import folder_of
 from bt_ray.tracking.mlflow import MlflowRun
-from bt_ray.tracking.registry import (
-    CHAMPION,
-    describe_version,
-    find_champion,
-    give_alias,
-    register_encoder,
-)
+from bt_ray.tracking.registry import register_encoder
+from bt_ray.tracking.registry_alias import CHAMPION, describe_version, find_champion, give_alias
 from bt_ray.training.launch import pretrain
 from bt_ray.tuning.contest import Contest, build_contest
 from bt_ray.tuning.order import SweepOrder

@@ -162,6 +162,7 @@ def keep_record(
       files: files to store with the run.
     """
     from bt_ray.evaluation.record import keep_evaluation
+    from bt_ray.model.weights import fingerprint
     from bt_ray.storage.working_copy import folder_of, name_of
 
     run = subject.run
@@ -174,6 +175,7 @@ def keep_record(
         "evaluation": name,
         "order": {key: _plain(value) for key, value in asdict(order).items()},
         "data": data,
+        "weights": fingerprint(subject.pretrained.encoder),
         **(more or {}),
     }
     storage = folder_of(subject.given.storage)
