@@ -17,7 +17,7 @@ from ray.train import (
     TrainingFailedError,
     UserCallback,
 )
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from bt_ray import errors
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
@@ -29,12 +29,12 @@ from bt_ray.json_files import read_json
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, uses_gpu
+from bt_ray.training.incidents import CONTINUES, Incidents, nccl_environment, watch, why
 from bt_ray.training.worker import FAILURE, train_worker
 
 T = TypeVar("T")
 
 _TRAIN = "train"
-_STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
 
 
 def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback] = ()) -> None:
@@ -50,30 +50,37 @@ def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallba
     settings, run_folder = assignment.settings, assignment.run_folder
     failure = run_folder / FAILURE
     failure.unlink(missing_ok=True)
-    for attempts_left in range(settings.scaling.max_failures, -1, -1):
+    on_gpu = uses_gpu(settings)  # once: a lost node may take the last GPU along
+    saved, deaths = newest_checkpoint(run_folder)[1], 0
+    while True:
+        incidents = Incidents(settings, losses=deaths)
         try:
-            beside(_trainer(assignment, total_steps, callbacks).fit)
-            break
+            have_left = _run(_trainer(assignment, total_steps, callbacks, incidents, on_gpu))
         except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
-            if not attempts_left:
+            before, saved = saved, newest_checkpoint(run_folder)[1]
+            deaths = 1 if saved > before else deaths + 1
+            if deaths > settings.scaling.max_failures:
                 raise RunFailedError(f"Ray Train's controller died too often: {error}") from error
-        except TrainingFailedError as error:
-            raise RunFailedError(_why(error)) from error
+            continue
+        saved, deaths = newest_checkpoint(run_folder)[1], 0
+        if not have_left or saved == total_steps:
+            break
     if (reason := read_json(failure)) is not None:
         raise getattr(errors, reason["error"])(reason["message"])
 
 
-def _why(error: TrainingFailedError) -> str:
-    """What a person needs of Ray Train's report: the last line of the first worker's trace."""
-    failures = getattr(error, "worker_failures", {})
-    rank = min(failures, default=None)
-    cause = error if rank is None else failures[rank]
-    last_line = str(cause).strip().splitlines()[-1]
-    place = "" if rank is None else f" on worker {rank}"
-    return (
-        f"Ray Train gave up on the run{place}: {last_line} What is saved is kept; the same command "
-        "continues it."
-    )
+def _run(trainer: TorchTrainer) -> bool:
+    """Whether the workers left a node that will be taken away, and shall go on elsewhere.
+
+    Raises: ActorDiedError if Ray Train's controller died; RunFailedError.
+    """
+    try:
+        return bool(beside(trainer.fit).return_value)  # type: ignore[attr-defined]
+    except TrainingFailedError as error:
+        cause = getattr(error, "controller_failure", None)
+        if isinstance(cause, RunFailedError):  # of `Incidents`, which say all
+            raise cause from error
+        raise RunFailedError(f"Ray Train gave up on the run{why(error)} {CONTINUES}") from error
 
 
 def beside(job: Callable[[], T]) -> T:
@@ -85,27 +92,32 @@ def beside(job: Callable[[], T]) -> T:
 
 
 def _trainer(
-    assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback]
+    assignment: Assignment,
+    total_steps: int,
+    callbacks: Sequence[UserCallback],
+    incidents: Incidents,
+    on_gpu: bool,
 ) -> TorchTrainer:
     settings, run_folder = assignment.settings, assignment.run_folder
     return TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]
         train_loop_config={"assignment": assignment},
+        torch_config=TorchConfig(timeout_s=settings.scaling.collective_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=settings.scaling.workers,
-            use_gpu=uses_gpu(settings),
+            use_gpu=on_gpu,
             resources_per_worker={"CPU": settings.scaling.cpus_per_worker},
         ),
         run_config=RunConfig(
             name=_TRAIN,
             storage_path=str(run_folder),
-            failure_config=FailureConfig(
-                max_failures=settings.scaling.max_failures,
-                controller_failure_limit=_STARTS_WAITED_FOR,  # type: ignore[call-arg]
-            ),
+            # They count over the whole run; `Incidents` does since the last checkpoint.
+            failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),  # type: ignore[call-arg]
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-            callbacks=list(callbacks),  # type: ignore[arg-type]
-            worker_runtime_env={"env_vars": {} if uses_gpu(settings) else KEEP_FREED_MEMORY},
+            callbacks=[*callbacks, watch(incidents, settings)],  # type: ignore[list-item]
+            worker_runtime_env={
+                "env_vars": nccl_environment() if on_gpu else KEEP_FREED_MEMORY,
+            },
         ),
         datasets={
             "train": partial(

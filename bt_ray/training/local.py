@@ -63,6 +63,10 @@ class LocalContext:
         """Whether the calling process was asked to stop."""
         return StopRequest(self.run_folder).is_made()
 
+    def must_leave(self) -> bool:
+        """Nobody tells of it here."""
+        return False
+
     def _keep(self, step: int, write: Callable[[Path], None]) -> None:
         kept = self.run_folder / "local"
         began = time.monotonic()

@@ -59,6 +59,9 @@ class MemoryContext:
     def wants_stop(self) -> bool:
         return False
 
+    def must_leave(self) -> bool:
+        return False
+
 
 def run(settings: Settings, folder: Path, start: int = 0) -> tuple[Twins, MemoryContext]:
     shards = ShardSet.open(settings.data.train)
