@@ -239,5 +239,5 @@ def has_autoscaler() -> bool:
     if is_autoscaler_v2():
         return True
     status = json.loads(_internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS) or "{}")
-    kinds = status.get("autoscaler_report", {}).get("active_nodes", {})
-    return any(not kind.startswith("node_") for kind in kinds)
+    kinds = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
+    return any(not kind.startswith("node_") for kind in kinds.values())  # else each is its own
