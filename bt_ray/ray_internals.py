@@ -24,7 +24,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators.map_operator import MapOperator
 from ray.data._internal.execution.operators.output_splitter import OutputSplitter
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_initialized
-from ray.train.v2._internal.execution.callback import ControllerCallback, ReportCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.controller.state import (
     ReschedulingState,
@@ -190,11 +190,8 @@ class Watcher(Protocol):
     def waits(self, error: Exception) -> None:
         """Workers could not be started, and that is tried again."""
 
-    def kept(self) -> None:
-        """A checkpoint is in the storage."""
 
-
-class Watch(ControllerCallback, ReportCallback):
+class Watch(ControllerCallback):
     """Has Ray Train's controller tell the watcher; goes into `RunConfig.callbacks`.
 
     Args:
@@ -217,11 +214,6 @@ class Watch(ControllerCallback, ReportCallback):
             self._watcher.lost(error, was_announced=_is_preemption_failure(error))
         elif isinstance(current_state, ReschedulingState):
             self._watcher.waits(current_state.training_failed_error)
-
-    def after_report(self, training_report: Any, metrics: object) -> None:
-        """Tells of a checkpoint, which the controller has noted before."""
-        if training_report.checkpoint is not None:
-            self._watcher.kept()
 
 
 def is_drained() -> bool:

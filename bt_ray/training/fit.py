@@ -24,7 +24,7 @@ from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.stream.ingest import build_dataset
-from bt_ray.errors import RunFailedError
+from bt_ray.errors import BtRayError, RunFailedError
 from bt_ray.json_files import read_json
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
@@ -51,19 +51,16 @@ def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallba
     failure = run_folder / FAILURE
     failure.unlink(missing_ok=True)
     on_gpu = uses_gpu(settings)  # once: a lost node may take the last GPU along
-    saved, deaths = newest_checkpoint(run_folder)[1], 0
+    saved = partial(_saved_steps, run_folder)
+    incidents = Incidents(settings, saved)
     while True:
-        incidents = Incidents(settings, losses=deaths)
         try:
             have_left = _run(_trainer(assignment, total_steps, callbacks, incidents, on_gpu))
         except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
-            before, saved = saved, newest_checkpoint(run_folder)[1]
-            deaths = 1 if saved > before else deaths + 1
-            if deaths > settings.scaling.max_failures:
+            if incidents.count() > settings.scaling.max_failures:
                 raise RunFailedError(f"Ray Train's controller died too often: {error}") from error
             continue
-        saved, deaths = newest_checkpoint(run_folder)[1], 0
-        if not have_left or saved == total_steps:
+        if not have_left or saved() == total_steps:
             break
     if (reason := read_json(failure)) is not None:
         raise getattr(errors, reason["error"])(reason["message"])
@@ -72,13 +69,13 @@ def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallba
 def _run(trainer: TorchTrainer) -> bool:
     """Whether the workers left a node that will be taken away, and shall go on elsewhere.
 
-    Raises: ActorDiedError if Ray Train's controller died; RunFailedError.
+    Raises: ActorDiedError if Ray Train's controller died; RunFailedError; errors of bt_ray there.
     """
     try:
         return bool(beside(trainer.fit).return_value)  # type: ignore[attr-defined]
     except TrainingFailedError as error:
         cause = getattr(error, "controller_failure", None)
-        if isinstance(cause, RunFailedError):  # of `Incidents`, which say all
+        if isinstance(cause, BtRayError):  # of `Incidents`, or the storage's
             raise cause from error
         raise RunFailedError(f"Ray Train gave up on the run{why(error)} {CONTINUES}") from error
 
@@ -151,5 +148,9 @@ def _remaining_dataset(
     settings: Settings, run_folder: Path, total_steps: int, most_decoders: int | None
 ) -> ray.data.Dataset:
     """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
-    _, start = newest_checkpoint(run_folder)
+    start = _saved_steps(run_folder)
     return build_dataset(settings, start=start, stop=total_steps, most_decoders=most_decoders)
+
+
+def _saved_steps(run_folder: Path) -> int:
+    return newest_checkpoint(run_folder)[1]

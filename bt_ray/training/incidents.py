@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 
 import ray
 
@@ -41,11 +42,16 @@ class Incidents:
     """Counts a run's losses since its last checkpoint, and the minutes that it has waited.
 
     It does so in Ray Train's controller (`ray_internals.Watcher`).
+
+    Args:
+      saved: tells the steps of the newest checkpoint in the storage. One that was stored just
+        before a loss counts, whether or not all workers could report it.
     """
 
-    def __init__(self, settings: Settings, losses: int = 0) -> None:
-        self._settings = settings
-        self.losses = losses
+    def __init__(self, settings: Settings, saved: Callable[[], int]) -> None:
+        self._settings, self._saved = settings, saved
+        self._last_saved = saved()
+        self.losses = 0
         """In a row, without a new checkpoint in between."""
         self._waits_since: float | None = None
 
@@ -53,22 +59,24 @@ class Incidents:
         """All workers have started."""
         self._waits_since = None
 
-    def kept(self) -> None:
-        """A checkpoint is in the storage: what was lost before is forgotten."""
-        self.losses = 0
-
     def lost(self, error: Exception, *, was_announced: bool) -> None:
         """Workers failed, and are replaced. Raises: RunFailedError if that happens too often."""
         self._waits_since = time.monotonic()
         if was_announced:
             return
-        self.losses += 1
+        self.count()
         most = self._settings.scaling.max_failures
         if self.losses > most:
             raise RunFailedError(
                 f"Ray Train gave up on the run{why(error)} It was failure {self.losses} in a row "
                 f"without a new checkpoint (scaling.max_failures={most}). {CONTINUES}"
             )
+
+    def count(self) -> int:
+        """One loss more; those before the newest checkpoint are forgotten. Returns: in a row."""
+        before, self._last_saved = self._last_saved, self._saved()
+        self.losses = 1 if self._last_saved > before else self.losses + 1
+        return self.losses
 
     def waits(self, error: Exception) -> None:
         """Workers could not start. Raises: RunFailedError if that takes too long."""
@@ -106,6 +114,6 @@ def why(error: Exception) -> str:
     failures = getattr(error, "worker_failures", {})
     rank = min(failures, default=None)
     cause = error if rank is None else failures[rank]
-    last_line = str(cause).strip().splitlines()[-1]
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
     place = "" if rank is None else f" on worker {rank}"
-    return f"{place}: {last_line}"
+    return f"{place}: {lines[0] if 'has been hanging' in lines[0] else lines[-1]}"

@@ -28,6 +28,7 @@ LONG = [
     "--training.probe-every-epochs", "50000", "--training.log-every-steps", "1",
 ]  # fmt: skip
 PATIENCE_S = 240
+NOTES = []
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,11 @@ def test_more_losses_than_failures_in_a_row_a_hang_and_a_notice(
             assert len(before) == 2
             victim = next(iter(before.values()))
             victim.send_signal(number)
-            print(number.name, until_replaced(before, run), next_checkpoint(tmp_path, run))
+            NOTES.append((number.name, until_replaced(before, run), next_checkpoint(tmp_path, run)))
         before = workers()
         first_new = len(steps(tmp_path))
         drain(cluster.head, next(iter(before.values())))
-        print("notice", until_replaced(before, run))
+        NOTES.append(("notice", until_replaced(before, run)))
         next_checkpoint(tmp_path, run)
         seen = steps(tmp_path)[first_new - 1 :]
         assert seen == list(range(seen[0], seen[0] + len(seen)))  # none is lost, none comes twice

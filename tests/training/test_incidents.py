@@ -9,7 +9,7 @@ from bt_ray.config import Settings, override
 from bt_ray.errors import RunFailedError
 from bt_ray.presets import preset
 from bt_ray.training import cluster, incidents
-from bt_ray.training.incidents import Incidents, nccl_environment
+from bt_ray.training.incidents import Incidents, nccl_environment, why
 
 
 class LostError(Exception):
@@ -36,16 +36,30 @@ def _has(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
     monkeypatch.setattr(incidents.ray, "cluster_resources", lambda: resources)
 
 
+class Storage:
+    """Holds checkpoints; says how many steps the newest one has."""
+
+    steps = 0
+
+    def __call__(self) -> int:
+        return self.steps
+
+
+def _incidents(saved: Storage | None = None, **scaling: Any) -> Incidents:
+    return Incidents(_settings(**scaling), saved or Storage())
+
+
 def test_any_number_of_losses_is_survived_with_a_checkpoint_after_every_third() -> None:
-    seen = Incidents(_settings(max_failures=3))
+    saved = Storage()
+    seen = _incidents(saved, max_failures=3)
     for _ in range(300):
         for _ in range(3):
             seen.lost(LostError(), was_announced=False)
-        seen.kept()
+        saved.steps += 20
 
 
 def test_one_more_in_a_row_ends_the_run_with_a_sentence() -> None:
-    seen = Incidents(_settings(max_failures=2))
+    seen = _incidents(max_failures=2)
     for _ in range(2):
         seen.lost(LostError(), was_announced=False)
         seen.began()  # that workers start is no progress
@@ -57,7 +71,7 @@ def test_one_more_in_a_row_ends_the_run_with_a_sentence() -> None:
 
 
 def test_losses_that_were_announced_are_not_counted() -> None:
-    seen = Incidents(_settings(max_failures=0))
+    seen = _incidents(max_failures=0)
     for _ in range(20):
         seen.lost(LostError(), was_announced=True)
     with pytest.raises(RunFailedError):
@@ -65,15 +79,25 @@ def test_losses_that_were_announced_are_not_counted() -> None:
 
 
 def test_deaths_of_the_controller_count_on() -> None:
-    seen = Incidents(_settings(max_failures=3), losses=3)
+    """The driver counts them, and what it counts goes to the next controller."""
+    seen = _incidents(max_failures=3)
+    assert [seen.count() for _ in range(3)] == [1, 2, 3]
+    copy = pickle.loads(pickle.dumps(seen))
     with pytest.raises(RunFailedError):
-        seen.lost(LostError(), was_announced=False)
+        copy.lost(LostError(), was_announced=False)
+
+
+def test_what_hung_is_said_not_how_to_set_a_variable() -> None:
+    hung = "A worker health check has been hanging for 46 seconds.\nSet a variable"
+    assert why(RuntimeError(hung)) == ": A worker health check has been hanging for 46 seconds."
+    assert why(RuntimeError("Traceback\nRuntimeError: a bug")) == ": RuntimeError: a bug"
+    assert why(RuntimeError()) == ": RuntimeError"
 
 
 def test_a_lost_node_is_waited_for_and_what_is_missing_is_said(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = Incidents(_settings(wait_minutes=5))
+    seen = _incidents(wait_minutes=5)
     seen.lost(LostError(), was_announced=False)
     clock[0] = 299
     seen.waits(TimeoutError("no place"))
@@ -94,15 +118,10 @@ def test_a_lost_node_is_waited_for_and_what_is_missing_is_said(
 
 
 def test_left_out_the_wait_after_a_loss_is_a_quarter_of_an_hour(clock: list[float]) -> None:
-    seen = Incidents(_settings())
+    seen = _incidents()
     seen.lost(LostError(), was_announced=False)
     clock[0] = 899
     seen.waits(TimeoutError())
-
-
-def test_it_is_carried_to_the_controller_whole() -> None:
-    copy = pickle.loads(pickle.dumps(Incidents(_settings(), losses=2)))
-    assert copy.losses == 2
 
 
 def test_workers_get_places_soon_or_ray_train_tries_again() -> None:
