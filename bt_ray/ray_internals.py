@@ -1,14 +1,18 @@
 """What is used of Ray's private parts, all of it here; checked with Ray 2.60.
 
-`tests/test_ray_internals.py` fails when another version has moved them. Without them a run comes to
-the same result, more slowly.
+`tests/test_ray_internals.py` fails when another version has moved them. Without those of Ray Data a
+run comes to the same result, more slowly; those of Ray Train tell what becomes of its workers.
 """
 
+import json
+import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from ray._private import services
+from ray._private import ray_constants, services
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.data import DataContext
 from ray.data._internal.execution import streaming_executor_state
 from ray.data._internal.execution.backpressure_policy import (
@@ -19,6 +23,15 @@ from ray.data._internal.execution.backpressure_policy import (
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators.map_operator import MapOperator
 from ray.data._internal.execution.operators.output_splitter import OutputSplitter
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_initialized
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.context import get_train_context
+from ray.train.v2._internal.execution.controller.state import (
+    ReschedulingState,
+    RestartingState,
+    RunningState,
+)
+from ray.train.v2._internal.execution.failure_handling.default import _is_preemption_failure
 from ray.util.metrics import Gauge
 
 _LONGEST_WAIT_S = 0.02
@@ -156,3 +169,67 @@ def find_running_cluster() -> str | None:
         return str(services.canonicalize_bootstrap_address("auto"))
     except ConnectionError:
         return None
+
+
+class Watcher(Protocol):
+    """Who is told, in Ray Train's controller, what becomes of a run's workers.
+
+    An error of these methods ends the run; Ray Train then raises it in a ControllerError.
+    """
+
+    def began(self) -> None:
+        """All workers have started."""
+
+    def lost(self, error: Exception, *, was_announced: bool) -> None:
+        """Workers failed, and all are about to be replaced.
+
+        Args:
+          was_announced: their node was drained: it was known that it would go.
+        """
+
+    def waits(self, error: Exception) -> None:
+        """Workers could not be started, and that is tried again."""
+
+
+class Watch(ControllerCallback):
+    """Has Ray Train's controller tell the watcher; goes into `RunConfig.callbacks`.
+
+    Args:
+      environment: of the controller, where it is not set already.
+    """
+
+    def __init__(self, watcher: Watcher, environment: Mapping[str, str]) -> None:
+        self._watcher, self._environment = watcher, dict(environment)
+
+    def after_controller_start(self, train_run_context: object) -> None:
+        """Sets the environment; what is in it is read when workers start."""
+        os.environ |= self._environment | os.environ
+
+    def after_controller_state_update(self, previous_state: object, current_state: object) -> None:
+        """Tells of workers that began, were lost, or cannot begin."""
+        if isinstance(current_state, RunningState) and not isinstance(previous_state, RunningState):
+            self._watcher.began()
+        elif isinstance(current_state, RestartingState):
+            error = current_state.training_failed_error
+            self._watcher.lost(error, was_announced=_is_preemption_failure(error))
+        elif isinstance(current_state, ReschedulingState):
+            self._watcher.waits(current_state.training_failed_error)
+
+
+def is_drained() -> bool:
+    """Whether this Ray Train worker was told that a node of its run will be taken away.
+
+    `ray.train.get_preemption_info` says the same, but makes all workers wait for each other.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
+
+
+def has_autoscaler() -> bool:
+    """Whether the joined cluster has an autoscaler, which may bring more nodes."""
+    if not _internal_kv_initialized():
+        return False
+    if is_autoscaler_v2():
+        return True
+    status = json.loads(_internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS) or "{}")
+    kinds = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
+    return any(not kind.startswith("node_") for kind in kinds.values())  # else each is its own

@@ -90,16 +90,23 @@ class ScalingSettings:
     """Training workers (W); 0 runs everything in the calling process. Never changes a result."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """What a worker computes on; auto: a GPU each if the cluster has any."""
-    wait_minutes: float = 0
-    """Minutes to wait at the start for nodes that the run needs and that are still to come; an
-    autoscaler is asked for them."""
+    wait_minutes: float | None = None
+    """Minutes to wait for nodes that the run needs, at the start and whenever some were lost; an
+    autoscaler is asked for them. None: 15, but a run that a cluster without an autoscaler has no
+    room for at the start is refused at once."""
     cpus_per_worker: float = 1
     """Logical CPUs that Ray reserves for each worker."""
     threads_per_worker: int | None = None
     """Threads of a CPU worker's arithmetic; none: the CPUs that may be used there (by
     affinity and cgroup) over its workers."""
     max_failures: int = 3
-    """Times that lost workers are replaced and training goes on from the last checkpoint."""
+    """Times in a row that workers are lost without a new checkpoint in between, and replaced; after
+    one more the run gives up. All workers that a node takes along are one loss; one that was told
+    of beforehand (preemption) is none."""
+    collective_timeout_s: int = 600
+    """Seconds that workers wait for one that does not join in a sum (NCCL's and gloo's time-out).
+    All that one worker does while others wait must be shorter: a checkpoint's way to a slow
+    storage, the first batch, the compilation of kernels."""
     max_hours: float | None = None
     """Hours of training after which the run writes a checkpoint and ends; none: no limit. The
     schedule stays that of all `schedule.epochs`: the same command continues where it stopped,
@@ -108,11 +115,12 @@ class ScalingSettings:
     def __post_init__(self) -> None:
         require(self.workers >= 0, f"scaling.workers={self.workers} must be 0 or above.")
         require_positive("scaling", self, "cpus_per_worker")
+        require_positive("scaling", self, "collective_timeout_s")
         for name in ("threads_per_worker", "max_hours"):
             if getattr(self, name) is not None:
                 require_positive("scaling", self, name)
         require(
-            self.wait_minutes >= 0,
+            self.wait_minutes is None or self.wait_minutes >= 0,
             f"scaling.wait_minutes={self.wait_minutes} must be 0 or above.",
         )
         require(

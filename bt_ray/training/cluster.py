@@ -16,6 +16,7 @@ from bt_ray.config import Settings
 from bt_ray.cpu.count import available_cpus
 from bt_ray.errors import LaunchError
 from bt_ray.precision import Precision, best_on_cpu, best_on_gpu
+from bt_ray.ray_internals import has_autoscaler
 from bt_ray.ray_start import join_ray, starts_here
 from bt_ray.training.on_cpu import warn_on_cpu
 from bt_ray.training.preflight import Card, check_cards, look_for_card
@@ -25,6 +26,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _DATA_CPUS = 1.0
 _POLL_S = 2.0
+_WAIT_MINUTES = 15.0
 _SHARE, _EXAMINED_S = 0.001, 60.0  # of a GPU, to look at it; seconds for all nodes to answer
 _LOCALLY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # none takes this node away
@@ -62,7 +64,8 @@ def _wait_for_resources(settings: Settings, cpus: float) -> None:
 
     Raises: LaunchError for what it lacks, when `scaling.wait_minutes` are over.
     """
-    deadline = time.monotonic() + 60 * settings.scaling.wait_minutes
+    minutes = minutes_to_wait(settings, is_start=True)
+    deadline = time.monotonic() + 60 * minutes
     asked = False
     while True:
         try:
@@ -74,7 +77,7 @@ def _wait_for_resources(settings: Settings, cpus: float) -> None:
             if not asked:
                 _log.warning(
                     "Waiting up to %g minutes for more nodes: %s",
-                    settings.scaling.wait_minutes,
+                    minutes,
                     error,
                 )
                 request_resources(bundles=_bundles(settings))
@@ -84,10 +87,22 @@ def _wait_for_resources(settings: Settings, cpus: float) -> None:
         request_resources(bundles=[])  # from here on, the workers themselves ask
 
 
+def minutes_to_wait(settings: Settings, *, is_start: bool) -> float:
+    """`scaling.wait_minutes`, or what it is if it is left out.
+
+    Args:
+      is_start: of the run; else workers are replaced, whose nodes were there once.
+    """
+    minutes = settings.scaling.wait_minutes
+    if minutes is not None:
+        return minutes
+    return _WAIT_MINUTES if not is_start or has_autoscaler() else 0
+
+
 def _bundles(settings: Settings) -> list[dict[str, float]]:
     """What an autoscaler is asked for: a place for each worker, and one for reading data."""
     scaling = settings.scaling
-    gpu = {} if scaling.accelerator == "cpu" else {"GPU": 1.0}
+    gpu = {"GPU": 1.0} if uses_gpu(settings) else {}
     return [{"CPU": scaling.cpus_per_worker} | gpu] * scaling.workers + [{"CPU": _DATA_CPUS}]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray.data
 import ray.train
@@ -24,13 +24,14 @@ from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.location import locate
 from bt_ray.data.stream.ingest import build_dataset
-from bt_ray.errors import RunFailedError
+from bt_ray.errors import BtRayError, RunFailedError
 from bt_ray.json_files import read_json
 from bt_ray.storage.working_copy import origin_of
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, is_trial, uses_gpu
-from bt_ray.training.recorder import FAILURE, Recorder
+from bt_ray.training.incidents import CONTINUES, Incidents, nccl_environment, watch, why
+from bt_ray.training.recorder import FAILURE
 from bt_ray.training.remote_recorder import recording
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.torch_backend import ByDevice
@@ -39,8 +40,6 @@ from bt_ray.training.worker import train_worker
 T = TypeVar("T")
 
 _TRAIN = "train"
-_STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
-_FOR_EVER = -1  # as a trial does, whose place another trial may have taken meanwhile
 
 
 def fit(
@@ -62,33 +61,38 @@ def fit(
     settings, run_folder = assignment.settings, assignment.run_folder
     failure = run_folder / FAILURE
     failure.unlink(missing_ok=True)
+    on_gpu = uses_gpu(settings)  # once: a lost node may take the last GPU along
+    saved = partial(_saved_steps, assignment)
+    incidents = Incidents(settings, saved, waits_for_ever=is_trial())
     with recording(settings.storage, run_folder, stop) as recorder:
-        for attempts_left in range(settings.scaling.max_failures, -1, -1):
+        order = {"assignment": assignment, "recorder": recorder}
+        while True:
             try:
-                beside(_trainer(assignment, recorder, total_steps, callbacks).fit)
-                break
+                have_left = _run(_trainer(order, total_steps, callbacks, incidents, on_gpu))
             except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
-                if not attempts_left:
+                if incidents.count() > settings.scaling.max_failures:
                     raise RunFailedError(
                         f"Ray Train's controller died too often: {error}"
                     ) from error
-            except TrainingFailedError as error:
-                raise RunFailedError(_why(error)) from error
+                continue
+            if not have_left or saved() == total_steps:
+                break
     if (reason := read_json(failure)) is not None:
         raise getattr(errors, reason["error"])(reason["message"])
 
 
-def _why(error: TrainingFailedError) -> str:
-    """What a person needs of Ray Train's report: the last line of the first worker's trace."""
-    failures = getattr(error, "worker_failures", {})
-    rank = min(failures, default=None)
-    cause = error if rank is None else failures[rank]
-    last_line = str(cause).strip().splitlines()[-1]
-    place = "" if rank is None else f" on worker {rank}"
-    return (
-        f"Ray Train gave up on the run{place}: {last_line} What is saved is kept; the same command "
-        "continues it."
-    )
+def _run(trainer: TorchTrainer) -> bool:
+    """Whether the workers left a node that will be taken away, and shall go on elsewhere.
+
+    Raises: ActorDiedError if Ray Train's controller died; RunFailedError; errors of bt_ray there.
+    """
+    try:
+        return bool(beside(trainer.fit).return_value)  # type: ignore[attr-defined]
+    except TrainingFailedError as error:
+        cause = getattr(error, "controller_failure", None)
+        if isinstance(cause, BtRayError):  # of `Incidents`, or the storage's
+            raise cause from error
+        raise RunFailedError(f"Ray Train gave up on the run{why(error)} {CONTINUES}") from error
 
 
 def beside(job: Callable[[], T]) -> T:
@@ -100,34 +104,36 @@ def beside(job: Callable[[], T]) -> T:
 
 
 def _trainer(
-    assignment: Assignment,
-    recorder: Recorder,
+    order: dict[str, Any],
     total_steps: int,
     callbacks: Sequence[UserCallback],
+    incidents: Incidents,
+    on_gpu: bool,
 ) -> TorchTrainer:
+    assignment: Assignment = order["assignment"]
     settings = assignment.settings
     origin = origin_of(assignment.run_folder)
     filesystem, path = locate(str(assignment.run_folder) if origin is None else origin.uri)
     return TorchTrainer(
-        train_worker,
-        train_loop_config={"assignment": assignment, "recorder": recorder},
-        torch_config=ByDevice(),
+        train_worker,  # type: ignore[arg-type]
+        train_loop_config=order,
+        torch_config=ByDevice(timeout_s=settings.scaling.collective_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=settings.scaling.workers,
-            use_gpu=uses_gpu(settings),
+            use_gpu=on_gpu,
             resources_per_worker={"CPU": settings.scaling.cpus_per_worker},
         ),
         run_config=RunConfig(
             name=_TRAIN,
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=FailureConfig(
-                max_failures=settings.scaling.max_failures,
-                controller_failure_limit=_FOR_EVER if is_trial() else _STARTS_WAITED_FOR,  # type: ignore[call-arg]
-            ),
+            # They count over the whole run; `Incidents` does since the last checkpoint.
+            failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),  # type: ignore[call-arg]
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-            callbacks=list(callbacks),  # type: ignore[arg-type]
-            worker_runtime_env={"env_vars": {} if uses_gpu(settings) else KEEP_FREED_MEMORY},
+            callbacks=[*callbacks, watch(incidents, settings)],  # type: ignore[list-item]
+            worker_runtime_env={
+                "env_vars": nccl_environment() if on_gpu else KEEP_FREED_MEMORY,
+            },
         ),
         datasets={
             "train": partial(_remaining_dataset, assignment, total_steps, _most_decoders(settings))
@@ -159,6 +165,9 @@ def _remaining_dataset(
     assignment: Assignment, total_steps: int, most_decoders: int | None
 ) -> ray.data.Dataset:
     """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
-    settings = assignment.settings
-    _, start = newest_checkpoint(assignment.run_folder)
+    settings, start = assignment.settings, _saved_steps(assignment)
     return build_dataset(settings, start=start, stop=total_steps, most_decoders=most_decoders)
+
+
+def _saved_steps(assignment: Assignment) -> int:
+    return newest_checkpoint(assignment.run_folder)[1]

@@ -68,6 +68,10 @@ class LocalContext:
         """Whether the calling process was asked to stop."""
         return self.recorder.wants_stop()
 
+    def must_leave(self) -> bool:
+        """Nobody tells of it here."""
+        return False
+
     def _keep(self, step: int, write: Callable[[Path], None]) -> None:
         began = time.monotonic()
         origin = origin_of(self.run_folder)

@@ -29,6 +29,7 @@ from bt_ray.data.stream.feed import Feed
 from bt_ray.data.stream.ingest import worker_blocks
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import NonFiniteLossError, RunFailedError, UnreadableImagesError
+from bt_ray.ray_internals import is_drained
 from bt_ray.tracking.snapshots import Arrays
 from bt_ray.tracking.tracker import NullTracker, Tracker, Trackers
 from bt_ray.training.assignment import Assignment
@@ -105,6 +106,10 @@ class RayContext:
         """Whether the driver asked for a stop; the first worker looks for all."""
         return self.rank == 0 and self.recorder.wants_stop()
 
+    def must_leave(self) -> bool:
+        """Whether Ray has told this worker that a node of the run is drained."""
+        return is_drained()
+
 
 def _upload(
     folder: Path,
@@ -156,11 +161,12 @@ def _persist(folder: Path, checkpoint: ray.train.Checkpoint, name: str) -> ray.t
             return stored
 
 
-def train_worker(order: dict[str, Any]) -> None:
+def train_worker(order: dict[str, Any]) -> bool:
     """One worker's part of a run, from the last checkpoint if there is one.
 
     Args:
       order: `assignment`, an Assignment, and `recorder`, a Recorder.
+    Returns: whether it left because a node will be taken away, and the run shall go on elsewhere.
     """
     assignment: Assignment = order["assignment"]
     settings = assignment.settings
@@ -171,7 +177,7 @@ def train_worker(order: dict[str, Any]) -> None:
     batches = worker_batches(settings, context, plan, start)
     batches.begin()  # Ray Data reads and decodes while the model is built and probed first
     with telling_failures(context), closing(batches):
-        train(
+        return train(
             assignment.build_learner(shards, context.device, plan.steps_per_epoch),
             settings,
             steps_per_epoch=plan.steps_per_epoch,
@@ -180,6 +186,7 @@ def train_worker(order: dict[str, Any]) -> None:
             probe=assignment.build_probe(context.device, context.rank, context.world_size),
             resume=resume,
         )
+    return False  # one of `telling_failures`' errors ended it
 
 
 def build_context(settings: Settings, recorder: Recorder) -> RayContext:

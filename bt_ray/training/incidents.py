@@ -1,0 +1,122 @@
+"""What a run survives: losses that checkpoints come between, and nodes that come back in time."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+
+import ray
+
+from bt_ray.config import Settings
+from bt_ray.errors import LaunchError, RunFailedError
+from bt_ray.ray_internals import Watch
+from bt_ray.training.cluster import check_resources, cpus_needed, minutes_to_wait
+
+_log = logging.getLogger(__name__)
+
+CONTINUES = "What is saved is kept; the same command continues it."
+_START_S = (10.0, 60.0)
+"""Seconds for workers to get their places before Ray Train tries again: at least, at most."""
+_WATCHED = {
+    # A worker that is stopped, or whose machine hangs, is found after this time. Its answer needs
+    # a thread of its process for a millisecond, and no step, checkpoint or probe keeps Python from
+    # that for more than seconds. Ray's own: 600.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "45",
+    # Workers that wait for a lost one in a sum do not take their group apart: they are ended.
+    # Ray's own: 30.
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
+}
+_NCCL = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # a time-out ends the worker
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",  # and leaves a record of the last sums in /tmp
+    "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",
+}
+
+
+def nccl_environment() -> dict[str, str]:
+    """Of workers on GPUs: what NCCL does when a sum does not come to an end; the user's wins."""
+    return {name: os.environ.get(name, value) for name, value in _NCCL.items()}
+
+
+class Incidents:
+    """Counts a run's losses since its last checkpoint, and the minutes that it has waited.
+
+    It does so in Ray Train's controller (`ray_internals.Watcher`).
+
+    Args:
+      waits_for_ever: as a trial does, whose place another trial may have taken meanwhile.
+      saved: tells the steps of the newest checkpoint in the storage. One that was stored just
+        before a loss counts, whether or not all workers could report it.
+    """
+
+    def __init__(
+        self, settings: Settings, saved: Callable[[], int], *, waits_for_ever: bool = False
+    ) -> None:
+        self._settings, self._saved, self._waits_for_ever = settings, saved, waits_for_ever
+        self._last_saved = saved()
+        self.losses = 0
+        """In a row, without a new checkpoint in between."""
+        self._waits_since: float | None = None
+
+    def began(self) -> None:
+        """All workers have started."""
+        self._waits_since = None
+
+    def lost(self, error: Exception, *, was_announced: bool) -> None:
+        """Workers failed, and are replaced. Raises: RunFailedError if that happens too often."""
+        self._waits_since = time.monotonic()
+        if was_announced:
+            return
+        self.count()
+        most = self._settings.scaling.max_failures
+        if self.losses > most:
+            raise RunFailedError(
+                f"Ray Train gave up on the run{why(error)} It was failure {self.losses} in a row "
+                f"without a new checkpoint (scaling.max_failures={most}). {CONTINUES}"
+            )
+
+    def count(self) -> int:
+        """One loss more; those before the newest checkpoint are forgotten. Returns: in a row."""
+        before, self._last_saved = self._last_saved, self._saved()
+        self.losses = 1 if self._last_saved > before else self.losses + 1
+        return self.losses
+
+    def waits(self, error: Exception) -> None:
+        """Workers could not start. Raises: RunFailedError if that takes too long."""
+        now = time.monotonic()
+        if self._waits_since is None:
+            self._waits_since = now
+        minutes = minutes_to_wait(self._settings, is_start=False)
+        if not self._waits_for_ever and now - self._waits_since >= 60 * minutes:
+            raise RunFailedError(
+                f"Workers could not be started again for {minutes:g} minutes "
+                f"(scaling.wait_minutes): {self._missing(error)} {CONTINUES}"
+            )
+
+    def _missing(self, error: Exception) -> str:
+        try:
+            check_resources(self._settings, cpus_needed(self._settings), ray.cluster_resources())
+        except LaunchError as lack:
+            return str(lack)
+        return f"the cluster is large enough, but others use it, or they fail{why(error)}"
+
+
+def watch(incidents: Incidents, settings: Settings) -> Watch:
+    """What has Ray Train's controller tell of the run's incidents."""
+    return Watch(incidents, _WATCHED | _start_timeout(settings))
+
+
+def _start_timeout(settings: Settings) -> dict[str, str]:
+    least, most = _START_S
+    wait_s = 60 * minutes_to_wait(settings, is_start=False)
+    return {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(min(most, max(least, wait_s)))}
+
+
+def why(error: Exception) -> str:
+    """What a person needs of Ray Train's report: the last line of the first worker's trace."""
+    failures = getattr(error, "worker_failures", {})
+    rank = min(failures, default=None)
+    cause = error if rank is None else failures[rank]
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    place = "" if rank is None else f" on worker {rank}"
+    return f"{place}: {lines[0] if 'has been hanging' in lines[0] else lines[-1]}"
