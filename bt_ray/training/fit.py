@@ -10,7 +10,6 @@ import ray.train
 from ray.exceptions import ActorDiedError
 from ray.train import (
     CheckpointConfig,
-    DataConfig,
     FailureConfig,
     RunConfig,
     ScalingConfig,
@@ -23,12 +22,12 @@ from bt_ray import errors
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
-from bt_ray.data.stream.ingest import build_dataset
 from bt_ray.errors import RunFailedError
 from bt_ray.json_files import read_json
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, uses_gpu
+from bt_ray.training.elastic import DataForGroup, Steps, follow_cluster, num_workers
 from bt_ray.training.worker import FAILURE, train_worker
 
 T = TypeVar("T")
@@ -88,11 +87,11 @@ def _trainer(
     assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback]
 ) -> TorchTrainer:
     settings, run_folder = assignment.settings, assignment.run_folder
-    return TorchTrainer(
+    trainer = TorchTrainer(
         train_worker,
         train_loop_config={"assignment": assignment},
         scaling_config=ScalingConfig(
-            num_workers=settings.scaling.workers,
+            num_workers=num_workers(settings.scaling),  # type: ignore[arg-type]
             use_gpu=uses_gpu(settings),
             resources_per_worker={"CPU": settings.scaling.cpus_per_worker},
         ),
@@ -108,16 +107,19 @@ def _trainer(
             worker_runtime_env={"env_vars": {} if uses_gpu(settings) else KEEP_FREED_MEMORY},
         ),
         datasets={
-            "train": partial(
-                _remaining_dataset, settings, run_folder, total_steps, _most_decoders(settings)
+            "train": partial(  # type: ignore[dict-item]
+                _remaining_steps, settings, run_folder, total_steps, _most_decoders(settings)
             )
         },
         # In order and in turn, nothing by locality: a block belongs to one worker.
-        dataset_config=DataConfig(
+        dataset_config=DataForGroup(
             execution_options=ray.data.ExecutionOptions(preserve_order=True),
             enable_shard_locality=False,
         ),
     )
+    if settings.scaling.is_elastic:
+        follow_cluster(trainer, settings.scaling)
+    return trainer
 
 
 def _most_decoders(settings: Settings) -> int | None:
@@ -130,14 +132,14 @@ def _most_decoders(settings: Settings) -> int | None:
     available = ray.cluster_resources()
     runs = available.get("CPU", 0) / cpus_needed(settings)
     if uses_gpu(settings):
-        runs = min(runs, available["GPU"] / settings.scaling.workers)
-    workers = settings.scaling.workers * settings.scaling.cpus_per_worker
+        runs = min(runs, available["GPU"] / settings.scaling.min_workers)
+    workers = settings.scaling.min_workers * settings.scaling.cpus_per_worker
     return max(1, int(available.get("CPU", 0) / max(1, int(runs)) - workers))
 
 
-def _remaining_dataset(
+def _remaining_steps(
     settings: Settings, run_folder: Path, total_steps: int, most_decoders: int | None
-) -> ray.data.Dataset:
+) -> Steps:
     """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
     _, start = newest_checkpoint(run_folder)
-    return build_dataset(settings, start=start, stop=total_steps, most_decoders=most_decoders)
+    return Steps(settings, start, total_steps, most_decoders)

@@ -14,7 +14,7 @@ _DRIVER_CPUS = 0.01  # Tune refuses 0; the trial's own workers do the work
 
 def trial_resources(settings: Settings) -> dict[str, float]:
     """What a trial's own process reserves: next to nothing if workers train for it."""
-    if settings.scaling.workers > 0:
+    if settings.scaling.min_workers > 0:
         return {"CPU": _DRIVER_CPUS}
     cpus = {"CPU": settings.scaling.cpus_per_worker}
     return cpus | ({"GPU": 1.0} if cluster.uses_gpu(settings) else {})
@@ -36,12 +36,12 @@ def join_cluster(settings: Settings, at_once: int | None) -> int:
 
 def _cores(settings: Settings) -> float:
     """Cores that a trial computes on."""
-    return max(1, settings.scaling.workers) * settings.scaling.cpus_per_worker
+    return max(1, settings.scaling.min_workers) * settings.scaling.cpus_per_worker
 
 
 def _room(settings: Settings) -> int:
     resources = ray.cluster_resources()
-    workers = settings.scaling.workers
+    workers = settings.scaling.min_workers
     needed = cluster.cpus_needed(settings) + _DRIVER_CPUS if workers else _cores(settings)
     room = resources.get("CPU", 1) / needed
     if cluster.uses_gpu(settings):
@@ -57,5 +57,5 @@ def share_threads(settings: Settings, at_once: int) -> Settings:
     scaling = settings.scaling
     if scaling.threads_per_worker is not None or len(ray.nodes()) > 1:
         return settings
-    each = max(1, available_cpus() // (at_once * max(1, scaling.workers)))
+    each = max(1, available_cpus() // (at_once * max(1, scaling.min_workers)))
     return replace(settings, scaling=replace(scaling, threads_per_worker=each))
