@@ -4,7 +4,10 @@
 the same result, more slowly.
 """
 
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -251,13 +254,24 @@ class ClusterPolicy(ScalingPolicy):
 
 
 def _nodes() -> dict[str, dict[str, float]]:
-    """What each node has that is there and will stay, by the node's id."""
+    """What each node has that is there and will stay, by the node's id.
+
+    Ray takes a while to declare a lost node dead. Until then a start that counts on it would wait
+    a minute in vain.
+    """
     leaving = state.state.get_draining_nodes()
-    return {
-        node["NodeID"]: node["Resources"]
-        for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] not in leaving
-    }
+    told = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    with ThreadPoolExecutor(max(1, len(told)), "nodes") as pool:
+        found = zip(told, pool.map(_answers, told), strict=True)
+        return {node["NodeID"]: node["Resources"] for node, answers in found if answers}
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    """Whether the node's raylet takes a connection."""
+    place = (node["NodeManagerAddress"], node["NodeManagerPort"])
+    with suppress(OSError), socket.create_connection(place, timeout=_ANSWERED_S):
+        return True
+    return False
 
 
 def _times(each: dict[str, float], resources: dict[str, float]) -> int:

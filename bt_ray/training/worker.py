@@ -42,6 +42,8 @@ from bt_ray.training.prometheus import PrometheusTracker
 from bt_ray.training.quarantine import QUARANTINE, list_images
 from bt_ray.training.stop import StopRequest
 
+WORKERS = "scaling/workers"
+"""Name of the measure that says, of a range, how many workers went on from a step."""
 FAILURE = "failure.json"
 """Name of the file in a run's folder that says why its work ended."""
 
@@ -146,6 +148,8 @@ def train_worker(order: dict[str, Any]) -> None:
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
     resume, start = agree_on_checkpoint(assignment.run_folder, context.device)
+    if settings.scaling.is_elastic:
+        context.tracker.log(start, {WORKERS: context.world_size})
     batches = worker_batches(settings, context, plan, start)
     batches.begin()  # Ray Data reads and decodes while the model is built and probed first
     with telling_failures(context), closing(batches):

@@ -29,13 +29,16 @@ def to_batch(
     return on_device(to_block(columns, settings, steps_per_epoch), device)
 
 
-def check_place(columns: Columns, step: int, rank: int, first: int, num_rows: int) -> None:
+def check_place(
+    columns: Columns, step: int, rank: int, num_rows: int, first: int | None = None
+) -> None:
     """Raises PlanError unless these are exactly the rows that the plan gives this worker now.
 
     Args:
-      first: the first of the worker's `num_rows` slots of the step.
+      first: of the worker's `num_rows` slots of the step; none: where all have so many.
     """
     steps, slots = columns["step"], columns["slot"]
+    first = rank * num_rows if first is None else first
     if not (
         len(steps) == num_rows
         and (steps == step).all()
@@ -66,7 +69,7 @@ def stream_batches(
 
     def checked() -> Iterator[Block]:
         for step, columns in enumerate(blocks, start=start):
-            check_place(columns, step, rank, first, num_rows)
+            check_place(columns, step, rank, num_rows, first)
             yield to_block(columns, settings, steps_per_epoch)
 
     return Feed(checked(), device)
