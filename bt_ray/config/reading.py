@@ -97,7 +97,7 @@ def _read_value(hint: Any, value: Any, key: str) -> Any:
         return _read_section(typing.cast(type, hint), value, f"{key}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
-        if value is None or type(value) in arguments:
+        if type(value) in arguments:
             return value
         return _read_value(arguments[0], value, key)
     if origin is Literal:

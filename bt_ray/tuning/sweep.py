@@ -69,6 +69,11 @@ def sweep(
     """
     order = order or SweepOrder()
     check_pretraining(settings)
+    if settings.scaling.is_elastic:
+        raise SettingsError(
+            f"scaling.workers={settings.scaling.workers} must be one number in a sweep: its trials "
+            "share the cluster."
+        )
     space.check(settings)
     points = order_points(space, order)
     settings = locate_storage(settings)
