@@ -85,7 +85,7 @@ def ablate(
     settings = locate_storage(settings)
     open_storage(settings)
     settings = take_images(prepare_data(settings), plan.images)
-    if settings.scaling.workers > 0:
+    if settings.scaling.min_workers > 0:
         connect(settings)
     # Results are those of one arithmetic, which their keys name.
     settings = choose_precision(settings, folder_of(settings.storage) / "ablations")

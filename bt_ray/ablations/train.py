@@ -62,10 +62,10 @@ def train_all(
             yield result, False
         else:
             missing[order.key] = order
-    alone = [order for order in missing.values() if order.settings.scaling.workers > 0]
+    alone = [order for order in missing.values() if order.settings.scaling.min_workers > 0]
     for order in alone:
         yield train_one(order, folder, parent), True
-    local = [order for order in missing.values() if order.settings.scaling.workers == 0]
+    local = [order for order in missing.values() if order.settings.scaling.min_workers == 0]
     if not local:
         return
     threads = max(1, available_cpus() // at_once)

@@ -1,10 +1,12 @@
 """Settings of the loop, of what is measured in it, of where it runs and is recorded."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from bt_ray.config.checks import require, require_positive
+from bt_ray.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +88,13 @@ class ProbeSettings:
 class ScalingSettings:
     """How much of the cluster a run uses, and what happens when workers are lost."""
 
-    workers: int = 1
-    """Training workers (W); 0 runs everything in the calling process. Never changes a result."""
+    workers: int | str = 1
+    """Training workers (W); 0 runs everything in the calling process. A range such as 16..32 takes
+    as many as the cluster has room for: fewer when a node goes, more when it is back. Never changes
+    a result."""
+    grow_minutes: float = 10
+    """Minutes that a range's workers train, at least, before more of them take over at a
+    checkpoint."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """What a worker computes on; auto: a GPU each if the cluster has any."""
     wait_minutes: float | None = None
@@ -113,7 +120,13 @@ class ScalingSettings:
     for as many hours again."""
 
     def __post_init__(self) -> None:
-        require(self.workers >= 0, f"scaling.workers={self.workers} must be 0 or above.")
+        least, most = self._range()
+        if self.is_elastic:
+            require(
+                1 <= least <= most,
+                f"scaling.workers={self.workers} must begin with 1 or more, and not end with less.",
+            )
+        require(least >= 0, f"scaling.workers={self.workers} must be 0 or above.")
         require_positive("scaling", self, "cpus_per_worker")
         require_positive("scaling", self, "collective_timeout_s")
         for name in ("threads_per_worker", "max_hours"):
@@ -124,9 +137,39 @@ class ScalingSettings:
             f"scaling.wait_minutes={self.wait_minutes} must be 0 or above.",
         )
         require(
+            self.grow_minutes >= 0,
+            f"scaling.grow_minutes={self.grow_minutes} must be 0 or above.",
+        )
+        require(
             self.max_failures >= 0,
             f"scaling.max_failures={self.max_failures} must be 0 or above.",
         )
+
+    @property
+    def min_workers(self) -> int:
+        """The number of workers; of a range, the least."""
+        return self._range()[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The number of workers; of a range, the most."""
+        return self._range()[1]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether `workers` is a range."""
+        return isinstance(self.workers, str)
+
+    def _range(self) -> tuple[int, int]:
+        if isinstance(self.workers, int):
+            return self.workers, self.workers
+        found = re.fullmatch(r"(\d+)\.\.(\d+)", self.workers)
+        if found is None:
+            raise SettingsError(
+                f"scaling.workers={self.workers!r} must be a number such as 4, or a range such as "
+                "2..4."
+            )
+        return int(found[1]), int(found[2])
 
 
 @dataclass(frozen=True, kw_only=True)

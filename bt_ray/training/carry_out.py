@@ -28,7 +28,7 @@ def carry_out(
     """
     if is_done(assignment.run_folder, total_steps):
         return
-    if assignment.settings.scaling.workers == 0:
+    if assignment.settings.scaling.min_workers == 0:
         train_here(assignment, total_steps, stop)
         return
     connect(assignment.settings)

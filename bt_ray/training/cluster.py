@@ -24,7 +24,8 @@ from bt_ray.training.preflight import Card, check_cards, look_for_card
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-_DATA_CPUS = 1.0
+DATA_CPUS = 1.0
+"""Logical CPUs that reading data needs, at least, besides the workers'."""
 _POLL_S = 2.0
 _WAIT_MINUTES = 15.0
 _SHARE, _EXAMINED_S = 0.001, 60.0  # of a GPU, to look at it; seconds for all nodes to answer
@@ -103,7 +104,7 @@ def _bundles(settings: Settings) -> list[dict[str, float]]:
     """What an autoscaler is asked for: a place for each worker, and one for reading data."""
     scaling = settings.scaling
     gpu = {"GPU": 1.0} if uses_gpu(settings) else {}
-    return [{"CPU": scaling.cpus_per_worker} | gpu] * scaling.workers + [{"CPU": _DATA_CPUS}]
+    return [{"CPU": scaling.cpus_per_worker} | gpu] * scaling.min_workers + [{"CPU": DATA_CPUS}]
 
 
 def check_resources(settings: Settings, cpus: float, available: Mapping[str, float]) -> None:
@@ -113,11 +114,11 @@ def check_resources(settings: Settings, cpus: float, available: Mapping[str, flo
       cpus: logical CPUs of the run.
       available: the cluster's resources, as Ray names them.
     """
-    workers = settings.scaling.workers
+    workers = settings.scaling.min_workers
     if cpus > available.get("CPU", 0):
         raise LaunchError(
             f"scaling.workers={workers} × scaling.cpus_per_worker="
-            f"{settings.scaling.cpus_per_worker} and {_DATA_CPUS:g} CPU for reading data make "
+            f"{settings.scaling.cpus_per_worker} and {DATA_CPUS:g} CPU for reading data make "
             f"{cpus:g} CPUs; the cluster has {available.get('CPU', 0):g}. Use fewer workers or "
             "fewer CPUs each."
         )
@@ -127,7 +128,7 @@ def check_resources(settings: Settings, cpus: float, available: Mapping[str, flo
 
 def check_gpus(settings: Settings, num_gpus: float) -> None:
     """Raises LaunchError unless there is a GPU for each worker."""
-    workers = settings.scaling.workers
+    workers = settings.scaling.min_workers
     if workers > num_gpus:
         raise LaunchError(
             f"scaling.workers={workers} need a GPU each; the cluster has "
@@ -201,8 +202,8 @@ def best_on_cluster(settings: Settings) -> Precision:
 
 
 def cpus_needed(settings: Settings) -> float:
-    """Logical CPUs of a run: its workers', and what decoding needs at least."""
-    return settings.scaling.workers * settings.scaling.cpus_per_worker + _DATA_CPUS
+    """Logical CPUs of a run, at least: its workers', and what decoding needs."""
+    return settings.scaling.min_workers * settings.scaling.cpus_per_worker + DATA_CPUS
 
 
 def is_trial() -> bool:

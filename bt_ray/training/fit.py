@@ -9,7 +9,6 @@ import ray.train
 from ray.exceptions import ActorDiedError
 from ray.train import (
     CheckpointConfig,
-    DataConfig,
     FailureConfig,
     RunConfig,
     ScalingConfig,
@@ -23,13 +22,13 @@ from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.location import locate
-from bt_ray.data.stream.ingest import build_dataset
 from bt_ray.errors import BtRayError, RunFailedError
 from bt_ray.json_files import read_json
 from bt_ray.storage.working_copy import origin_of
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, is_trial, uses_gpu
+from bt_ray.training.elastic import DataForGroup, Steps, follow_cluster, num_workers
 from bt_ray.training.incidents import CONTINUES, Incidents, nccl_environment, watch, why
 from bt_ray.training.recorder import FAILURE
 from bt_ray.training.remote_recorder import recording
@@ -114,12 +113,12 @@ def _trainer(
     settings = assignment.settings
     origin = origin_of(assignment.run_folder)
     filesystem, path = locate(str(assignment.run_folder) if origin is None else origin.uri)
-    return TorchTrainer(
+    trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config=order,
         torch_config=ByDevice(timeout_s=settings.scaling.collective_timeout_s),
         scaling_config=ScalingConfig(
-            num_workers=settings.scaling.workers,
+            num_workers=num_workers(settings.scaling),  # type: ignore[arg-type]
             use_gpu=on_gpu,
             resources_per_worker={"CPU": settings.scaling.cpus_per_worker},
         ),
@@ -136,14 +135,19 @@ def _trainer(
             },
         ),
         datasets={
-            "train": partial(_remaining_dataset, assignment, total_steps, _most_decoders(settings))
+            "train": partial(  # type: ignore[dict-item]
+                _remaining_steps, assignment, total_steps, _most_decoders(settings)
+            )
         },
         # In order and in turn, nothing by locality: a block belongs to one worker.
-        dataset_config=DataConfig(
+        dataset_config=DataForGroup(
             execution_options=ray.data.ExecutionOptions(preserve_order=True),
             enable_shard_locality=False,
         ),
     )
+    if settings.scaling.is_elastic:
+        follow_cluster(trainer, settings.scaling)
+    return trainer
 
 
 def _most_decoders(settings: Settings) -> int | None:
@@ -156,17 +160,14 @@ def _most_decoders(settings: Settings) -> int | None:
     available = ray.cluster_resources()
     runs = available.get("CPU", 0) / cpus_needed(settings)
     if uses_gpu(settings):
-        runs = min(runs, available["GPU"] / settings.scaling.workers)
-    workers = settings.scaling.workers * settings.scaling.cpus_per_worker
+        runs = min(runs, available["GPU"] / settings.scaling.min_workers)
+    workers = settings.scaling.min_workers * settings.scaling.cpus_per_worker
     return max(1, int(available.get("CPU", 0) / max(1, int(runs)) - workers))
 
 
-def _remaining_dataset(
-    assignment: Assignment, total_steps: int, most_decoders: int | None
-) -> ray.data.Dataset:
+def _remaining_steps(assignment: Assignment, total_steps: int, most_decoders: int | None) -> Steps:
     """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
-    settings, start = assignment.settings, _saved_steps(assignment)
-    return build_dataset(settings, start=start, stop=total_steps, most_decoders=most_decoders)
+    return Steps(assignment.settings, _saved_steps(assignment), total_steps, most_decoders)
 
 
 def _saved_steps(assignment: Assignment) -> int:

@@ -76,7 +76,7 @@ def pretrain(
     with sole_owner(run_folder):
         settings = choose_precision(settings, run_folder)
         claim_folder(run_folder, settings)
-        if settings.scaling.workers > 0:
+        if settings.scaling.min_workers > 0:
             connect(settings)
         run, notes_on_run = run_of_folder(run_folder, settings, parent=parent)
         if register and not is_shared(run.uri, settings.storage):
@@ -167,7 +167,7 @@ def notes_on_images(settings: Settings) -> list[str]:
 
 def note_on_parts(settings: Settings) -> str | None:
     """A sentence if the encoder's batch norms did not see the whole batch at once."""
-    workers, batch = max(1, settings.scaling.workers), settings.data.global_batch
+    workers, batch = max(1, settings.scaling.min_workers), settings.data.global_batch
     parts = part_rows(batch // workers, settings.training.micro_batch)
     if len(parts) == 1:
         return None

@@ -40,6 +40,9 @@ from bt_ray.training.prometheus import PrometheusTracker
 from bt_ray.training.quarantine import describe_images
 from bt_ray.training.recorder import Recorder
 
+WORKERS = "scaling/workers"
+"""Name of the measure that says, of a range, how many workers went on from a step."""
+
 _log = logging.getLogger(__name__)
 _BESIDE = CheckpointUploadMode.ASYNC
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -174,6 +177,8 @@ def train_worker(order: dict[str, Any]) -> bool:
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
     resume, start = agree_on_checkpoint(assignment.run_folder, context.device)
+    if settings.scaling.is_elastic:
+        context.tracker.log(start, {WORKERS: context.world_size})
     batches = worker_batches(settings, context, plan, start)
     batches.begin()  # Ray Data reads and decodes while the model is built and probed first
     with telling_failures(context), closing(batches):

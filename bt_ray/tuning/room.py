@@ -26,7 +26,7 @@ def trial_resources(settings: Settings) -> tune.PlacementGroupFactory:
     process: with it runs all that directs the workers, and a lost node then takes along nothing but
     workers, of its own trials.
     """
-    if settings.scaling.workers > 0:
+    if settings.scaling.min_workers > 0:
         return tune.PlacementGroupFactory([{_name_of_this_node(): _PIN}])
     cpus = {"CPU": settings.scaling.cpus_per_worker}
     return tune.PlacementGroupFactory([cpus | ({"GPU": 1.0} if cluster.uses_gpu(settings) else {})])
@@ -80,7 +80,7 @@ def join_cluster(settings: Settings, at_once: int | None) -> Room:
 
 def _cores(settings: Settings) -> float:
     """Cores that a trial computes on."""
-    return max(1, settings.scaling.workers) * settings.scaling.cpus_per_worker
+    return max(1, settings.scaling.min_workers) * settings.scaling.cpus_per_worker
 
 
 def count_places(settings: Settings) -> int:
@@ -89,9 +89,9 @@ def count_places(settings: Settings) -> int:
     A worker has its CPUs, and its whole GPU, on one node; a trial's workers may lie on several.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    workers = max(1, settings.scaling.workers)
+    workers = max(1, settings.scaling.min_workers)
     places = sum(workers_on(node, settings) for node in nodes) // workers
-    if settings.scaling.workers == 0:
+    if settings.scaling.min_workers == 0:
         return places
     cpus = sum(node.get("CPU", 0.0) for node in nodes)
     return min(places, int(cpus / cluster.cpus_needed(settings) + _ROUNDING))
@@ -109,7 +109,7 @@ def settle(settings: Settings, claim: Claim) -> tuple[Settings, Claim]:
     Each would otherwise ask the cluster itself, and be answered by what nodes there are just then,
     and whether others hold their GPUs. Trials without workers see to it where they train.
     """
-    if settings.scaling.workers == 0:
+    if settings.scaling.min_workers == 0:
         return settings, claim
     if settings.training.precision == "auto":
         precision = claim.precision or cluster.best_on_cluster(settings)
@@ -132,5 +132,5 @@ def share_threads(settings: Settings, at_once: int) -> Settings:
     scaling = settings.scaling
     if scaling.threads_per_worker is not None or len(ray.nodes()) > 1:
         return settings
-    each = max(1, available_cpus() // (at_once * max(1, scaling.workers)))
+    each = max(1, available_cpus() // (at_once * max(1, scaling.min_workers)))
     return replace(settings, scaling=replace(scaling, threads_per_worker=each))

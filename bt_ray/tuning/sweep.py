@@ -68,8 +68,13 @@ def sweep(
     """
     order = order or SweepOrder()
     check_pretraining(settings)
+    if settings.scaling.is_elastic:
+        raise SettingsError(
+            f"scaling.workers={settings.scaling.workers} must be one number in a sweep: its trials "
+            "share the cluster."
+        )
     space.check(settings)
-    if is_far(settings.storage) and settings.scaling.workers == 0:
+    if is_far(settings.storage) and settings.scaling.min_workers == 0:
         raise SettingsError(
             "scaling.workers=0 has trials train on any node, and a sweep whose storage is a URI "
             "has them beside its own process: give --scaling.workers 1 or more."
