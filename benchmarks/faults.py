@@ -15,13 +15,13 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from benchmarks.faults_campaign import Campaign, Results, summarize
+from benchmarks.faults_campaign import Campaign
 from benchmarks.faults_list import FAULTS
 from benchmarks.faults_place import make_place
+from benchmarks.faults_results import Results, whole
 from benchmarks.faults_run import quiet_environment
 from benchmarks.training import describe_machine
 from bt_ray.errors import SettingsError
-from bt_ray.tracking.revision import git_diff, git_revision
 from pipelines.terminal import console, finish, guarded
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     """Parses the command line, inflicts the faults, prints what came of them."""
     order = guarded(lambda: tyro.cli(Benchmark, prog="python -m benchmarks.faults"))
     found = guarded(lambda: campaign(order))
-    record = summarize(found)
+    record = whole(found, tuple(FAULTS))
     console.print(_table(record))
     console.print(f"as promised: {record['ratio']:.2f} of all {len(FAULTS)}")
     if order.json:
@@ -67,19 +67,27 @@ def campaign(order: Benchmark) -> dict[str, dict[str, Any]]:
     names = order.names()
     quiet_environment()
     order.folder.mkdir(parents=True, exist_ok=True)
-    code = sha256(f"{git_revision()} {git_diff()}".encode()).hexdigest()[:16]
+    code = _code()
     results = Results(order.folder / "results.json", f"seed {order.seed}, code {code}")
     wanted = [name for name in names if order.again or name not in results.by_name]
     if not wanted:
         return results.by_name
     mounts = [s for s in ("small", "far") if any(FAULTS[n].storage == s for n in wanted)]
     with make_place(order.folder, mounts) as place:
-        suffers = Campaign(place, order.seed)
+        suffers = Campaign(place, order.seed, code)
         for name in wanted:
-            result = suffers.suffer(FAULTS[name])
+            [result] = suffers.suffer(FAULTS[name])
             results.add(name, result)
             console.print(f"{name}: {result.outcome}")
     return results.by_name
+
+
+def _code() -> str:
+    """Sixteen digits that tell one state of the code that is tested, and tests, from another."""
+    root = Path(__file__).parents[1]
+    rooms = ("bt_ray/**/*.py", "pipelines/*.py", "benchmarks/faults*.py", "benchmarks/emulated*.py")
+    files = sorted(file for room in rooms for file in root.glob(room))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _table(record: dict[str, Any]) -> Table:

@@ -1,184 +1,169 @@
-"""A campaign: each fault happens to a run of its own, and what came of it is kept in a file."""
+"""A campaign: faults happen to runs, and each run is held against one that nothing happened to."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 from random import Random
-from typing import Any
 
-from benchmarks.faults_list import FAULTS, Fault, Scene
+from benchmarks.faults_list import Fault, Scene
 from benchmarks.faults_place import Place
-from benchmarks.faults_run import INTERVAL, Run, Weights, measure
+from benchmarks.faults_results import Result
+from benchmarks.faults_run import INTERVAL, Run, Weights, measure, result_of
 from bt_ray.errors import BtRayError, RunFailedError
 from bt_ray.json_files import read_json, write_json
 
-_FIRST_STEP_S, _ENDS_S = 180.0, 300.0
-_EARLIEST, _LATEST = INTERVAL + 2, 3 * INTERVAL
-"""Between these steps a fault happens."""
+_FIRST_STEP_S, _ENDS_S, _STEP_S = 180.0, 240.0, 1.0
+_EARLIEST, _LATEST, _SPREAD = INTERVAL + 2, 3 * INTERVAL, 4
+"""Of a run's steps, those after which its first fault happens; of later ones, the span."""
 _FREE_S, _ASK_S = 60.0, 5.0
 """How long a killed command may leave its name taken; how often that is looked at."""
 
+Truth = tuple[int, str, Weights]
 
-@dataclass(frozen=True)
-class Result:
-    """What came of a fault."""
 
-    as_promised: bool
-    outcome: str
-    """`recovered`, `stopped with a sentence`, or `failed: …`."""
+@dataclass
+class _Blow:
+    """A fault that was inflicted: after which step, when, and how the command ended by it."""
+
+    fault: Fault
+    at_step: int
+    at: float
+    code: int | None = 0
     sentence: str | None = None
-    at_step: int = 0
-    steps_lost: int = 0
-    """Steps that were taken again."""
-    steps_allowed: float = 0
-    """The most that may be lost: the interval between checkpoints, and what is done while one is
-    being kept."""
-    next_step_s: float | None = None
-    """From the fault until the next step that the run kept, outage included."""
-    outage_s: float = 0.0
-    rate_before: float = 0.0
-    """Steps/s, by the median step."""
-    rate_after: float = 0.0
-    weights_equal: bool = False
-    """Whether all tensors of the last checkpoint, and the digest of the data, are bit for bit
-    those of the undisturbed run."""
 
 
 class Campaign:
-    """Faults of one seed on one place."""
+    """Faults of one seed on one place.
 
-    def __init__(self, place: Place, seed: int) -> None:
-        self._place, self._seed = place, seed
-        self._undisturbed: dict[int, tuple[int, str, Weights]] = {}
+    Args:
+      code: names the state of the code, in which an undisturbed run is made once.
+    """
 
-    def undisturbed(self, epochs: int) -> tuple[int, str, Weights]:
+    def __init__(self, place: Place, seed: int, code: str) -> None:
+        self._place, self._seed, self._code = place, seed, code
+        self._undisturbed: dict[int, Truth] = {}
+
+    def undisturbed(self, epochs: int) -> Truth:
         """What a run comes to that nothing happens to; it is made once."""
         if epochs not in self._undisturbed:
-            run = self._place.run(f"undisturbed-{epochs}", epochs=epochs)
-            run.start()
-            code = run.wait(_FIRST_STEP_S + _ENDS_S)
-            run.end()
-            if code != 0:
-                raise RunFailedError(f"The undisturbed run failed: {run.said()[-1500:]}")
-            self._undisturbed[epochs] = run.result()
+            name = f"undisturbed-{epochs}"
+            made = self._place.folder / f"{name}.json"
+            if read_json(made) != {"code": self._code}:
+                made.unlink(missing_ok=True)
+                run = self._place.run(name, epochs=epochs)
+                run.start()
+                code = run.wait(_FIRST_STEP_S + _ends_s(run))
+                run.end()
+                if code != 0:
+                    raise RunFailedError(f"The undisturbed run failed: {run.said()[-1500:]}")
+                write_json(made, {"code": self._code})
+            self._undisturbed[epochs] = result_of(self._place.storage / name)
         return self._undisturbed[epochs]
 
-    def suffer(self, fault: Fault) -> Result:
-        """Has a run of its own suffer the fault; a run that hangs or errs is a failed one."""
+    def suffer(self, *faults: Fault) -> list[Result]:
+        """Has one run suffer the faults, one after the other; what came of each.
+
+        Only the last one may stop the run, unless it is one that ends the command. A run that hangs
+        or errs is a failed one, of all faults from then on.
+        """
         self._place.settle()
-        truth = self.undisturbed(fault.epochs)
-        storage = getattr(self._place, "storage" if fault.storage == "runs" else fault.storage)
-        run = self._place.run(fault.name, storage, fault.epochs)
-        scene = Scene(self._place, run, Random(f"{self._seed} {fault.name}"))
+        truth = self.undisturbed(faults[0].epochs)
+        storage = next((f.storage for f in faults if f.storage != "runs"), "storage")
+        name = "-then-".join(fault.name for fault in faults)
+        run = self._place.run(name, getattr(self._place, storage), faults[0].epochs)
+        scene = Scene(self._place, run, Random(f"{self._seed} {name}"))
+        blows: list[_Blow] = []
         try:
             with scene.stack:
-                if fault.surround is not None:
-                    fault.surround(scene)
-                at_step, at = self._inflict(fault, scene)
-                hangs = run.wait(_ENDS_S) is None
-                code, sentence = run.wait(0), run.sentence()
-            if hangs:
-                return Result(False, f"failed: it hangs after {run.steps()} steps", at_step=at_step)
-            if code != 0:
-                if sentence is None and not fault.again:
-                    self._place.clear()
-                    return Result(
-                        False, f"failed: exit code {code} and no sentence: {run.said()[-800:]}",
-                        at_step=at_step,
-                    )  # fmt: skip
+                for fault in faults:
+                    if fault.surround is not None:
+                        fault.surround(scene)
+                run.start()
+                for index, fault in enumerate(faults):
+                    blows.append(_inflict(fault, scene, index, run.total_steps // len(faults)))
+                    if fault is faults[-1] or fault.again:
+                        _see_end(run, blows[-1])
+                    if fault is not faults[-1] and fault.again:
+                        _go_on(run, wait=False)
+            if blows[-1].code != 0:
                 _go_on(run)
-            return _judge(fault, run, truth, code or 0, sentence, at_step, at)
+            is_equal = result_of(run.folder) == truth
+            ends = [blow.at for blow in blows[1:]] + [float("inf")]
+            return [_judge(b, run, is_equal, end) for b, end in zip(blows, ends, strict=True)]
         except BtRayError as error:
-            return Result(False, f"failed: {error}")
+            self._place.clear()
+            return [Result(False, f"failed: {error}")] * len(faults)
         finally:
-            if run.is_going():
-                run.end()
-                self._place.clear()
-
-    def _inflict(self, fault: Fault, scene: Scene) -> tuple[int, float]:
-        """Starts the run and inflicts the fault; after which step, and when."""
-        run = scene.run
-        due = scene.random.randint(_EARLIEST, _LATEST)
-        run.start()
-        run.wait_for(lambda: run.steps() > 0, _FIRST_STEP_S)
-        run.wait_for(lambda: run.steps() >= due, _FIRST_STEP_S)
-        time.sleep(scene.random.uniform(0.0, 0.3))
-        at_step, at = run.steps(), time.time()
-        fault.inflict(scene)
-        return at_step, at
+            run.end()
 
 
-def _go_on(run: Run) -> None:
-    """Gives the same command again, until its name is free. Raises: RunFailedError."""
+def _inflict(fault: Fault, scene: Scene, index: int, span: int) -> _Blow:
+    """Inflicts a run's fault number `index`, in the part of its steps that is this fault's."""
+    run = scene.run
+    first = index * span + _EARLIEST
+    due = scene.random.randint(first, max(first + _SPREAD, min((index + 1) * span // 2, _LATEST)))
+    run.wait_for(lambda: run.steps() > 0, _FIRST_STEP_S)
+    run.wait_for(lambda: run.steps() >= due, _ends_s(run))
+    time.sleep(scene.random.uniform(0.0, 0.3))
+    blow = _Blow(fault, run.steps(), time.time())
+    fault.inflict(scene)
+    return blow
+
+
+def _see_end(run: Run, blow: _Blow) -> None:
+    """Waits for the command's end. Raises: RunFailedError if it hangs, or ends with no sentence."""
+    blow.code, blow.sentence = run.wait(_ends_s(run)), run.sentence()
+    if blow.code is None:
+        raise RunFailedError(f"it hangs after {run.steps()} steps: {run.said()[-300:]}")
+    if blow.code != 0 and blow.sentence is None and not blow.fault.again:
+        raise RunFailedError(f"exit code {blow.code} and no sentence: {run.said()[-800:]}")
+
+
+def _ends_s(run: Run) -> float:
+    """How long a run may take from a fault to its end before it is held to hang."""
+    return _ENDS_S + _STEP_S * run.total_steps
+
+
+def _go_on(run: Run, *, wait: bool = True) -> None:
+    """Gives the same command again, until its name is free. Raises: RunFailedError.
+
+    Args:
+      wait: for its end, not for a step alone.
+    """
     deadline = time.monotonic() + _FREE_S
     while True:
+        told = len(run.story())
         run.start()
-        code = run.wait(_FIRST_STEP_S + _ENDS_S)
-        if code == 0:
+        while run.is_going() and (wait or len(run.story()) == told):
+            if time.monotonic() > deadline + _FIRST_STEP_S + _ends_s(run):
+                raise RunFailedError(f"The same command hangs: {run.said()[-800:]}")
+            time.sleep(0.1)
+        code = run.wait(0)
+        if code == 0 or (code is None and not wait):
             return
         if "is going already" not in run.said() or time.monotonic() > deadline:
-            ended = "hangs" if code is None else f"ends with {code}"
-            raise RunFailedError(f"The same command {ended}: {run.said()[-800:]}")
+            raise RunFailedError(f"The same command ends with {code}: {run.said()[-800:]}")
         time.sleep(_ASK_S)
 
 
-def _judge(
-    fault: Fault,
-    run: Run,
-    truth: tuple[int, str, Weights],
-    code: int,
-    sentence: str | None,
-    at_step: int,
-    at: float,
-) -> Result:
-    """What a run came to that has done all its steps, the last go perhaps after another command."""
-    measured = measure(run.story(), at)
-    equal = run.result() == truth
-    stopped = code != 0 and sentence is not None
-    outcome = "stopped with a sentence" if stopped else "recovered"
+def _judge(blow: _Blow, run: Run, is_equal: bool, end: float) -> Result:
+    """What came of a blow to a run that has done all its steps, perhaps by another command."""
+    fault = blow.fault
+    measured = measure(run.story(), blow.at, end)
+    is_stopped = blow.code != 0 and blow.sentence is not None
+    outcome = "stopped with a sentence" if is_stopped else "recovered"
+    if fault.complaint is not None and (complaint := fault.complaint(run)):
+        outcome = f"failed: {complaint}"
     allowed = INTERVAL + run.kept_s() * measured.rate_before + 1 if fault.loses else 0
-    is_kept = outcome in fault.ends and equal and measured.most_lost <= allowed
     return Result(
-        as_promised=is_kept,
+        as_promised=outcome in fault.ends and is_equal and measured.most_lost <= allowed,
         outcome=outcome,
-        sentence=sentence,
-        at_step=at_step,
+        sentence=blow.sentence,
+        at_step=blow.at_step,
         steps_lost=measured.steps_lost,
         steps_allowed=round(allowed, 1),
         next_step_s=round(measured.next_step_s, 1),
         outage_s=fault.outage_s,
         rate_before=round(measured.rate_before, 2),
         rate_after=round(measured.rate_after, 2),
-        weights_equal=equal,
+        weights_equal=is_equal,
     )
-
-
-class Results:
-    """The results so far, in a file, by name; of one seed and one state of the code."""
-
-    def __init__(self, file: Path, key: str) -> None:
-        self._file = file
-        kept = read_json(file) or {}
-        self.by_name: dict[str, dict[str, Any]] = kept["faults"] if kept.get("key") == key else {}
-        self._key = key
-
-    def add(self, name: str, result: Result) -> None:
-        """Keeps a result."""
-        self.by_name[name] = asdict(result)
-        write_json(self._file, {"key": self._key, "faults": self.by_name})
-
-
-def whole(found: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Every fault by name, and `ratio`, the share that came out as promised.
-
-    One that is missing counts as failed.
-    """
-    missing = asdict(Result(False, "failed: missing"))
-    faults = {name: dict(found.get(name, missing)) for name in names}
-    kept = sum(bool(result["as_promised"]) for result in faults.values())
-    return {"ratio": kept / len(faults), "faults": faults}
-
-
-summarize = partial(whole, names=tuple(FAULTS))

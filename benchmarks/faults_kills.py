@@ -23,9 +23,8 @@ from typing import Any
 
 import torch
 import tyro
-from safetensors.numpy import load_file
 
-from bt_ray.checkpoints.checkpoint import last_checkpoint, stream_digest
+from benchmarks.faults_run import NOT_WANTED, Weights, result_of
 from bt_ray.config import Settings, override
 from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.sources import open_source
@@ -147,7 +146,7 @@ def campaign(order: Benchmark) -> Progress:
     Raises: RunFailedError if the undisturbed run fails.
     """
     quiet_libraries()
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_JOB_ID"):
+    for name in NOT_WANTED:
         os.environ.pop(name, None)
     torch.set_num_threads(1)  # threads would not survive a fork
     folder = order.folder.resolve()
@@ -162,7 +161,7 @@ def campaign(order: Benchmark) -> Progress:
         if _child(lambda: _count(truth, folder / "counts.json")) != 0:
             raise RunFailedError(f"The undisturbed run failed; see {folder / 'child.log'}.")
     counts = read_json(folder / "counts.json") or {}
-    wanted = _result(folder, "undisturbed")
+    wanted = result_of(folder / "runs" / "undisturbed")
     deadline = None if order.minutes is None else time.monotonic() + 60 * order.minutes
     while progress.kills < order.kills or progress.draws == 0 or _is_open(folder, progress):
         if deadline is not None and time.monotonic() > deadline:
@@ -199,7 +198,7 @@ def _go(
     folder: Path,
     progress: Progress,
     counts: dict[str, int],
-    wanted: tuple[int, str, dict[str, bytes]],
+    wanted: tuple[int, str, Weights],
 ) -> None:
     """One go at the present run, killed if there are kills left and its moment comes."""
     draw = Random(f"{order.seed} {progress.draws}")
@@ -222,23 +221,10 @@ def _go(
         progress.wrong += 1
         log = (folder / "child.log").read_text()[-600:]
         progress.faults.append(f"{at}: exit code {code}: {log}")
-    elif _result(folder, name) != wanted:
+    elif result_of(folder / "runs" / name) != wanted:
         progress.wrong += 1
         progress.faults.append(f"{at}: other weights")
     progress.runs += 1
-
-
-def _result(folder: Path, name: str) -> tuple[int, str, dict[str, bytes]]:
-    """Steps, digest of the data and every tensor of a run's last checkpoint, as bytes."""
-    checkpoint, steps = last_checkpoint(folder / "runs" / name)
-    if checkpoint is None:
-        return 0, "", {}
-    tensors = {
-        f"{file.name}/{key}": tensor.tobytes()
-        for file in sorted(checkpoint.glob("*.safetensors"))
-        for key, tensor in load_file(file).items()
-    }
-    return steps, stream_digest(checkpoint), tensors
 
 
 def _train(settings: Settings, moment: Moment) -> None:
@@ -265,9 +251,8 @@ def _child(job: Callable[[], None], log: Path | None = None) -> int | None:
             job()
             code = 0
         except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
         finally:
-            sys.stderr.flush()
             os._exit(code)
     deadline = time.monotonic() + _HANGS_S
     while time.monotonic() < deadline:

@@ -54,6 +54,8 @@ class Fault:
     storage: Literal["runs", "small", "far"] = "runs"
     surround: Callable[[Scene], None] | None = None
     """What is done before the run starts."""
+    complaint: Callable[[Run], str | None] | None = None
+    """What is wrong with a run that has ended, if anything is."""
 
 
 def _kill_worker(scene: Scene) -> None:
@@ -156,6 +158,16 @@ def _kill_mlflow(scene: Scene) -> None:
     scene.place.nodes.kill(MLFLOW_NODE)
 
 
+def _is_silent(run: Run) -> str | None:
+    """MLflow went for good: the run must end with a warning that says where its measures are."""
+    return None if "Measures wait in" in run.said() else "no word of what MLflow did not get"
+
+
+def _withholds(run: Run) -> str | None:
+    """MLflow was back in mid-run: it has all measures at the end."""
+    return "measures were not delivered" if "Measures wait in" in run.said() else None
+
+
 def _set_clock(scene: Scene) -> None:
     scene.place.replace(scene.random.choice(WORKER_NODES), **clock_ahead(hours=1))
 
@@ -198,9 +210,16 @@ FAULTS = {
             outage_s=60,
         ),
         Fault(
-            "mlflow-away-60s", _cut_mlflow, loses=False, epochs=6 * EPOCHS, surround=_serve_mlflow
+            "mlflow-away-60s",
+            _cut_mlflow,
+            loses=False,
+            epochs=5 * EPOCHS,
+            surround=_serve_mlflow,
+            complaint=_withholds,
         ),
-        Fault("mlflow-away", _kill_mlflow, loses=False, surround=_serve_mlflow),
+        Fault(
+            "mlflow-away", _kill_mlflow, loses=False, surround=_serve_mlflow, complaint=_is_silent
+        ),
         Fault("clock-off", _nothing, loses=False, surround=_set_clock),
     )
 }

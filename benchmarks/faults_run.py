@@ -1,7 +1,8 @@
 """The run that a fault happens to: its command, what it wrote, and what that tells."""
 
-import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,9 +29,17 @@ INTERVAL = 10
 WORKER_CPUS = 1.5
 _LOOK_S = 0.1
 _PAUSE = 4.0  # times a step, from which on a run stood still
-_SAID = ("Error: ", "Stopped: ")
+_SAID = re.compile(r"^(?:\w*Error|Stopped): .*", re.MULTILINE)
 
 Weights = dict[str, bytes]
+
+NOT_WANTED = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_JOB_ID")
+WANTED = {
+    "RAY_AUTH_MODE": "disabled",  # nobody else reaches the nodes
+    "RAY_memory_monitor_refresh_ms": "0",  # each node would see what all of them use
+    "PYTHONUNBUFFERED": "1",
+}
+"""Environment of the nodes' Ray and of the command."""
 
 
 @dataclass
@@ -89,10 +98,10 @@ class Run:
 
     def sentence(self) -> str | None:
         """The sentence that the command ended with; none: it ended with none, or not foreseen."""
-        lines = [line for line in self.said().splitlines() if any(s in line for s in _SAID)]
-        if not lines or "not foreseen" in lines[-1] or "Traceback" in self.said():
+        sentences = _SAID.findall(self.said())
+        if not sentences or "not foreseen" in sentences[-1] or "Traceback" in self.said():
             return None
-        return lines[-1].strip()
+        return str(sentences[-1]).strip()
 
     def signal(self, number: signal.Signals) -> None:
         """Sends the driver a signal."""
@@ -148,17 +157,18 @@ class Run:
         lines = read_lines(self.folder / METRICS)
         return max((line.get("time/checkpoint_s", 0.0) for line in lines), default=0.0)
 
-    def result(self) -> tuple[int, str, Weights]:
-        """Steps, digest of the data and every tensor of the last checkpoint, as bytes."""
-        checkpoint, steps = last_checkpoint(self.folder)
-        if checkpoint is None:
-            return 0, "", {}
-        weights = {
-            f"{file.name}/{key}": tensor.tobytes()
-            for file in sorted(checkpoint.glob("*.safetensors"))
-            for key, tensor in load_file(file).items()
-        }
-        return steps, stream_digest(checkpoint), weights
+
+def result_of(run_folder: Path) -> tuple[int, str, Weights]:
+    """Steps, digest of the data and every tensor of a run's last checkpoint, as bytes."""
+    checkpoint, steps = last_checkpoint(run_folder)
+    if checkpoint is None:
+        return 0, "", {}
+    weights = {
+        f"{file.name}/{key}": tensor.tobytes()
+        for file in sorted(checkpoint.glob("*.safetensors"))
+        for key, tensor in load_file(file).items()
+    }
+    return steps, stream_digest(checkpoint), weights
 
 
 @dataclass(frozen=True)
@@ -176,27 +186,28 @@ class Measured:
     rate_after: float
 
 
-def measure(story: Sequence[tuple[int, float]], fault_at: float) -> Measured:
+def measure(story: Sequence[tuple[int, float]], fault_at: float, end: float = math.inf) -> Measured:
     """Of a story with steps before and after the fault.
 
     The step under way when the fault happens may still be told of. What counts as the next one is
     the first after the longest pause from then on; without a pause, the first told of.
+
+    Args:
+      end: where the fault's part of the story ends, as the next fault happens.
     """
-    again = [max(0, a - b + 1) for (a, _), (b, _) in pairwise(story)]
-    before = [(step, at) for step, at in story if at <= fault_at]
-    step_s = _median_step(before)
-    pauses = [(b - a, b) for (_, a), (_, b) in pairwise(story) if b > fault_at]
-    longest, ended_at = max(pauses, default=(0.0, fault_at))
+    pairs = [(a, b) for a, b in pairwise(story) if fault_at < b[1] <= end]
+    again = [max(0, a - b + 1) for (a, _), (b, _) in pairs]
+    step_s = _median_step([(step, at) for step, at in story if at <= fault_at])
+    longest, ended_at = max(((b - a, b) for (_, a), (_, b) in pairs), default=(0.0, fault_at))
     if longest < _PAUSE * step_s:
-        ended_at = min((at for _, at in story if at > fault_at), default=fault_at)
-        longest = 0.0
-    after = [(step, at) for step, at in story if at >= ended_at]
+        ended_at = pairs[0][1][1] if pairs else fault_at
+    after_s = _median_step([(step, at) for step, at in story if ended_at <= at <= end])
     return Measured(
         steps_lost=sum(again),
         most_lost=max(again, default=0),
         next_step_s=ended_at - fault_at,
         rate_before=1 / step_s if step_s else 0.0,
-        rate_after=1 / s if (s := _median_step(after)) else 0.0,
+        rate_after=1 / after_s if after_s else 0.0,
     )
 
 
@@ -208,17 +219,6 @@ def _median_step(story: Sequence[tuple[int, float]]) -> float:
 
 def quiet_environment() -> None:
     """Takes out of this process what the user's environment would add to a run's."""
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_JOB_ID"):
+    for name in NOT_WANTED:
         os.environ.pop(name, None)
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # nobody else reaches the nodes
-    os.environ["PYTHONUNBUFFERED"] = "1"
-
-
-def last_record(text: str) -> dict[str, object]:
-    """The JSON that a command ended its output with; empty without one."""
-    for line in reversed(text.splitlines()):
-        with suppress(ValueError):
-            found = json.loads(line)
-            if isinstance(found, dict):
-                return found
-    return {}
+    os.environ.update(WANTED)
