@@ -14,7 +14,7 @@ import pytest
 from tests.cluster.nodes import HEAD, Nodes, address, make_nodes
 from tests.object_store import CREDENTIALS
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 _PORT = 5555
 _STORAGE = f"s3://far/runs?endpoint_override={address(HEAD)}:{_PORT}&scheme=http"
 _SMALL = (
