@@ -143,3 +143,23 @@ def test_a_sweep_is_kept_there_too(nodes: Nodes) -> None:
     names = _listed(nodes)
     sweep = {name.split("/", 2)[2] for name in names if name.startswith("sweeps/")}
     assert {"sweep.json", "mlflow.db", "study.db", "trials/000.json", "trials/001.json"} <= sweep
+
+
+def test_the_doctor_tells_a_folder_of_one_node_from_a_store_of_all(nodes: Nodes) -> None:
+    """What else it finds is the machine's; this finding alone is looked at."""
+    found = {}
+    for storage in (_STORAGE, "/tmp/runs"):
+        done = nodes.run(
+            HEAD, [sys.executable, "-m", "pipelines.doctor", "--storage", storage, "--json"],
+            timeout_s=200,
+        )  # fmt: skip
+        record = json.loads(done.stdout.splitlines()[-1])
+        found[storage] = (
+            done.returncode,
+            [one["state"] for one in record["findings"] if one["check"] == "storage"],
+        )
+    assert len(found[_STORAGE][1]) == 3
+    assert "wrong" not in found[_STORAGE][1]
+    code, states = found["/tmp/runs"]
+    assert code == 2
+    assert "wrong" in states
