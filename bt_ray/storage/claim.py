@@ -6,21 +6,16 @@ long it looked: what the clocks of two machines say is never compared. A claim t
 `free_after_s` was left by a process that is gone, and is taken over.
 """
 
-import json
 import logging
-import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 
 from bt_ray.data.location import is_local, public_name
-from bt_ray.errors import LaunchError, StorageError
+from bt_ray.errors import LaunchError, RunFailedError, StorageError
 from bt_ray.storage.cell import Cell, Entry, FileCell, LookedAtCell
+from bt_ray.storage.holder import Holder, holder_of
 from bt_ray.storage.object_cell import ObjectCell, why_unconditional
 from bt_ray.storage.object_store import SCHEMES, build_object_store
 from bt_ray.storage.store import Store
@@ -31,24 +26,6 @@ CLAIM_FILE = "claim.json"
 _LOOK_S = 1.0
 _TRY_AGAIN_S = 1.0
 _LAST_BEAT_S = 15.0
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a folder, as the claim says it."""
-
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    host: str = field(default_factory=socket.gethostname)
-    pid: int = field(default_factory=os.getpid)
-    since: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
-    """For people to read; by the holder's clock, however wrong."""
-
-    def claim(self, count: int) -> bytes:
-        """What the claim holds after so many heartbeats."""
-        return json.dumps({**asdict(self), "count": count}).encode()
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since} by that machine's clock"
 
 
 class Claim:
@@ -63,9 +40,23 @@ class Claim:
         self._is_over = threading.Event()
 
     def check(self) -> None:
-        """Raises LaunchError if the claim was lost."""
+        """Looks whether the claim is still this process's, as before a commit.
+
+        Raises: RunFailedError if another has taken it, StorageError if the storage does not answer.
+        """
+        entry = None if self.lost.is_set() else self._cell.read()
+        if entry is not None and not self._is_mine(entry):
+            self._lose()
         if self.lost.is_set():
-            raise LaunchError(self._loss)
+            raise RunFailedError(self._loss)
+
+    def _is_mine(self, entry: Entry) -> bool:
+        return holder_of(entry).id == self._holder.id
+
+    def _lose(self) -> None:
+        if not self.lost.is_set():
+            self.lost.set()
+            _log.error("%s", self._loss)
 
     @property
     def _loss(self) -> str:
@@ -103,15 +94,14 @@ class Claim:
         entry = self._cell.replace(content, self._entry)
         if entry is None:  # taken, removed, or ours, where the answer to a beat was lost
             entry = self._cell.read() or self._cell.create(content)
-            if entry is not None and _holder_of(entry).id != self._holder.id:
-                self.lost.set()
-                _log.error("%s", self._loss)
+            if entry is not None and not self._is_mine(entry):
+                self._lose()
         self._entry = entry or self._entry
 
     def _release(self) -> None:
         try:
             entry = self._cell.read()
-            if entry is not None and _holder_of(entry).id == self._holder.id:
+            if entry is not None and self._is_mine(entry):
                 self._cell.remove()
         except StorageError as error:
             _log.warning("The claim on %s stays, and is free soon: %s", self._shown, error)
@@ -131,8 +121,15 @@ def claimed(
 
     Raises: LaunchError if another process holds it, StorageError if the storage does not answer.
     """
-    shown, holder, cell = public_name(uri), Holder(), _open_cell(uri)
+    shown, holder = public_name(uri), Holder()
+    cell, weakness = _open_cell(uri)
     entry = _wait_for(cell, holder, what, shown, beat_s, free_after_s)
+    if weakness is not None:
+        _log.warning(
+            "The storage %s does not write on conditions (%s): of two runs that start within the "
+            "same second both may begin, and one of them stops at its next heartbeat.",
+            shown, weakness,
+        )  # fmt: skip
     claim = Claim(cell, holder, entry, shown)
     with claim._beating(beat_s):
         yield claim
@@ -156,7 +153,7 @@ def _wait_for(
         entry = None
         if found is None:
             entry = cell.create(content)
-        elif _holder_of(found).id == mine.id:  # made, though the answer was lost
+        elif holder_of(found).id == mine.id:  # made, though the answer was lost
             entry = found
         elif seen is None:
             seen, since = found, time.monotonic()
@@ -172,7 +169,7 @@ def _wait_for(
 
 def _waiting(found: Entry, shown: str, what: str, free_after_s: float) -> str:
     return (
-        f"The {what} in {shown} was claimed by {_holder_of(found)}. If no heartbeat is seen for "
+        f"The {what} in {shown} was claimed by {holder_of(found)}. If no heartbeat is seen for "
         f"{free_after_s:.0f} s, that process is gone and this one goes on."
     )
 
@@ -180,35 +177,20 @@ def _waiting(found: Entry, shown: str, what: str, free_after_s: float) -> str:
 def _refusal(found: Entry, shown: str, what: str) -> str:
     folder, _, name = shown.rstrip("/").rpartition("/")
     return (
-        f"The {what} {name!r} in {folder} is going already: {_holder_of(found)}. Wait for it, "
+        f"The {what} {name!r} in {folder} is going already: {holder_of(found)}. Wait for it, "
         "stop it, or give this one another --name."
     )
 
 
-def _holder_of(entry: Entry) -> Holder:
-    """Who made a claim; one of nobody if it was cut short."""
-    try:
-        told = json.loads(entry.content)
-        return Holder(told["id"], told["host"], told["pid"], told["since"])
-    except (ValueError, KeyError, TypeError):
-        return Holder("", "an unknown machine", 0, "an unknown time")
-
-
-def _open_cell(uri: str) -> Cell:
-    """The claim's object or file, with what its storage can do."""
+def _open_cell(uri: str) -> tuple[Cell, str | None]:
+    """The claim's object or file, and why its storage cannot tell who was first, if it cannot."""
+    folder = Store(uri)
     if is_local(uri):
-        return FileCell(Store(uri), CLAIM_FILE)
-    reason: str | None = "it is neither S3 nor Google Cloud Storage"
-    if uri.partition("://")[0] in SCHEMES:
-        store = build_object_store(uri)
-        reason = why_unconditional(store)
-        if reason is None:
-            return ObjectCell(store, CLAIM_FILE, public_name(uri))
-    cell = LookedAtCell(Store(uri), CLAIM_FILE)
-    cell.read()  # it may be that the storage does not answer at all
-    _log.warning(
-        "The storage %s does not write on conditions (%s): who may write there is found by looking "
-        "twice. Of two that start within the same second both may begin; one of them stops soon.",
-        public_name(uri), reason,
-    )  # fmt: skip
-    return cell
+        return FileCell(folder, CLAIM_FILE), None
+    if uri.partition("://")[0] not in SCHEMES:
+        return LookedAtCell(folder, CLAIM_FILE), "it is neither S3 nor Google Cloud Storage"
+    store = build_object_store(uri)
+    reason = why_unconditional(store)
+    if reason is not None:
+        return LookedAtCell(folder, CLAIM_FILE), reason
+    return ObjectCell(store, CLAIM_FILE, folder.shown), None

@@ -6,14 +6,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from bt_ray.errors import LaunchError, StorageError
+from bt_ray.errors import LaunchError, RunFailedError, StorageError
 from bt_ray.storage import claim as claim_module
+from bt_ray.storage import holder as holder_module
+from bt_ray.storage.cell import Entry, FileCell
 from bt_ray.storage.claim import CLAIM_FILE, claimed
 from bt_ray.storage.object_cell import why_unconditional
 from bt_ray.storage.object_store import build_object_store
@@ -28,6 +31,7 @@ PATIENT_S = 30.0
 _SERVED = [pytest.param(name, marks=pytest.mark.cluster) for name in ("s3", "gs", "gs without")]
 _HOLD = """
 import sys, time
+from bt_ray.storage.cell import Entry, FileCell
 from bt_ray.storage.claim import claimed
 uri, beat_s, free_after_s = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
 with claimed(uri, beat_s=beat_s, free_after_s=free_after_s):
@@ -58,15 +62,22 @@ def uri(root: str, request: pytest.FixtureRequest) -> str:
     return root.format(request.node.originalname)
 
 
-def hold(uri: str, beat_s: float = BEAT_S, free_after_s: float = FREE_AFTER_S) -> subprocess.Popen:
-    """A process that holds the folder until it is killed."""
+@contextmanager
+def hold(
+    uri: str, beat_s: float = BEAT_S, free_after_s: float = FREE_AFTER_S
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the folder, and is killed at the end."""
     process = subprocess.Popen(
         [sys.executable, "-c", _HOLD, uri, str(beat_s), str(free_after_s)],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def take(uri: str, **times: float) -> "Taken":
@@ -100,7 +111,6 @@ def left_behind(uri: str, **told: object) -> None:
 def test_the_second_is_told_who_holds_it_and_a_third_gets_it_when_it_is_released(uri: str) -> None:
     with hold(uri) as holder:
         refused = take(uri, free_after_s=PATIENT_S)
-        holder.kill()
     assert refused.refusal is not None
     assert f"process {holder.pid} on " in refused.refusal
     assert "going already" in refused.refusal
@@ -123,7 +133,7 @@ def test_a_clock_an_hour_off_changes_nothing(
         def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
             return datetime.now(UTC) + off
 
-    monkeypatch.setattr(claim_module, "datetime", Clock)
+    monkeypatch.setattr(holder_module, "datetime", Clock)
     with claimed(uri, beat_s=BEAT_S, free_after_s=FREE_AFTER_S):
         monkeypatch.undo()
         monkeypatch.setattr(time, "time", lambda: 0.0)
@@ -134,7 +144,7 @@ def test_a_clock_an_hour_off_changes_nothing(
 
 def contend(uri: str, many: int, free_after_s: float) -> list[bool]:
     """Who got the folder, of many at once; whoever has it keeps it until the others are refused."""
-    start, over = threading.Barrier(many), threading.Barrier(many)
+    start, over = threading.Barrier(many, timeout=60), threading.Barrier(many, timeout=60)
     outcomes: list[bool] = []
 
     def go() -> None:
@@ -162,23 +172,28 @@ def test_of_many_that_start_at_once_one_runs(uri: str) -> None:
 
 
 def test_of_two_that_succeed_a_killed_process_one_does(uri: str) -> None:
-    for number in range(2):
-        folder = Store(uri).below(str(number)).uri
-        left_behind(folder)
-        assert contend(folder, 2, FREE_AFTER_S) == [False, True]
+    left_behind(uri)
+    assert contend(uri, 2, FREE_AFTER_S) == [False, True]
 
 
 def test_who_lost_the_claim_is_told_and_leaves_it_to_the_other(
     uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with claimed(uri, beat_s=BEAT_S) as claim:
+    with claimed(uri) as claim:
         claim.check()
         left_behind(uri)
-        assert claim.lost.wait(10)
-        with pytest.raises(LaunchError, match=r"took .* over while this one"):
+        with pytest.raises(RunFailedError, match=r"took .* over while this one"):
             claim.check()
+        assert claim.lost.is_set()
     assert "This one must stop" in caplog.text
     assert json.loads(Store(uri).read(CLAIM_FILE))["id"] == "gone"
+    Store(uri).remove(CLAIM_FILE)
+
+
+def test_a_heartbeat_sees_that_the_claim_was_lost(uri: str) -> None:
+    with claimed(uri, beat_s=BEAT_S) as claim:
+        left_behind(uri)
+        assert claim.lost.wait(10)
     Store(uri).remove(CLAIM_FILE)
 
 
@@ -209,7 +224,7 @@ def test_a_storage_that_writes_on_no_conditions_is_named(
 ) -> None:
     with claimed(uri):
         pass
-    assert ("looking twice" in caplog.text) == (not _is_conditional(uri))
+    assert ("on conditions" in caplog.text) == (not _is_conditional(uri))
 
 
 @pytest.mark.cluster
@@ -235,6 +250,28 @@ def test_a_storage_that_is_away_for_a_while_loses_no_claim(
             assert take(uri, **times).refusal is None
 
 
+def test_what_was_not_looked_at_is_not_taken_for_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage is away from both: the holder's time begins anew when it answers again."""
+    began = time.monotonic()
+
+    class Away(FileCell):
+        def read(self) -> Entry | None:
+            if 0.2 < time.monotonic() - began < 0.9:
+                raise StorageError("away")
+            return super().read()
+
+    monkeypatch.setattr(claim_module, "FileCell", Away)
+    monkeypatch.setattr("bt_ray.storage.cell._SETTLED_S", 0.01)
+    uri = str(tmp_path)
+    left_behind(uri)
+    beat = threading.Timer(1.4, left_behind, [uri], {"count": 6})
+    beat.start()
+    assert take(uri, free_after_s=1.1).refusal is not None
+    beat.join()
+
+
 @pytest.mark.cluster
 def test_a_killed_driver_s_run_is_free_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the times that runs have."""
@@ -242,13 +279,14 @@ def test_a_killed_driver_s_run_is_free_within_a_minute(monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     with object_store("runs") as options:
         uri = f"s3://runs/killed?{options}"
-        with hold(uri, 10, 45) as holder:
-            holder.kill()
+        with hold(uri, 10, 45):
+            pass
         began = time.monotonic()
         with claimed(uri):
             assert time.monotonic() - began < 60
 
 
+@pytest.mark.run
 def test_a_storage_that_does_not_answer_is_named_without_its_keys(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
