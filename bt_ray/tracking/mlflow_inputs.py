@@ -1,9 +1,13 @@
 """A run's images as inputs of its MLflow run: their name, digest, columns, counts and place."""
 
 import json
+import random
+import re
+import time
 from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run
+from mlflow.exceptions import MlflowException
 from mlflow.types import ColSpec, Schema
 
 from bt_ray.config import Settings
@@ -15,6 +19,10 @@ from bt_ray.tracking.mlflow import MlflowRun, answering
 _CONTEXT = "mlflow.data.context"
 """MLflow's tag of an input: what it is used for."""
 _TYPES = {"string": "string", "binary": "binary", "int32": "integer"}
+_TAKEN = re.compile("(?i)unique|duplicate")
+"""In what databases say if another run made the same data set between MLflow's look and its insert;
+the next try finds it."""
+_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 _DIGEST_CHARACTERS = 36
 """As many as MLflow keeps; the profile has the whole digest."""
 
@@ -33,7 +41,14 @@ def record_inputs(run: MlflowRun, settings: Settings) -> None:
         if root is not None
     ]
     with answering(run.uri) as client:
-        client.log_inputs(run.run_id, inputs)
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                client.log_inputs(run.run_id, inputs)
+                return
+            except MlflowException as error:
+                if pause_s is None or not _TAKEN.search(str(error)):
+                    raise
+                time.sleep(pause_s * (1 + random.random()))
 
 
 def describe(shards: ShardSet) -> Dataset:

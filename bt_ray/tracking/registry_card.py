@@ -35,6 +35,8 @@ _MAIN = (
 )  # fmt: skip
 _PROBED = ("probe/rankme", "probe/alignment", "probe/uniformity")
 _MOST_CLASSES = 20
+_OF_A_MODEL = "models:/"
+"""How the source of a version begins that names a logged model; its databases keep no id."""
 _MOST_CHARACTERS = 4900
 """Of a version's description: MLflow's databases keep 5,000."""
 
@@ -248,11 +250,12 @@ def attach_card(client: MlflowClient, version: ModelVersion, card: str) -> None:
 
     What a sweep wrote there before the card stays. Raises: what MLflow raises.
     """
-    if version.model_id:
+    model_id = str(version.source or "").removeprefix(_OF_A_MODEL)
+    if version.source and version.source.startswith(_OF_A_MODEL) and "/" not in model_id:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / CARD
             file.write_text(card)
-            client.log_model_artifact(version.model_id, str(file))
+            client.log_model_artifact(model_id, str(file))
     before = str(version.description or "").partition(f"# {version.name}\n")[0]
     description = before + card.partition("\n---\n\n")[2]
     client.update_model_version(version.name, version.version, shorten(description))

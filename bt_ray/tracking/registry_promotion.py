@@ -61,8 +61,8 @@ def promote(
     Args:
       by: name of the measure that decides; none: the most telling one that both have.
       anyway: a reason to do it whatever was measured; it is kept in the version's tags.
-    Raises: RegistryError if it is not better, was measured otherwise, or there is no such version;
-      TrackingError.
+    Raises: RegistryError if it is not better, was measured otherwise, there is no such version, or
+      somebody else moves the alias meanwhile; TrackingError.
     """
     if anyway is not None and not anyway.strip():
         raise RegistryError("--anyway needs a reason, which is kept with the version.")
@@ -71,6 +71,14 @@ def promote(
         outcome = _decide(client, candidate, alias, by, margin, anyway)
         if not outcome.changed:
             return outcome
+        move = Move(
+            version=version,
+            before=None if outcome.before is None else outcome.before.rpartition("/")[2],
+            kind="promoted",
+            why=outcome.sentence,
+        )
+        _check_unmoved(client, name, alias, move.before)
+        move_alias(client, name, alias, move)
         tags = {
             f"{alias}.promoted": outcome.sentence,
             f"{alias}.compared_with": outcome.before or "none",
@@ -79,14 +87,19 @@ def promote(
             tags[f"{alias}.anyway"] = anyway
         for key, value in tags.items():
             client.set_model_version_tag(name, version, key, value)
-        move = Move(
-            version=version,
-            before=None if outcome.before is None else outcome.before.rpartition("/")[2],
-            kind="promoted",
-            why=outcome.sentence,
-        )
-        move_alias(client, name, alias, move)
+        _check_unmoved(client, name, alias, version)
         return outcome
+
+
+def _check_unmoved(client: MlflowClient, name: str, alias: str, expected: str | None) -> None:
+    """Raises RegistryError if somebody else moved the alias meanwhile."""
+    present = holder_of(client, name, alias)
+    found = None if present is None else present.version
+    if found != expected:
+        raise RegistryError(
+            f"Somebody else moved {alias} of {name} at the same time, to version {found}, and it "
+            "stays there: give the command again to compare with that."
+        )
 
 
 def _decide(

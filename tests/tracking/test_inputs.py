@@ -2,13 +2,16 @@
 
 import json
 import logging
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-from bt_ray.config import Settings
+from bt_ray.config import Settings, override
 from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.errors import TrackingError
 from bt_ray.tracking.mlflow import start_run
 from bt_ray.tracking.mlflow_inputs import describe, record_inputs, recorded_inputs
 
@@ -40,13 +43,35 @@ def test_a_runs_images_are_its_inputs_once(small_settings: Settings) -> None:
 
 
 def test_without_held_out_images_there_is_one_input(small_settings: Settings) -> None:
-    from bt_ray.config import override
-
     settings = override(small_settings, {"data.test": None})
     run, _ = start_run(settings)
     record_inputs(run, settings)
     recorded = MlflowClient(run.uri).get_run(run.run_id)
     assert list(recorded_inputs(recorded)) == ["train"]
+
+
+def test_a_data_set_that_another_run_makes_at_the_same_time_is_found(
+    small_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow looks and then inserts; PostgreSQL refuses whoever comes second."""
+    run, _ = start_run(small_settings)
+    log, refusals = MlflowClient.log_inputs, iter(["UniqueViolation: duplicate key", "UNIQUE"])
+
+    def log_after_another(self: MlflowClient, *arguments: Any) -> None:
+        if words := next(refusals, None):
+            raise MlflowException(f"BAD_REQUEST: {words}")
+        log(self, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", log_after_another)
+    record_inputs(run, small_settings)
+    assert len(recorded_inputs(MlflowClient(run.uri).get_run(run.run_id))) == 2
+
+    def refuse(self: MlflowClient, *_: Any) -> None:
+        raise MlflowException("It is full.")
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", refuse)
+    with pytest.raises(TrackingError, match="It is full"):
+        record_inputs(run, small_settings)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,9 @@ def test_thirty_runs_at_once_are_recorded_whole(
         process.stdin.close()
         process.stdin = None
         processes.append(process)
-    told = [json.loads(process.communicate()[0]) for process in processes]
+    printed = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * SWEEPS
+    told = [json.loads(text) for text in printed]
     assert sum(map(len, told)) == SWEEPS * (TRIALS + 1) == 30
 
     client = MlflowClient(user.uri)
@@ -219,12 +221,12 @@ def test_a_model_is_registered_promoted_rolled_back_and_served(
     assert [move["version"] for move in model["history"]["champion"]] == ["1", "2", "1", "2"]
     assert model["versions"][0]["tags"]["champion.anyway"] == "it is the newer one"
 
-    (port,) = free_ports(1)
+    (port,), log = free_ports(1), tmp_path / "serving.log"
     server = subprocess.Popen(
         [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m",
          "models:/digits@champion", "--env-manager", "local", "--host", "127.0.0.1",
          "--port", str(port), "--workers", "1"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        cwd=tmp_path, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
         _wait_for(port)
@@ -233,6 +235,10 @@ def test_a_model_is_registered_promoted_rolled_back_and_served(
         vectors = np.asarray(_ask(port, body)["predictions"])
         assert vectors.shape == (1, 256)
         assert np.isfinite(vectors).all()
+    except OSError as error:
+        raise AssertionError(log.read_text()[-3000:]) from error
     finally:
-        os.killpg(server.pid, 15)
+        if server.poll() is None:
+            os.killpg(server.pid, 15)
         server.wait()
+    assert user.password not in log.read_text()
