@@ -1,6 +1,5 @@
 """A PostgreSQL server of a test's own, from Debian's package."""
 
-import contextlib
 import glob
 import os
 import pwd
@@ -11,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,34 +18,27 @@ import pytest
 
 PASSWORD = secrets.token_hex(8)
 _STARTS_WITHIN_S = 60
-_USER = "postgres"
-
-Run = Callable[[Sequence[str]], "subprocess.Popen[bytes]"]
-
-
-def _here(command: Sequence[str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(command)
+_USER, _HOST = "postgres", "127.0.0.1"
 
 
 @contextmanager
-def serve_postgres(
-    host: str = "127.0.0.1", port: int | None = None, begin: Run = _here
-) -> Iterator[str]:
-    """The URL, password and all, of a server with an empty database, while the context lasts.
-
-    Args:
-      host, port: where it listens; without a port on one that is free.
-      begin: starts a command where the server shall run.
-    """
+def serve_postgres() -> Iterator[str]:
+    """The URL, password and all, of a server with an empty database, while the context lasts."""
     programs = _find_programs()
-    port = port or _free_port(host)
+    port = _free_port()
     folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/var/tmp"))
     try:
         as_user: list[str] = []
         if os.geteuid() == 0:  # as which PostgreSQL refuses to run
             user = pwd.getpwnam(_USER)
             os.chown(folder, user.pw_uid, user.pw_gid)
-            as_user = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups"]
+            as_user = [
+                "setpriv",
+                "--pdeathsig=INT",
+                f"--reuid={_USER}",
+                f"--regid={_USER}",
+                "--clear-groups",
+            ]
         secret = folder / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)
@@ -55,16 +47,16 @@ def serve_postgres(
              "scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8", "--locale=C"],
             check=True, capture_output=True, cwd=folder,
         )  # fmt: skip
-        server = begin(
-            [*as_user, str(programs / "postgres"), "-D", str(folder / "data"), "-h", host,
-             "-p", str(port), "-k", str(folder), "-c", "fsync=off", "-c", "max_connections=100",
-             "-c", "log_min_messages=fatal", "-c", "logging_collector=off"]
+        server = subprocess.Popen(
+            [*as_user, programs / "postgres", "-D", folder / "data", "-h", _HOST, "-p", str(port),
+             "-k", folder, "-c", "fsync=off", "-c", "log_min_messages=panic"],
+            stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             _wait(programs, folder, port, server)
-            yield f"postgresql://me:{PASSWORD}@{host}:{port}/postgres"
+            yield f"postgresql://me:{PASSWORD}@{_HOST}:{port}/postgres"
         finally:
-            _end(folder, server)
+            _end(server)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -77,9 +69,9 @@ def _find_programs() -> Path:
     return Path(name).resolve().parent
 
 
-def _free_port(host: str) -> int:
+def _free_port() -> int:
     with socket.socket() as free:
-        free.bind((host, 0))
+        free.bind((_HOST, 0))
         return int(free.getsockname()[1])
 
 
@@ -92,10 +84,8 @@ def _wait(programs: Path, folder: Path, port: int, server: "subprocess.Popen[byt
         time.sleep(0.1)
 
 
-def _end(folder: Path, server: "subprocess.Popen[bytes]") -> None:
-    """By the id that the server itself noted: what was begun may be a program around it."""
-    with contextlib.suppress(OSError, ValueError):
-        server.send_signal(signal.SIGINT)
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    server.send_signal(signal.SIGINT)  # which ends its connections, too
     try:
         server.wait(timeout=20)
     except subprocess.TimeoutExpired:

@@ -3,7 +3,7 @@
 import json
 import logging
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,10 @@ class Claim:
     precision: Precision | None
     """The arithmetic of all trials with workers; none: not settled yet."""
 
-    def settle(self, precision: Precision) -> "Claim":
-        """The same with an arithmetic, which is kept, so that a continued sweep has it too."""
+    def keep(self, precision: Precision) -> None:
+        """Notes the arithmetic, so that a continued sweep has the same."""
         file = self.folder / _FILE
         write_json(file, {**(read_json(file) or {}), "precision": precision})
-        return replace(self, precision=precision)
 
 
 def claim_folder(folder: Path, space: SearchSpace, settings: Settings, order: SweepOrder) -> Claim:

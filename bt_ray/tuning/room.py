@@ -1,5 +1,6 @@
 """How many trials run side by side, where each has its place, and what it reserves there."""
 
+import logging
 import time
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from bt_ray.training import cluster
 from bt_ray.training.arithmetic import with_precision
 from bt_ray.tuning.claim import Claim
 
+_log = logging.getLogger(__name__)
 _PIN = 0.001
 """Of a resource that every node has one of, named after its address: it ties a process to it."""
 _LOOK_EVERY_S = 1.0
@@ -59,13 +61,15 @@ class Room:
         when, places = self._seen
         if time.monotonic() - when > _LOOK_EVERY_S or not when:
             places = count_places(self.settings)
+            if places == 0 and (self._seen[1] or not when):
+                _log.warning("No living node has room for a trial: trials wait until one has.")
             self._seen = time.monotonic(), places
         wanted = places if self.at_once is None else self.at_once - max(0, self.at_start - places)
         return max(1, wanted)
 
 
-def join_cluster(settings: Settings, at_once: int | None) -> Room:
-    """Joins or starts the cluster; the room that it has for trials.
+def join_cluster(settings: Settings, at_once: int | None, claim: Claim) -> tuple[Settings, Room]:
+    """Joins or starts the cluster; the settings of all trials there, and the room for them.
 
     On a cluster that is started here, as many trials run as have cores for their workers. It gets
     as many logical CPUs as they reserve, and decoders share the workers' cores.
@@ -75,7 +79,9 @@ def join_cluster(settings: Settings, at_once: int | None) -> Room:
     if at_once is None and not ray.is_initialized() and starts_here():
         at_once = max(1, int(available_cpus() / _cores(settings)))
     cluster.connect(settings, at_once=at_once or 1)
-    return Room(settings, at_once, count_places(settings))
+    settings = settle(settings, claim)
+    room = Room(settings, at_once, count_places(settings))
+    return share_threads(settings, room.now()), room
 
 
 def _cores(settings: Settings) -> float:
@@ -103,25 +109,25 @@ def workers_on(node: dict[str, float], settings: Settings) -> int:
     return min(count, int(node.get("GPU", 0.0))) if cluster.uses_gpu(settings) else count
 
 
-def settle(settings: Settings, claim: Claim) -> tuple[Settings, Claim]:
-    """The settings with what all trials compute on and in which arithmetic, and the claim with it.
+def settle(settings: Settings, claim: Claim) -> Settings:
+    """The settings with what all trials compute on and in which arithmetic, which the claim keeps.
 
     Each would otherwise ask the cluster itself, and be answered by what nodes there are just then,
     and whether others hold their GPUs. Trials without workers see to it where they train.
     """
     if settings.scaling.min_workers == 0:
-        return settings, claim
+        return settings
     if settings.training.precision == "auto":
         precision = claim.precision or cluster.best_on_cluster(settings)
-        claim = claim.settle(precision)
+        claim.keep(precision)
         settings = with_precision(settings, precision)
     if not cluster.uses_gpu(settings):
         accelerator = "cpu"
     elif cluster.find_cards(settings) is not None:
         accelerator = "gpu"
     else:  # they compute on CPUs, and hold GPUs that only Ray counts
-        return settings, claim
-    return override(settings, {"scaling.accelerator": accelerator}), claim
+        return settings
+    return override(settings, {"scaling.accelerator": accelerator})
 
 
 def share_threads(settings: Settings, at_once: int) -> Settings:

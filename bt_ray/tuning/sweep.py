@@ -21,7 +21,7 @@ from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.pictures import draw_sweep
 from bt_ray.tuning.progress import SweepProgress
 from bt_ray.tuning.records import TrialRecord
-from bt_ray.tuning.room import join_cluster, settle, share_threads
+from bt_ray.tuning.room import join_cluster
 from bt_ray.tuning.score import Score
 from bt_ray.tuning.space import SearchSpace
 from bt_ray.tuning.split import hold_out
@@ -88,9 +88,7 @@ def sweep(
         claim = claim_folder(folder, space, settings, order)
         split = hold_out(settings, share=order.held_out)
         score = _choose_score(split, space)
-        room = join_cluster(split, order.at_once)
-        split, claim = settle(split, claim)
-        split = share_threads(split, room.now())
+        split, room = join_cluster(split, order.at_once, claim)
         run, _ = run_of_folder(folder, replace(settings, name=folder.name))
         reserve_name(run.uri, settings.registered_model)
         with ending(run) as end:

@@ -1,16 +1,22 @@
 """Where trials have room and memory, on clusters that are made up."""
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bt_ray.config import Settings, override
+from bt_ray.errors import SettingsError
 from bt_ray.presets import preset
 from bt_ray.training import cluster
 from bt_ray.tuning import fitting, room
+from bt_ray.tuning.claim import claim_folder
 from bt_ray.tuning.fitting import Place, check_memory, find_place
-from bt_ray.tuning.room import Room, count_places
+from bt_ray.tuning.order import SweepOrder
+from bt_ray.tuning.room import Room, count_places, settle
+from bt_ray.tuning.space import load_space
 from tests.training.test_preflight import V100
 
 GB = 2**30
@@ -66,7 +72,9 @@ def test_a_trial_has_whole_gpus_and_their_cpus_on_one_node(
 
 
 def test_a_lost_node_takes_its_places_along(
-    nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    nodes: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(room, "_LOOK_EVERY_S", 0.0)
     nodes += [node(i, CPU=9.0, GPU=4.0) for i in (1, 2)]
@@ -77,7 +85,9 @@ def test_a_lost_node_takes_its_places_along(
     nodes[1]["Alive"] = False
     assert [r.now() for r in (as_many, six, asleep)] == [4, 2, 19]
     nodes[0]["Alive"] = False
-    assert [r.now() for r in (as_many, six)] == [1, 1]
+    with caplog.at_level(logging.WARNING):
+        assert [r.now() for r in (as_many, six, as_many)] == [1, 1, 1]
+    assert caplog.text.count("No living node has room for a trial") == 2  # once each
     nodes += [node(i, CPU=9.0, GPU=4.0) for i in (3, 4, 5)]
     assert [r.now() for r in (as_many, six)] == [12, 6]
 
@@ -99,12 +109,12 @@ def test_memory_is_the_smallest_gpus(
 
 @pytest.mark.parametrize(
     ("workers", "address", "together"),
-    [(1, "10.0.0.2", 1), (2, "10.0.0.1", 1), (4, "10.0.0.2", 4), (0, "10.0.0.2", 1)],
+    [(1, "10.0.0.2", 1), (2, "10.0.0.2", 2), (4, "10.0.0.1", 1), (0, "10.0.0.2", 1)],
 )
 def test_memory_of_nodes_is_shared_by_a_trials_workers(
     nodes: list[dict[str, Any]], workers: int, address: str, together: int
 ) -> None:
-    nodes += [node(1, 6 * GB, CPU=1.0), node(2, 8 * GB, CPU=9.0), node(3, 99 * GB)]
+    nodes += [node(1, 3 * GB, CPU=1.0), node(2, 8 * GB, CPU=9.0), node(3, 99 * GB)]
     place = find_place(settings(workers=workers))
     assert place is not None
     assert address in place.name
@@ -135,3 +145,31 @@ def test_smaller_parts_are_named_where_they_would_fit() -> None:
     misfit = check_memory(images, place)
     assert misfit is not None
     assert "--training.micro-batch" in misfit.reason
+
+
+def test_all_trials_compute_alike_whatever_nodes_there_are_by_then(
+    nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nodes.append(node(1, CPU=9.0, GPU=4.0))
+    cards: list[Any] = [replace(V100, capability=(8, 0))]
+    monkeypatch.setattr(cluster, "_examine_nodes", lambda: cards)
+    given = override(settings(workers=1), {"training.precision": "auto"})
+    space, order = load_space("redundancy_weight"), SweepOrder()
+    first = settle(given, claim_folder(tmp_path, space, given, order))
+    assert (first.training.precision, first.scaling.accelerator) == ("bf16", "gpu")
+    cards.append(V100)  # has no bf16
+    again = claim_folder(tmp_path, space, given, order)
+    assert settle(given, again) == first
+    assert settle(override(given, {"scaling.workers": 0}), again).training.precision == "auto"
+
+
+def test_a_sweeps_folder_keeps_its_identity(tmp_path: Path) -> None:
+    space, given = load_space("redundancy_weight"), settings()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    first, again, other = (
+        claim_folder(tmp_path / name, space, given, SweepOrder()) for name in ("a", "a", "b")
+    )
+    assert first.identity == again.identity != other.identity
+    with pytest.raises(SettingsError, match=r"with other settings .*held_out"):
+        claim_folder(tmp_path / "a", space, given, SweepOrder(held_out=0.2))
