@@ -130,6 +130,7 @@ def test_more_losses_than_failures_in_a_row_a_hang_and_a_notice(
 ) -> None:
     """One failure in a row is allowed; four come, with a checkpoint between them."""
     env = os.environ | OPEN | {"RAY_ADDRESS": cluster.head.address}
+    env["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"  # other tests do without
     run = subprocess.Popen(
         pretraining(tmp_path, "--scaling.max-failures", "1"), cwd=ROOT, env=env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
