@@ -13,7 +13,6 @@ from bt_ray.errors import LaunchError, RunFailedError
 from bt_ray.ray_internals import Watch
 from bt_ray.training.cluster import check_resources, cpus_needed, minutes_to_wait
 
-
 CONTINUES = "What is saved is kept; the same command continues it."
 _START_S = (10.0, 60.0)
 """Seconds for workers to get their places before Ray Train tries again: at least, at most."""

@@ -151,10 +151,10 @@ def test_losses_a_hang_a_notice_and_the_end_of_all_nodes(cluster: Cluster, tmp_p
     """One failure in a row is allowed; four come, with a checkpoint between them."""
     env = os.environ | {"RAY_ADDRESS": cluster.head.address}
     env["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"  # other tests do without
+    command = pretraining(tmp_path, "--scaling.max-failures", "1", "--scaling.wait-minutes", "0.2")
     run = subprocess.Popen(
-        pretraining(tmp_path, "--scaling.max-failures", "1", "--scaling.wait-minutes", "0.2"), cwd=ROOT, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
         next_checkpoint(tmp_path, run)
         for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP):
