@@ -108,7 +108,7 @@ def steps(storage: Path) -> list[int]:
 def drain(head: Head, of: psutil.Process) -> None:
     """Tells Ray that the node of a process will be taken away in a minute."""
     script = (
-        "import ray, sys; ray.init(logging_level='ERROR')\n"
+        "import ray; ray.init(logging_level='ERROR')\n"
         "from ray.util.state import list_workers\n"
         f"print([w.node_id for w in list_workers(limit=1000) if w.pid == {of.pid}][0])"
     )

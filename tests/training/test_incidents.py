@@ -19,7 +19,7 @@ class LostError(Exception):
 
     def __init__(self) -> None:
         super().__init__()
-        self.worker_failures = {r: RuntimeError(f"at work\nnode of {r} died") for r in range(8)}
+        self.worker_failures = {r: RuntimeError(f"node of {r} died\nat length") for r in range(8)}
 
 
 @pytest.fixture
