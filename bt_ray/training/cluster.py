@@ -76,11 +76,9 @@ def _wait_for_resources(settings: Settings, cpus: float) -> None:
             if time.monotonic() >= deadline:
                 raise
             if not asked:
-                _log.warning(
-                    "Waiting up to %g minutes for more nodes: %s",
-                    minutes,
-                    error,
-                )
+                _log.warning("Waiting up to %g minutes for more nodes: %s", minutes, error)
+                if settings.scaling.accelerator == "auto" and not uses_gpu(settings):
+                    _log.warning("They compute on CPUs; --scaling.accelerator gpu wants GPUs.")
                 request_resources(bundles=_bundles(settings))
                 asked = True
             time.sleep(_POLL_S)

@@ -1,22 +1,22 @@
 """What a run survives: losses that checkpoints come between, and nodes that come back in time."""
 
-import logging
 import os
 import time
 from collections.abc import Callable
+from textwrap import shorten
 
 import ray
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from bt_ray.config import Settings
 from bt_ray.errors import LaunchError, RunFailedError
 from bt_ray.ray_internals import Watch
 from bt_ray.training.cluster import check_resources, cpus_needed, minutes_to_wait
 
-_log = logging.getLogger(__name__)
-
 CONTINUES = "What is saved is kept; the same command continues it."
 _START_S = (10.0, 60.0)
 """Seconds for workers to get their places before Ray Train tries again: at least, at most."""
+_TRACE, _LONGEST = "Traceback (most recent", 400
 _WATCHED = {
     # A worker that is stopped, or whose machine hangs, is found after this time. Its answer needs
     # a thread of its process for a millisecond, and no step, checkpoint or probe keeps Python from
@@ -113,10 +113,27 @@ def _start_timeout(settings: Settings) -> dict[str, str]:
 
 
 def why(error: Exception) -> str:
-    """What a person needs of Ray Train's report: the last line of the first worker's trace."""
+    """What a person needs of Ray Train's report: of which worker, and the cause in a sentence.
+
+    A worker that is gone comes first: others fail because they wait for it.
+    """
     failures = getattr(error, "worker_failures", {})
-    rank = min(failures, default=None)
-    cause = error if rank is None else failures[rank]
-    lines = str(cause).strip().splitlines() or [type(cause).__name__]
-    place = "" if rank is None else f" on worker {rank}"
-    return f"{place}: {lines[0] if 'has been hanging' in lines[0] else lines[-1]}"
+    if not failures:
+        return f": {_sentence(getattr(error, 'controller_failure', error))}"
+    rank = min(failures, key=lambda rank: (_TRACE in str(failures[rank]), rank))
+    return f" on worker {rank}: {_sentence(failures[rank])}"
+
+
+def _sentence(failure: Exception) -> str:
+    """What Ray says at length, or the last line of a trace."""
+    cause = getattr(failure, "health_check_failure", failure)
+    lines = [line for line in str(cause).splitlines() if line.strip() and line[0] != "\t"]
+    if not lines:
+        return type(cause).__name__
+    if isinstance(cause, OutOfMemoryError):
+        said = " ".join(lines[:2])
+    elif isinstance(cause, RayActorError) or _TRACE in str(cause):
+        said = lines[-1]
+    else:
+        said = lines[0]
+    return shorten(said, _LONGEST, placeholder=" …")

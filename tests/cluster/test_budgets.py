@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.ray_nodes import RAY, Head, ray_head, ray_node
+from benchmarks.ray_nodes import RAY, Head, lose, ray_head, ray_node
 from bt_ray.checkpoints.checkpoint import newest_checkpoint
 from tests.cluster.nodes import HEAD, make_nodes
 
@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
-OPEN = {"RAY_AUTH_MODE": "disabled"}
 LONG = [
     "--schedule.epochs", "100000", "--training.checkpoint-every-epochs", "4",
     "--training.probe-every-epochs", "50000", "--training.log-every-steps", "1",
@@ -43,9 +42,9 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     with (
-        ray_head(1, store_mb=100, **OPEN) as head,
-        ray_node(head, 2, store_mb=100, **OPEN) as one,
-        ray_node(head, 2, store_mb=100, **OPEN) as other,
+        ray_head(1, store_mb=100) as head,
+        ray_node(head, 2, store_mb=100) as one,
+        ray_node(head, 2, store_mb=100) as other,
     ):
         yield Cluster(head, (one, other))
 
@@ -109,11 +108,11 @@ def steps(storage: Path) -> list[int]:
 def drain(head: Head, of: psutil.Process) -> None:
     """Tells Ray that the node of a process will be taken away in a minute."""
     script = (
-        "import ray, sys; ray.init(logging_level='ERROR')\n"
+        "import ray; ray.init(logging_level='ERROR')\n"
         "from ray.util.state import list_workers\n"
         f"print([w.node_id for w in list_workers(limit=1000) if w.pid == {of.pid}][0])"
     )
-    env = os.environ | OPEN | {"RAY_ADDRESS": head.address}
+    env = os.environ | {"RAY_ADDRESS": head.address}
     node = subprocess.run(
         [PYTHON, "-c", script], env=env, capture_output=True, text=True, check=True
     ).stdout.split()[-1]
@@ -125,15 +124,37 @@ def drain(head: Head, of: psutil.Process) -> None:
     )  # fmt: skip
 
 
-def test_more_losses_than_failures_in_a_row_a_hang_and_a_notice(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_job_that_is_stopped_loses_nothing_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    env = {"RAY_JOB_STOP_WAIT_TIME_S": "120", "PYTHONPATH": str(ROOT)}
+
+    def ray_job(*arguments: str) -> str:
+        done = subprocess.run(
+            [RAY, "job", *arguments[:1], "--address", cluster.head.jobs, *arguments[1:]],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    for name in ("first", "second"):
+        ray_job(
+            "submit", "--no-wait", "--submission-id", name, "--runtime-env-json",
+            json.dumps({"env_vars": env}), "--", *pretraining(tmp_path),
+        )  # fmt: skip
+        next_checkpoint(tmp_path)
+        ray_job("stop", name)
+        until(lambda name=name: "STOPPED" in ray_job("status", name))  # type: ignore[misc]
+        assert saved(tmp_path) == steps(tmp_path)[-1]
+    assert steps(tmp_path) == list(range(1, saved(tmp_path) + 1))
+
+
+def test_losses_a_hang_a_notice_and_the_end_of_all_nodes(cluster: Cluster, tmp_path: Path) -> None:
     """One failure in a row is allowed; four come, with a checkpoint between them."""
-    env = os.environ | OPEN | {"RAY_ADDRESS": cluster.head.address}
+    env = os.environ | {"RAY_ADDRESS": cluster.head.address}
+    env["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"  # other tests do without
+    command = pretraining(tmp_path, "--scaling.max-failures", "1", "--scaling.wait-minutes", "0.2")
     run = subprocess.Popen(
-        pretraining(tmp_path, "--scaling.max-failures", "1"), cwd=ROOT, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
         next_checkpoint(tmp_path, run)
         for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP):
@@ -149,35 +170,14 @@ def test_more_losses_than_failures_in_a_row_a_hang_and_a_notice(
         next_checkpoint(tmp_path, run)
         seen = steps(tmp_path)[first_new - 1 :]
         assert seen == list(range(seen[0], seen[0] + len(seen)))  # none is lost, none comes twice
-        run.send_signal(signal.SIGTERM)
+        for node in cluster.nodes:
+            lose(node)
         said = run.communicate(timeout=PATIENCE_S)[1]
     finally:
         run.kill()
-    assert run.returncode == 143, said
-    assert saved(tmp_path) == steps(tmp_path)[-1]
-
-
-def test_a_job_that_is_stopped_loses_nothing_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
-    env = {"RAY_JOB_STOP_WAIT_TIME_S": "120", "PYTHONPATH": str(ROOT)}
-
-    def ray_job(*arguments: str) -> str:
-        done = subprocess.run(
-            [RAY, "job", *arguments[:1], "--address", cluster.head.jobs, *arguments[1:]],
-            env=os.environ | OPEN, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    for name in ("first", "second"):
-        ray_job(
-            "submit", "--no-wait", "--submission-id", name, "--runtime-env-json",
-            json.dumps({"env_vars": env}), "--", *pretraining(tmp_path),
-        )  # fmt: skip
-        next_checkpoint(tmp_path)
-        ray_job("stop", name)
-        until(lambda name=name: "STOPPED" in ray_job("status", name))  # type: ignore[misc]
-        assert saved(tmp_path) == steps(tmp_path)[-1]
-    assert steps(tmp_path) == list(range(1, saved(tmp_path) + 1))
+    assert run.returncode == 1, said
+    assert "could not be started again for 0.2 minutes (scaling.wait_minutes): " in said
+    assert "make 2 CPUs; the cluster has 1." in said
 
 
 AUTOSCALING = """
@@ -209,8 +209,6 @@ def test_nodes_that_are_at_zero_are_asked_of_the_autoscaler(
     """On a node of its own: Ray's cluster for tests begins by ending all of Ray that it sees."""
     shared = tmp_path / "shared"
     shared.mkdir()
-    for name, value in OPEN.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setenv("PATH", f"{Path(PYTHON).parent}:{os.environ['PATH']}")
     with make_nodes(tmp_path / "logs", shared=[shared]) as nodes:
         nodes.space(HEAD)

@@ -4,6 +4,8 @@ import pickle
 from typing import Any
 
 import pytest
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import ControllerError
 
 from bt_ray.config import Settings, override
 from bt_ray.errors import RunFailedError
@@ -17,7 +19,7 @@ class LostError(Exception):
 
     def __init__(self) -> None:
         super().__init__()
-        self.worker_failures = {r: RuntimeError(f"at work\nnode of {r} died") for r in range(8)}
+        self.worker_failures = {r: RuntimeError(f"node of {r} died\nat length") for r in range(8)}
 
 
 @pytest.fixture
@@ -87,11 +89,50 @@ def test_deaths_of_the_controller_count_on() -> None:
         copy.lost(LostError(), was_announced=False)
 
 
-def test_what_hung_is_said_not_how_to_set_a_variable() -> None:
-    hung = "A worker health check has been hanging for 46 seconds.\nSet a variable"
-    assert why(RuntimeError(hung)) == ": A worker health check has been hanging for 46 seconds."
-    assert why(RuntimeError("Traceback\nRuntimeError: a bug")) == ": RuntimeError: a bug"
-    assert why(RuntimeError()) == ": RuntimeError"
+class GroupError(Exception):
+    """As Ray Train tells of failures by worker."""
+
+    def __init__(self, **workers: Exception) -> None:
+        super().__init__("Training failed due to worker errors:\nat length")
+        self.worker_failures = {int(name[1:]): failure for name, failure in workers.items()}
+
+
+class CheckError(Exception):
+    """A worker that does not answer, and why, as Ray Train tells it."""
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__(f"A worker health check failed.\n{failure}")
+        self.health_check_failure = failure
+
+
+TRACE = RuntimeError("Traceback (most recent call last):\n  at work\nRuntimeError: peer is gone")
+
+
+@pytest.mark.parametrize(
+    ("failure", "sentence"),
+    [
+        (
+            RuntimeError("A worker health check has been hanging for 46 s.\nWorker info\nSet this"),
+            "A worker health check has been hanging for 46 s.",
+        ),
+        (
+            CheckError(RayActorError("id", "The actor died.\n\tip: 10.0.0.1\nIts node has died.")),
+            "Its node has died.",
+        ),
+        (
+            CheckError(
+                OutOfMemoryError("Task was killed.\nMemory was 29 GB.\nRefer to the pages.")
+            ),
+            "Task was killed. Memory was 29 GB.",
+        ),
+        (CheckError(RuntimeError()), "RuntimeError"),
+    ],
+)
+def test_of_all_failures_the_cause_is_said(failure: Exception, sentence: str) -> None:
+    """Worker 0 fails only because it waits for worker 1."""
+    assert why(GroupError(_0=TRACE, _1=failure)) == f" on worker 1: {sentence}"
+    assert why(GroupError(_0=TRACE)) == " on worker 0: RuntimeError: peer is gone"
+    assert why(ControllerError(failure)) == f": {sentence}"
 
 
 def test_a_lost_node_is_waited_for_and_what_is_missing_is_said(
