@@ -19,7 +19,7 @@ def num_workers(scaling: ScalingSettings) -> int | tuple[int, int]:
     return (scaling.min_workers, scaling.max_workers) if scaling.is_elastic else scaling.min_workers
 
 
-def follow_cluster(trainer: TorchTrainer, scaling: ScalingSettings) -> None:
+def follow_cluster(trainer: TorchTrainer, scaling: ScalingSettings, total_steps: int) -> None:
     """Has the trainer's group be as large as the cluster has room for, within its range.
 
     After a loss it starts again with what is there. It grows when a checkpoint has just been kept,
@@ -29,6 +29,7 @@ def follow_cluster(trainer: TorchTrainer, scaling: ScalingSettings) -> None:
         trainer.scaling_config,
         spare_cpus=DATA_CPUS,
         grow_after_s=60 * scaling.grow_minutes,
+        last_step=total_steps,
     )
     scale_by(trainer, policy)
 

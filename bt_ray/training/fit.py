@@ -118,7 +118,7 @@ def _trainer(
         ),
     )
     if settings.scaling.is_elastic:
-        follow_cluster(trainer, settings.scaling)
+        follow_cluster(trainer, settings.scaling, total_steps)
     return trainer
 
 
