@@ -1,7 +1,7 @@
 """What is used of Ray's private parts, all of it here; checked with Ray 2.60.
 
 `tests/test_ray_internals.py` fails when another version has moved them. Without them a run comes to
-the same result, more slowly.
+the same result, more slowly; only a range of workers cannot do without.
 """
 
 import socket

@@ -22,12 +22,13 @@ from bt_ray import errors
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
+from bt_ray.data.stream.ingest_group import DataForGroup, Steps
 from bt_ray.errors import RunFailedError
 from bt_ray.json_files import read_json
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, uses_gpu
-from bt_ray.training.elastic import DataForGroup, Steps, follow_cluster, num_workers
+from bt_ray.training.elastic import follow_cluster, num_workers
 from bt_ray.training.worker import FAILURE, train_worker
 
 T = TypeVar("T")
