@@ -1,7 +1,8 @@
 """What is used of Ray's private parts, all of it here; checked with Ray 2.60.
 
 `tests/test_ray_internals.py` fails when another version has moved them. Without those of Ray Data a
-run comes to the same result, more slowly; those of Ray Train tell what becomes of its workers.
+run comes to the same result, more slowly; those of Ray Train tell what becomes of its workers, and
+how many there are.
 """
 
 import json
@@ -261,11 +262,15 @@ class ClusterPolicy(ScalingPolicy):
     Args:
       spare_cpus: logical CPUs of the cluster that workers leave free.
       grow_after_s: seconds that a group trains, at least, before a larger one takes its place.
+      last_step: what the run's last checkpoint is reported with as `step`; it ends then.
     """
 
-    def __init__(self, scaling_config: Any, *, spare_cpus: float, grow_after_s: float) -> None:
+    def __init__(
+        self, scaling_config: Any, *, spare_cpus: float, grow_after_s: float, last_step: int
+    ) -> None:
         super().__init__(scaling_config)
         self._spare_cpus, self._grow_after_s = spare_cpus, grow_after_s
+        self._last_step = last_step
         self._starting: int | None = None
         self._refused_by: frozenset[str] = frozenset()
 
@@ -284,19 +289,21 @@ class ClusterPolicy(ScalingPolicy):
     ) -> ScalingDecision:
         """More workers, if there is room, once a checkpoint has been kept; else no other number."""
         self._maybe_send_resource_request()  # type: ignore[no-untyped-call]
-        reports = [
-            status.training_report for status in worker_group_status.worker_statuses.values()
-        ]
-        is_kept = any(report is not None and report.checkpoint is not None for report in reports)
-        if not is_kept or time.monotonic() - worker_group_state.start_time < self._grow_after_s:
+        age_s = time.monotonic() - worker_group_state.start_time
+        if not self._has_kept(worker_group_status) or age_s < self._grow_after_s:
             return NoopDecision()
         nodes = _nodes()
-        if (
-            self._refused_by == frozenset(nodes)
-            or self._room(nodes) <= worker_group_state.num_workers
-        ):
-            return NoopDecision()
-        return self._resize(self._room(nodes))
+        room = 0 if self._refused_by == frozenset(nodes) else self._room(nodes)
+        return self._resize(room) if room > worker_group_state.num_workers else NoopDecision()
+
+    def _has_kept(self, status: Any) -> bool:
+        """Whether a checkpoint was kept since the last look, and all workers train on."""
+        workers = status.worker_statuses.values()
+        reports = [worker.training_report for worker in workers if worker.training_report]
+        return all(worker.running for worker in workers) and any(
+            report.checkpoint is not None and report.metrics["step"] < self._last_step
+            for report in reports
+        )
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Learns that a start has come about."""

@@ -221,3 +221,23 @@ def test_nodes_that_an_autoscaler_brings_have_kinds(monkeypatch: pytest.MonkeyPa
         said = None if status is None else json.dumps(status).encode()
         monkeypatch.setattr(ray_internals, "_internal_kv_get", lambda _, said=said: said)
         assert ray_internals.has_autoscaler() is has
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_ray_train_takes_as_many_workers_as_the_policy_says(tmp_path: Path) -> None:
+    """Four CPUs, one of them for reading data; Ray's own policy would take all four."""
+    from ray.train import RunConfig, ScalingConfig, get_context
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        lambda: get_context().get_world_size(),
+        scaling_config=ScalingConfig(num_workers=(1, 4)),  # type: ignore[arg-type]
+        run_config=RunConfig(storage_path=str(tmp_path)),
+    )
+    policy = ray_internals.ClusterPolicy(
+        trainer.scaling_config, spare_cpus=1.0, grow_after_s=0.0, last_step=1
+    )
+    ray_internals.scale_by(trainer, policy)
+    workers = trainer.fit().return_value
+    assert workers == 3, f"Ray {ray.__version__} starts {workers} workers."

@@ -22,13 +22,14 @@ from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.location import locate
+from bt_ray.data.stream.ingest_group import DataForGroup, Steps
 from bt_ray.errors import BtRayError, RunFailedError
 from bt_ray.json_files import read_json
 from bt_ray.storage.working_copy import origin_of
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, is_trial, uses_gpu
-from bt_ray.training.elastic import DataForGroup, Steps, follow_cluster, num_workers
+from bt_ray.training.elastic import follow_cluster, num_workers
 from bt_ray.training.incidents import CONTINUES, Incidents, nccl_environment, watch, why
 from bt_ray.training.recorder import FAILURE
 from bt_ray.training.remote_recorder import recording
@@ -146,7 +147,7 @@ def _trainer(
         ),
     )
     if settings.scaling.is_elastic:
-        follow_cluster(trainer, settings.scaling)
+        follow_cluster(trainer, settings.scaling, total_steps)
     return trainer
 
 

@@ -40,6 +40,7 @@ class Group:
             ),
             spare_cpus=1.0,
             grow_after_s=600,
+            last_step=1000,
         )
         actor = SimpleNamespace(get_reserved_resources=SimpleNamespace(remote=self._ours))
         self.policy._coordinator_client = SimpleNamespace(  # type: ignore[assignment]
@@ -62,13 +63,20 @@ class Group:
         """The start comes about."""
         self.policy.after_controller_state_update(None, RunningState())
 
-    def look(self, workers: int, *, kept: bool = True, age_s: float = 601) -> int | None:
+    def look(
+        self,
+        workers: int,
+        *,
+        kept: bool = True,
+        age_s: float = 601,
+        step: int = 999,
+        running: bool = True,
+    ) -> int | None:
         """The workers that a running group is replaced by; none: it goes on."""
-        checkpoint = Checkpoint("somewhere") if kept else None
-        report = _TrainingReport(checkpoint=checkpoint, metrics={}, validation=False)
-        status = WorkerGroupPollStatus(
-            {0: WorkerStatus(running=True, training_report=report), 1: WorkerStatus(running=True)}
-        )
+        checkpoint = Checkpoint("/somewhere") if kept else None
+        report = _TrainingReport(checkpoint=checkpoint, metrics={"step": step}, validation=False)
+        first = WorkerStatus(running=True, training_report=report)
+        status = WorkerGroupPollStatus({0: first, 1: WorkerStatus(running=running)})
         group = SimpleNamespace(
             num_workers=workers, start_time=ray_internals.time.monotonic() - age_s
         )
@@ -118,6 +126,8 @@ def test_a_group_grows_at_a_checkpoint_and_not_sooner_than_it_may(group: Make) -
     cluster.nodes = cluster.reserved = _of(4)
     assert cluster.look(24, kept=False) is None
     assert cluster.look(24, age_s=599) is None
+    assert cluster.look(24, step=1000) is None, "it is finished"
+    assert cluster.look(24, running=False) is None, "it is told to stop"
     assert cluster.look(24) == 32
     cluster.nodes = cluster.reserved = _of(2)
     assert cluster.look(24) is None, "a group that goes on is never made smaller"
