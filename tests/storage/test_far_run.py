@@ -126,3 +126,21 @@ def test_commands_take_the_runs_uri(settings: Settings, store: Store, tmp_path: 
         assert done.returncode == 0, done.stderr[-3000:]
     assert any(name.startswith("evaluations/") for name in store.sizes())
     assert b"small" in (tmp_path / "report.html").read_bytes()
+
+
+def test_an_ablation_is_kept_there(settings: Settings, store: Store, tmp_path: Path) -> None:
+    """Another machine finds its results, and trains nothing again."""
+    file = tmp_path / "settings.json"
+    file.write_text(to_json(override(settings, {"schedule.epochs": 1})))
+    told = []
+    for number in (4, 5):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines.ablate", "figure5", str(file), "--seeds", "1",
+             "--values", "0.01"],
+            env={**os.environ, "TMPDIR": str(_machine(tmp_path, number))},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        told.append(json.loads(done.stdout.splitlines()[-1])["scores"])
+    assert told[0] == told[1]
+    assert any(name.startswith("ablations/results/") for name in store.sizes())
