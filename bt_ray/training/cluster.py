@@ -207,8 +207,8 @@ def cpus_needed(settings: Settings) -> float:
 def is_trial() -> bool:
     """Whether this process is a trial of a sweep, in a place of its own that others lie beside."""
     try:
-        return ray.util.get_current_placement_group() is not None
-    except ray.exceptions.RaySystemError:  # no cluster is joined
+        return ray.is_initialized() and ray.util.get_current_placement_group() is not None
+    except ray.exceptions.RaySystemError:  # the cluster is gone
         return False
 
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import ray
 from ray import tune
@@ -17,6 +18,8 @@ from bt_ray.tuning.claim import Claim
 _log = logging.getLogger(__name__)
 _PIN = 0.001
 """Of a resource that every node has one of, named after its address: it ties a process to it."""
+_DIRECTING_BYTES = 1.5 * 2**30
+"""Of memory, to direct a trial's workers: four processes, three of which have imported torch."""
 _LOOK_EVERY_S = 1.0
 _ROUNDING = 1e-6
 
@@ -29,16 +32,16 @@ def trial_resources(settings: Settings) -> tune.PlacementGroupFactory:
     workers, of its own trials.
     """
     if settings.scaling.min_workers > 0:
-        return tune.PlacementGroupFactory([{_name_of_this_node(): _PIN}])
+        return tune.PlacementGroupFactory([{f"node:{_this_node()['NodeManagerAddress']}": _PIN}])
     cpus = {"CPU": settings.scaling.cpus_per_worker}
     return tune.PlacementGroupFactory([cpus | ({"GPU": 1.0} if cluster.uses_gpu(settings) else {})])
 
 
-def _name_of_this_node() -> str:
-    """The resource that this process's node alone has."""
+def _this_node() -> dict[str, Any]:
+    """What Ray says of the node that this process runs on."""
     node_id = ray.get_runtime_context().get_node_id()
     [node] = [node for node in ray.nodes() if node["NodeID"] == node_id]
-    return f"node:{node['NodeManagerAddress']}"
+    return node
 
 
 @dataclass
@@ -54,6 +57,8 @@ class Room:
     """As many as somebody wants; none: as many as there is room for, on new nodes, too."""
     at_start: int = 0
     """Places that there were at the start."""
+    most: int | None = None
+    """As many as the sweep's own node can direct; none: any number."""
     _seen: tuple[float, int] = field(default=(0.0, 0), repr=False)
 
     def now(self) -> int:
@@ -64,8 +69,9 @@ class Room:
             if places == 0 and (self._seen[1] or not when):
                 _log.warning("No living node has room for a trial: trials wait until one has.")
             self._seen = time.monotonic(), places
-        wanted = places if self.at_once is None else self.at_once - max(0, self.at_start - places)
-        return max(1, wanted)
+        if self.at_once is not None:
+            return max(1, self.at_once - max(0, self.at_start - places))
+        return max(1, places if self.most is None else min(places, self.most))
 
 
 def join_cluster(settings: Settings, at_once: int | None, claim: Claim) -> tuple[Settings, Room]:
@@ -80,8 +86,23 @@ def join_cluster(settings: Settings, at_once: int | None, claim: Claim) -> tuple
         at_once = max(1, int(available_cpus() / _cores(settings)))
     cluster.connect(settings, at_once=at_once or 1)
     settings = settle(settings, claim)
-    room = Room(settings, at_once, count_places(settings))
+    room = Room(settings, at_once, count_places(settings), _count_directed(settings))
     return share_threads(settings, room.now()), room
+
+
+def _count_directed(settings: Settings) -> int | None:
+    """Trials that this node has memory to direct; none if they direct themselves."""
+    memory = _this_node()["Resources"].get("memory", 0.0)
+    if settings.scaling.min_workers == 0 or not memory:
+        return None
+    most = max(1, int(memory / _DIRECTING_BYTES))
+    if most < count_places(settings):
+        _log.warning(
+            "This node has memory to direct %d trials at once, fewer than the cluster has places "
+            "for: --at-once sets another number, and a larger node directs more.",
+            most,
+        )
+    return most
 
 
 def _cores(settings: Settings) -> float:

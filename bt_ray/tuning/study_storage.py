@@ -1,15 +1,15 @@
 """The database of Optuna's study: which one, opened by many processes at once, and what it says."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.exceptions import OptunaError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from bt_ray.errors import BtRayError, LaunchError, SettingsError
 from bt_ray.redaction import redact, without_credentials
@@ -18,7 +18,8 @@ VARIABLE = "BT_RAY_STUDY"
 """Environment variable that names the database where no option does."""
 _FROM_FILE = "@"
 _LOCK_WAIT_S = 20
-_TRIES, _PAUSE_S = 5, 0.5
+_MAKES_TABLES = 0x62745F726179
+"""Number of the lock that whoever opens a study in PostgreSQL holds for that moment."""
 
 
 def study_url(folder: Path, given: str | None = None) -> str:
@@ -93,21 +94,20 @@ def open_study_storage(url: str) -> optuna.storages.RDBStorage:
     Raises: LaunchError if it is damaged, locked for long, or does not answer.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options: dict[str, Any] = {"pool_pre_ping": True}  # a server may have hung up since
     if url.startswith("sqlite"):
-        options = {"connect_args": {"timeout": _LOCK_WAIT_S}}
-    with answering_study(url, ValueError, OSError):  # of a URL that is none
-        for _ in range(_TRIES - 1):
-            try:
-                return optuna.storages.RDBStorage(url, engine_kwargs=options)
-            except DBAPIError as error:
-                if not _is_half_made(error):
-                    raise
-            time.sleep(_PAUSE_S)
+        options: dict[str, Any] = {"connect_args": {"timeout": _LOCK_WAIT_S}}
+    else:  # a server has few connections for many sweeps, and may have hung up since
+        options = {"pool_size": 1, "pool_pre_ping": True}
+    with answering_study(url, ValueError, OSError), _one_at_a_time(url):  # ValueError: of no URL
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
 
 
-def _is_half_made(error: DBAPIError) -> bool:
-    """Whether somebody else is making the same tables at this moment; they are there soon."""
-    reason = str(error.orig).lower()
-    return "already exists" in reason or "unique constraint" in reason or "deadlock" in reason
+@contextmanager
+def _one_at_a_time(url: str) -> Iterator[None]:
+    """Nobody else makes tables in this PostgreSQL meanwhile, where two at once would fail."""
+    if not url.startswith("postgres"):
+        yield
+        return
+    with sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).begin() as connection:
+        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_MAKES_TABLES})"))
+        yield

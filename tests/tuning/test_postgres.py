@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from bt_ray.errors import LaunchError, SettingsError
@@ -58,9 +59,12 @@ def work(url: str, folder: Path, seed: int, begin: Any, told: Any) -> None:
     told.put((trial.number, trial.params["redundancy_weight"], seed / TRIALS))
 
 
+@pytest.mark.timeout(600)
 def test_thirty_processes_begin_one_study_and_each_trial_is_recorded_once(
     url: str, tmp_path: Path
 ) -> None:
+    open_study_storage("sqlite://")  # what it imports is there for all
+    sqlalchemy.create_engine(url)
     fork = multiprocessing.get_context("fork")
     begin, told = fork.Barrier(TRIALS), fork.Queue()
     processes = [
@@ -68,7 +72,7 @@ def test_thirty_processes_begin_one_study_and_each_trial_is_recorded_once(
     ]
     for process in processes:
         process.start()
-    found = sorted(told.get(timeout=120) for _ in processes)
+    found = sorted(told.get(timeout=300) for _ in processes)
     for process in processes:
         process.join(30)
         assert process.exitcode == 0

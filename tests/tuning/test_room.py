@@ -23,7 +23,9 @@ GB = 2**30
 
 
 def settings(**scaling: Any) -> Settings:
-    changes: dict[str, Any] = {"training.precision": "fp32", "data.global_batch": 144}
+    changes: dict[str, Any] = {
+        "training.precision": "fp32", "data.global_batch": 144, "scaling.cpus_per_worker": 1,
+    }  # fmt: skip
     return override(preset("digits"), changes | {f"scaling.{k}": v for k, v in scaling.items()})
 
 
@@ -90,6 +92,23 @@ def test_a_lost_node_takes_its_places_along(
     assert caplog.text.count("No living node has room for a trial") == 2  # once each
     nodes += [node(i, CPU=9.0, GPU=4.0) for i in (3, 4, 5)]
     assert [r.now() for r in (as_many, six)] == [12, 6]
+
+
+def test_no_more_trials_run_than_the_sweeps_node_can_direct(
+    nodes: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nodes += [node(1, 4 * GB, CPU=2.0), node(2, CPU=9.0, GPU=4.0)]
+    monkeypatch.setattr(room, "_this_node", lambda: nodes[0])
+    with caplog.at_level(logging.WARNING):
+        assert room._count_directed(settings(workers=2)) == 2
+    assert caplog.text == ""
+    one = settings(workers=1)
+    assert Room(one, None, 4, room._count_directed(one)).now() == 2
+    assert "memory to direct 2 trials at once" in caplog.text
+    assert Room(one, 4, 4, 2).now() == 4  # as was asked for
+    assert room._count_directed(settings(workers=0)) is None
 
 
 def test_memory_is_the_smallest_gpus(
