@@ -104,7 +104,7 @@ class Nodes:
         )  # fmt: skip
         assert starter.stdout is not None
         if starter.stdout.readline() != "ready\n":
-            raise RuntimeError(f"Node {number} could not be made: {starter.communicate()[1]}")
+            raise LaunchError(f"Node {number} could not be made: {starter.communicate()[1]}")
         [init] = psutil.Process(starter.pid).children()
         self._alive[number] = _Node(init.pid, starter)
 
@@ -149,7 +149,7 @@ class Nodes:
             if process.poll() is not None:
                 break
             time.sleep(0.5)
-        raise RuntimeError(f"Ray did not start on node {number}: {log.read_text()[-2000:]}")
+        raise LaunchError(f"Ray did not start on node {number}: {log.read_text()[-2000:]}")
 
     def begin(
         self,
@@ -234,7 +234,7 @@ class Nodes:
         )
         done = self.run(HEAD, [sys.executable, "-c", script])
         if done.returncode:
-            raise RuntimeError(done.stderr)
+            raise LaunchError(done.stderr)
         seen: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
         return seen
 
@@ -302,4 +302,4 @@ def why_not() -> str | None:
 def _host(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+        raise LaunchError(f"{' '.join(command)}: {done.stderr}")

@@ -8,7 +8,6 @@ ended goes on with the faults that are missing.
 """
 
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from rich.table import Table
 from benchmarks.faults_campaign import Campaign
 from benchmarks.faults_list import FAULTS
 from benchmarks.faults_place import make_place
-from benchmarks.faults_results import Results, whole
+from benchmarks.faults_results import Results, code_digest, whole
 from benchmarks.faults_run import quiet_environment
 from benchmarks.training import describe_machine
 from bt_ray.errors import SettingsError
@@ -67,7 +66,7 @@ def campaign(order: Benchmark) -> dict[str, dict[str, Any]]:
     names = order.names()
     quiet_environment()
     order.folder.mkdir(parents=True, exist_ok=True)
-    code = _code()
+    code = code_digest()
     results = Results(order.folder / "results.json", f"seed {order.seed}, code {code}")
     wanted = [name for name in names if order.again or name not in results.by_name]
     if not wanted:
@@ -80,14 +79,6 @@ def campaign(order: Benchmark) -> dict[str, dict[str, Any]]:
             results.add(name, result)
             console.print(f"{name}: {result.outcome}")
     return results.by_name
-
-
-def _code() -> str:
-    """Sixteen digits that tell one state of the code that is tested, and tests, from another."""
-    root = Path(__file__).parents[1]
-    rooms = ("bt_ray/**/*.py", "pipelines/*.py", "benchmarks/faults*.py", "benchmarks/emulated*.py")
-    files = sorted(file for room in rooms for file in root.glob(room))
-    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def _table(record: dict[str, Any]) -> Table:

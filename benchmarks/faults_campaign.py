@@ -106,6 +106,8 @@ def _inflict(fault: Fault, scene: Scene, index: int, span: int) -> _Blow:
     time.sleep(scene.random.uniform(0.0, 0.3))
     blow = _Blow(fault, run.steps(), time.time())
     fault.inflict(scene)
+    if fault.outage_s and not run.is_going() and run.steps() == run.total_steps:
+        raise RunFailedError(f"the run was done before {fault.name} was over: it must be longer")
     return blow
 
 

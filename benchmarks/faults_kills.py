@@ -15,15 +15,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from types import FrameType
-from typing import Any
 
 import torch
 import tyro
 
+from benchmarks.faults_progress import Progress
+from benchmarks.faults_results import code_digest
 from benchmarks.faults_run import NOT_WANTED, Weights, result_of
 from bt_ray.config import Settings, override
 from bt_ray.data.preparation.write import write_shards
@@ -48,6 +49,8 @@ class Benchmark:
     """Draws phase and moment of each kill."""
     kills: int = 200
     """How many, all parts of the campaign together."""
+    on_ray: int = 0
+    """How many kills there are besides, of processes of a run on three nodes (root)."""
     minutes: float | None = None
     """Time of this part; none: until all is done."""
     folder: Path = Path("runs/kills")
@@ -58,40 +61,6 @@ class Benchmark:
     def __post_init__(self) -> None:
         if self.kills < 1:
             raise SettingsError("--kills must be at least 1.")
-
-
-@dataclass
-class Progress:
-    """What a campaign has done so far; `file` keeps it."""
-
-    file: Path
-    key: str
-    kills: int = 0
-    draws: int = 0
-    """Goes that were made, also those that ended before their kill was due."""
-    runs: int = 0
-    hangs: int = 0
-    wrong: int = 0
-    """Goes that failed, and finished runs with other weights."""
-    by_phase: dict[str, int] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, file: Path, key: str) -> "Progress":
-        """What the file keeps, if it is of the same campaign; else nothing done."""
-        kept = read_json(file) or {}
-        if kept.pop("key", None) != key:
-            return cls(file, key)
-        return cls(file, key, **kept)
-
-    def write(self) -> None:
-        """Keeps it."""
-        write_json(self.file, self.record() | {"key": self.key})
-
-    def record(self) -> dict[str, Any]:
-        """For programs."""
-        hidden = ("file", "key")
-        return {name: value for name, value in vars(self).items() if name not in hidden}
 
 
 class Moment:
@@ -125,19 +94,33 @@ class Moment:
 def main() -> None:
     """Parses the command line, kills, prints what came of it."""
     order = guarded(lambda: tyro.cli(Benchmark, prog="python -m benchmarks.faults_kills"))
-    progress = guarded(lambda: campaign(order))
-    console.print(
-        f"{progress.kills} kills, {progress.runs} runs finished, {progress.hangs} hangs, "
-        f"{progress.wrong} wrong"
-    )
-    for fault in progress.faults:
-        console.print(fault)
+    parts = {"without_ray": guarded(lambda: campaign(order))}
+    if order.on_ray:
+        from benchmarks.faults_on_ray import campaign_on_ray
+
+        parts["on_ray"] = guarded(
+            lambda: campaign_on_ray(
+                order.folder / "on_ray", key_of(order), order.seed, order.on_ray, order.minutes
+            )
+        )
+    for name, part in parts.items():
+        console.print(
+            f"{name}: {part.kills} kills, {part.runs} runs finished, {part.hangs} hangs, "
+            f"{part.wrong} wrong"
+        )
+        for fault in part.faults:
+            console.print(fault)
     if order.json:
-        bad = progress.hangs + progress.wrong
-        ratio = 1 - min(1.0, bad / max(1, progress.kills))
-        is_done = progress.kills >= order.kills
-        record = {"ratio": ratio, "done": is_done, "seed": order.seed}
-        finish({"name": "faults_kills"} | record | progress.record())
+        kills = sum(part.kills for part in parts.values())
+        bad = sum(part.hangs + part.wrong for part in parts.values())
+        record = {"ratio": 1 - min(1.0, bad / max(1, kills)), "seed": order.seed}
+        record |= {"kills": kills, "kills_wanted": order.kills + order.on_ray}
+        finish({"name": "faults_kills"} | record | {name: p.record() for name, p in parts.items()})
+
+
+def key_of(order: Benchmark) -> str:
+    """Names a campaign: one of another seed, or of other code, begins anew."""
+    return f"seed {order.seed}, code {code_digest()}"
 
 
 def campaign(order: Benchmark) -> Progress:
@@ -151,7 +134,7 @@ def campaign(order: Benchmark) -> Progress:
     torch.set_num_threads(1)  # threads would not survive a fork
     folder = order.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress.read(folder / "progress.json", f"seed {order.seed}")
+    progress = Progress.read(folder / "progress.json", key_of(order))
     if progress.draws == 0:
         for old in ("runs", "data"):
             shutil.rmtree(folder / old, ignore_errors=True)

@@ -15,12 +15,15 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from benchmarks.faults_place import MLFLOW_NODE, WORKER_NODES, Place, clock_ahead, far_server
+from benchmarks.faults_clock import clock_ahead
+from benchmarks.faults_place import MLFLOW_NODE, WORKER_NODES, Place, far_server
 from benchmarks.faults_run import EPOCHS, Run
 from bt_ray.errors import LaunchError
 
 Outcome = Literal["recovered", "stopped with a sentence"]
 
+LONG = 6 * EPOCHS
+"""Epochs of a run that outlasts what it need not wait for."""
 _NOTICE_S = 30
 _FILL = "filled.bin"
 
@@ -169,7 +172,9 @@ def _withholds(run: Run) -> str | None:
 
 
 def _set_clock(scene: Scene) -> None:
-    scene.place.replace(scene.random.choice(WORKER_NODES), **clock_ahead(hours=1))
+    """The node of rank 0 or the other: an hour ahead, of the head and of MLflow."""
+    number = scene.random.choice(WORKER_NODES)
+    scene.place.replace(number, **clock_ahead(hours=1, folder=scene.place.folder))
 
 
 def _nothing(_: Scene) -> None:
@@ -184,9 +189,9 @@ FAULTS = {
         Fault("node-killed", _kill_node),
         Fault("controller-killed", _kill_actor("TrainController")),
         Fault("driver-killed", _kill_driver, again=True),
-        Fault("coordinator-killed", _kill_actor("SplitCoordinator")),
+        Fault("coordinator-killed", _kill_actor("SplitCoordinator"), epochs=LONG),
         Fault("worker-stopped", _stop_worker, outage_s=60),
-        Fault("preempted", _preempt_node, loses=False, outage_s=_NOTICE_S),
+        Fault("preempted", _preempt_node, loses=False, outage_s=_NOTICE_S, epochs=LONG),
         Fault(
             "driver-preempted",
             _terminate_driver,
@@ -213,7 +218,8 @@ FAULTS = {
             "mlflow-away-60s",
             _cut_mlflow,
             loses=False,
-            epochs=5 * EPOCHS,
+            epochs=LONG,
+            outage_s=60,
             surround=_serve_mlflow,
             complaint=_withholds,
         ),

@@ -24,7 +24,6 @@ WORKER_NODES = (2, 3)
 MLFLOW_NODE, _MLFLOW_PORT = 9, 5000
 _CPUS = {HEAD: 1.0} | dict.fromkeys(WORKER_NODES, 2.0)
 _SMALL_MB = 32
-_CLOCK = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 _TRIES = 120
 
 
@@ -227,18 +226,3 @@ def far_server(folder: Path) -> psutil.Process | None:
         if command[:1] == ["bindfs"] and command[-1] == str(folder):
             return process
     return None
-
-
-def clock_ahead(hours: int) -> dict[str, str]:
-    """Environment in which programs see the time so many hours ahead (Debian: libfaketime).
-
-    Raises: LaunchError without that library.
-    """
-    if not _CLOCK.is_file():
-        raise LaunchError(f"A clock that is off needs Debian's libfaketime ({_CLOCK}).")
-    return {
-        "LD_PRELOAD": str(_CLOCK),
-        "FAKETIME": f"+{hours}h",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }

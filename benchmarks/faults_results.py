@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,11 @@ def whole(found: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[
     faults = {name: dict(found.get(name, missing)) for name in names}
     kept = sum(bool(result["as_promised"]) for result in faults.values())
     return {"ratio": kept / len(faults), "faults": faults}
+
+
+def code_digest() -> str:
+    """Sixteen digits that tell one state of the code that is tested, and tests, from another."""
+    root = Path(__file__).parents[1]
+    rooms = ("bt_ray/**/*.py", "pipelines/*.py", "benchmarks/faults*.py", "benchmarks/emulated*.py")
+    files = sorted(file for room in rooms for file in root.glob(room))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]

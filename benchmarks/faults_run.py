@@ -18,6 +18,7 @@ import psutil
 from safetensors.numpy import load_file
 
 from benchmarks.emulated_nodes import HEAD, PORT, Nodes, address
+from bt_ray import errors
 from bt_ray.checkpoints.checkpoint import last_checkpoint, stream_digest
 from bt_ray.errors import RunFailedError
 from bt_ray.json_files import read_lines
@@ -27,9 +28,11 @@ WORKERS, EPOCHS, STEPS_PER_EPOCH = 2, 12, 5
 INTERVAL = 10
 """Steps between two checkpoints."""
 WORKER_CPUS = 1.5
+_UNFORESEEN = "(not foreseen; "
 _LOOK_S = 0.1
 _PAUSE = 4.0  # times a step, from which on a run stood still
-_SAID = re.compile(r"^(?:\w*Error|Stopped): .*", re.MULTILINE)
+_OURS = [name for name in vars(errors) if name.endswith("Error")]
+_SAID = re.compile(rf"^(?:{'|'.join(_OURS)}|Stopped): .*", re.MULTILINE)
 
 Weights = dict[str, bytes]
 
@@ -97,11 +100,13 @@ class Run:
         return (self.nodes.folder / f"{self.name}-{self._starts}.log").read_text()
 
     def sentence(self) -> str | None:
-        """The sentence that the command ended with; none: it ended with none, or not foreseen."""
+        """The sentence that the command ended with; none: it ended with none, or not foreseen.
+
+        What the system says, such as `OSError: [Errno 28] No space left on device`, is none: it
+        names neither what is full nor the way out.
+        """
         sentences = _SAID.findall(self.said())
-        if not sentences or "not foreseen" in sentences[-1] or "Traceback" in self.said():
-            return None
-        return str(sentences[-1]).strip()
+        return None if not sentences or _UNFORESEEN in self.said() else str(sentences[-1]).strip()
 
     def signal(self, number: signal.Signals) -> None:
         """Sends the driver a signal."""

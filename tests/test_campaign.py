@@ -6,34 +6,23 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults import Benchmark
-from benchmarks.faults_kills import Moment, Progress, _child
+from benchmarks.faults_kills import Moment, _child
 from benchmarks.faults_list import FAULTS
+from benchmarks.faults_progress import Progress
 from benchmarks.faults_results import Result, Results, whole
 from benchmarks.faults_run import measure
 from bt_ray.errors import RunFailedError, SettingsError
 from bt_ray.json_files import write_json
 
-NAMES = [
-    "worker-killed",
-    "rank0-killed",
-    "node-killed",
-    "controller-killed",
-    "driver-killed",
-    "coordinator-killed",
-    "worker-stopped",
-    "preempted",
-    "network-cut-20s",
-    "network-cut-120s",
-    "disk-full",
-    "storage-away-60s",
-    "mlflow-away-60s",
-    "mlflow-away",
-    "clock-off",
-]
+NAMES = {
+    *("worker-killed", "rank0-killed", "node-killed", "controller-killed", "driver-killed"),
+    *("coordinator-killed", "worker-stopped", "preempted", "network-cut-20s", "network-cut-120s"),
+    *("disk-full", "storage-away-60s", "mlflow-away-60s", "mlflow-away", "clock-off"),
+}
 
 
 def test_every_promise_has_its_fault() -> None:
-    assert set(NAMES) <= set(FAULTS)
+    assert set(FAULTS) >= NAMES
     none_lost = {name for name, fault in FAULTS.items() if not fault.loses}
     assert {"preempted", "network-cut-20s", "mlflow-away", "clock-off"} <= none_lost
 
