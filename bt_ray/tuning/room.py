@@ -40,8 +40,8 @@ def trial_resources(settings: Settings) -> tune.PlacementGroupFactory:
 def _this_node() -> dict[str, Any]:
     """What Ray says of the node that this process runs on."""
     node_id = ray.get_runtime_context().get_node_id()
-    [node] = [node for node in ray.nodes() if node["NodeID"] == node_id]
-    return node
+    nodes: dict[str, dict[str, Any]] = {node["NodeID"]: node for node in ray.nodes()}
+    return nodes[node_id]
 
 
 @dataclass
