@@ -61,6 +61,10 @@ class StorageError(RunFailedError):
     """A storage that does not answer, or refuses."""
 
 
+class StorageRefusedError(StorageError):
+    """A storage that is full, or may not be written to: another try would meet that again."""
+
+
 class RunStoppedError(BtRayError, InterruptedError):
     """A run that was asked to stop, and did so at a checkpoint."""
 

@@ -17,21 +17,18 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from bt_ray import errors
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.location import locate
 from bt_ray.data.stream.ingest_group import DataForGroup, Steps
 from bt_ray.errors import BtRayError, RunFailedError
-from bt_ray.json_files import read_json
 from bt_ray.storage.working_copy import origin_of
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, is_trial, uses_gpu
 from bt_ray.training.elastic import follow_cluster, num_workers
 from bt_ray.training.incidents import CONTINUES, Incidents, nccl_environment, watch, why
-from bt_ray.training.recorder import FAILURE
 from bt_ray.training.remote_recorder import recording
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.torch_backend import ByDevice
@@ -55,16 +52,14 @@ def fit(
     Args:
       stop: ends it earlier.
       callbacks: told by Ray Train of every report.
-    Raises: RunFailedError if the cluster gave up; the error of bt_ray that a worker left in the
-      run's folder (`worker.telling_failures`).
+    Raises: RunFailedError if the cluster gave up; the error of bt_ray that a worker had recorded
+      (`worker.telling_failures`).
     """
     settings, run_folder = assignment.settings, assignment.run_folder
-    failure = run_folder / FAILURE
-    failure.unlink(missing_ok=True)
     on_gpu = uses_gpu(settings)  # once: a lost node may take the last GPU along
     saved = partial(_saved_steps, assignment)
-    incidents = Incidents(settings, saved, waits_for_ever=is_trial())
     with recording(settings.storage, run_folder, stop) as recorder:
+        incidents = Incidents(settings, saved, recorder.failure, waits_for_ever=is_trial())
         order = {"assignment": assignment, "recorder": recorder}
         while True:
             try:
@@ -77,8 +72,9 @@ def fit(
                 continue
             if not have_left or saved() == total_steps:
                 break
-    if (reason := read_json(failure)) is not None:
-        raise getattr(errors, reason["error"])(reason["message"])
+        failure = recorder.failure()
+    if failure is not None:
+        raise failure
 
 
 def _run(trainer: TorchTrainer) -> bool:

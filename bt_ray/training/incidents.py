@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from bt_ray.config import Settings
-from bt_ray.errors import LaunchError, RunFailedError
+from bt_ray.errors import BtRayError, LaunchError, RunFailedError
 from bt_ray.ray_internals import Watch
 from bt_ray.training.cluster import check_resources, cpus_needed, minutes_to_wait
 
@@ -44,15 +44,22 @@ class Incidents:
     It does so in Ray Train's controller (`ray_internals.Watcher`).
 
     Args:
+      failure: what a worker said would come again, if anything.
       waits_for_ever: as a trial does, whose place another trial may have taken meanwhile.
       saved: tells the steps of the newest checkpoint in the storage. One that was stored just
         before a loss counts, whether or not all workers could report it.
     """
 
     def __init__(
-        self, settings: Settings, saved: Callable[[], int], *, waits_for_ever: bool = False
+        self,
+        settings: Settings,
+        saved: Callable[[], int],
+        failure: Callable[[], BtRayError | None] = lambda: None,
+        *,
+        waits_for_ever: bool = False,
     ) -> None:
-        self._settings, self._saved, self._waits_for_ever = settings, saved, waits_for_ever
+        self._settings, self._saved, self._failure = settings, saved, failure
+        self._waits_for_ever = waits_for_ever
         self._last_saved = saved()
         self.losses = 0
         """In a row, without a new checkpoint in between."""
@@ -63,7 +70,12 @@ class Incidents:
         self._waits_since = None
 
     def lost(self, error: Exception, *, was_announced: bool) -> None:
-        """Workers failed, and are replaced. Raises: RunFailedError if that happens too often."""
+        """Workers failed, and are replaced.
+
+        Raises: RunFailedError if that happens too often; the error that would come again.
+        """
+        if (failure := self._failure()) is not None:
+            raise failure
         self._waits_since = time.monotonic()
         if was_announced:
             return

@@ -4,20 +4,19 @@ Workers may be on machines that do not see the folder. Where Ray carries them, t
 actor beside the driver (`training.remote_recorder`); in the calling process they call this.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from bt_ray.data.location import refusal
 from bt_ray.errors import BtRayError, StorageError
-from bt_ray.json_files import append_line, read_lines, write_json
-from bt_ray.storage.working_copy import send
+from bt_ray.json_files import append_line, read_lines
+from bt_ray.storage.working_copy import name_of, send
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Measures
 from bt_ray.training.stop import StopRequest
 
-FAILURE = "failure.json"
-"""Name of the file in a run's folder that says why its work ended."""
 QUARANTINE = "quarantine.jsonl"
 """Name of the list of images that cannot be decoded, in a run's folder."""
 
@@ -38,7 +37,10 @@ class Recorder(Protocol):
         """Keeps what a picture is drawn from."""
 
     def fail(self, error: BtRayError) -> None:
-        """Notes why the work ended, for the driver to raise."""
+        """Notes why the work ends, whoever would begin it again: `failure` has it."""
+
+    def failure(self) -> BtRayError | None:
+        """What was noted so; nothing yet if none."""
 
     def wants_stop(self) -> bool:
         """Whether the run shall stop, as far as is known; it does not wait for an answer."""
@@ -61,10 +63,12 @@ class FolderRecorder:
         self._folder, self._stop = run_folder, stop
         self._tracker = JsonLinesTracker(run_folder / METRICS)
         self._listed: set[object] | None = None
+        self._failure: BtRayError | None = None
 
     def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
         """Appends a line to the run's measures."""
-        self._tracker.log(step, measures, time_ms)
+        with self._writing():
+            self._tracker.log(step, measures, time_ms)
 
     def list_images(self, images: Sequence[Image]) -> None:
         """Appends a line an image to the run's list."""
@@ -73,17 +77,22 @@ class FolderRecorder:
             self._listed = {image["row"] for image in read_quarantine(file)}
         for image in images:
             if image["row"] not in self._listed:
-                append_line(file, image)
+                with self._writing():
+                    append_line(file, image)
                 self._listed.add(image["row"])
 
     def keep(self, step: int, arrays: Arrays) -> None:
         """Writes the arrays to a file of their step."""
-        write_snapshot(self._folder, step, arrays)
+        with self._writing():
+            write_snapshot(self._folder, step, arrays)
 
     def fail(self, error: BtRayError) -> None:
-        """Writes why the work ended."""
-        reason = {"error": type(error).__name__, "message": str(error)}
-        write_json(self._folder / FAILURE, reason)
+        """Keeps the first one."""
+        self._failure = self._failure or error
+
+    def failure(self) -> BtRayError | None:
+        """What was kept."""
+        return self._failure
 
     def wants_stop(self) -> bool:
         """Whether this process was asked to stop."""
@@ -98,6 +107,17 @@ class FolderRecorder:
 
     def flush(self) -> None:
         """All is written already."""
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            refused = refusal(error, name_of(self._folder))
+            if refused is not None:
+                self.fail(refused)
+                raise refused from error
+            raise
 
 
 def read_quarantine(file: Path) -> list[dict[str, object]]:

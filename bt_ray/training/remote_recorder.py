@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bt_ray.errors import BtRayError, RunFailedError
@@ -62,8 +63,18 @@ class RemoteRecorder:
         self._send(self._desk.keep.remote(step, dict(arrays)))
 
     def fail(self, error: BtRayError) -> None:
-        """Hands over why the work ended."""
-        self._send(self._desk.fail.remote(error))
+        """Hands over why the work ends, and waits until it is heard."""
+        ray.get(self._desk.fail.remote(error), timeout=_ANSWERS_WITHIN_S)
+
+    def failure(self) -> BtRayError | None:
+        """Asks the actor; none if that has gone."""
+        try:
+            found: BtRayError | None = ray.get(
+                self._desk.failure.remote(), timeout=_ANSWERS_WITHIN_S
+            )
+        except RayError:
+            return None
+        return found
 
     def wants_stop(self) -> bool:
         """What the last answer was; it asks again for the next time."""
@@ -85,9 +96,7 @@ class RemoteRecorder:
         Raises: RunFailedError if the driver's machine cannot write it, or does not answer.
         """
         try:
-            ray.get(list(self._sent), timeout=_ANSWERS_WITHIN_S)
-        except Exception as error:  # of the disk there, of Ray, or none in time
-            raise RunFailedError(f"What the run records cannot be written: {error}") from error
+            _look_at(list(self._sent))
         finally:
             self._sent.clear()
 
@@ -95,10 +104,19 @@ class RemoteRecorder:
         """Looks back at what is through, and keeps the rest in mind."""
         self._sent.append(sent)
         while self._sent and ray.wait([self._sent[0]], timeout=0)[0]:
-            try:
-                ray.get(self._sent.popleft())
-            except Exception as error:
-                raise RunFailedError(f"What the run records cannot be written: {error}") from error
+            _look_at([self._sent.popleft()])
+
+
+def _look_at(sent: "list[ray.ObjectRef[None]]") -> None:
+    """Raises RunFailedError for what could not be written, or was not in time."""
+    try:
+        ray.get(sent, timeout=_ANSWERS_WITHIN_S)
+    except RayTaskError as error:
+        if isinstance(error.cause, BtRayError):
+            raise error.cause from error
+        raise RunFailedError(f"What the run records cannot be written: {error.cause}") from error
+    except RayError as error:
+        raise RunFailedError(f"What the run records cannot be written: {error}") from error
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What runs in each Ray Train worker: the loop, connected to Ray and to the trackers."""
 
-import errno
 import logging
 import shutil
 import tempfile
@@ -22,13 +21,18 @@ from bt_ray.checkpoints.manifest import MANIFEST
 from bt_ray.checkpoints.resume import agree_on_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.count import available_cpus
-from bt_ray.data.location import first_line, write_whole
+from bt_ray.data.location import first_line, refusal, write_whole
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import stream_batches
 from bt_ray.data.stream.feed import Feed
 from bt_ray.data.stream.ingest import worker_blocks
 from bt_ray.data.stream.plan import Plan, build_plan
-from bt_ray.errors import NonFiniteLossError, RunFailedError, UnreadableImagesError
+from bt_ray.errors import (
+    NonFiniteLossError,
+    RunFailedError,
+    StorageRefusedError,
+    UnreadableImagesError,
+)
 from bt_ray.ray_internals import is_drained
 from bt_ray.tracking.snapshots import Arrays
 from bt_ray.tracking.tracker import NullTracker, Tracker, Trackers
@@ -45,8 +49,6 @@ WORKERS = "scaling/workers"
 
 _log = logging.getLogger(__name__)
 _BESIDE = CheckpointUploadMode.ASYNC
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Errors of a storage that is there, and that another try would meet again."""
 _PATIENCE_S, _PAUSE_S = 600.0, 5.0
 """How long a storage that is away is waited for, and between two tries."""
 
@@ -131,7 +133,8 @@ def _upload(
         write(folder)
         recorder.send_measures()
         stored = _persist(folder, checkpoint, name)
-    except RunFailedError as error:  # of `write`
+    except RunFailedError as error:  # of a disk that refuses
+        recorder.fail(error)  # Ray Train ends this worker, and would begin anew
         kept.set_exception(error)
         raise
     finally:
@@ -144,7 +147,7 @@ def _upload(
 def _persist(folder: Path, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
     """Copies the folder's files to the storage, the manifest last; waits while it is away.
 
-    Raises: OSError if it refuses, or is away for too long.
+    Raises: StorageRefusedError; OSError if it is away for too long.
     """
     storage = ray.train.get_context().get_storage()
     manifest = folder / MANIFEST
@@ -156,7 +159,10 @@ def _persist(folder: Path, checkpoint: ray.train.Checkpoint, name: str) -> ray.t
             stored: ray.train.Checkpoint = storage.persist_current_checkpoint(checkpoint, name)
             write_whole(stored.filesystem, f"{stored.path}/{MANIFEST}", content)
         except OSError as error:
-            if error.errno in _REFUSALS or time.monotonic() > give_up:
+            refused = refusal(error, storage.storage_fs_path)
+            if refused is not None:
+                raise refused from error
+            if time.monotonic() > give_up:
                 raise
             _log.warning("The storage does not answer (%s). Trying again.", first_line(error))
             time.sleep(_PAUSE_S)
@@ -242,7 +248,11 @@ def telling_failures(context: RayContext) -> Iterator[None]:
     except (NonFiniteLossError, UnreadableImagesError) as error:
         if context.rank == 0:
             context.recorder.fail(error)
-    context.recorder.flush()
+    except StorageRefusedError as error:  # of one worker: Ray Train has to end the others
+        context.recorder.fail(error)
+        raise
+    else:
+        context.recorder.flush()
 
 
 def _threads(settings: Settings, workers_here: int) -> int:
