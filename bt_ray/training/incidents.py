@@ -54,7 +54,7 @@ class Incidents:
         self,
         settings: Settings,
         saved: Callable[[], int],
-        failure: Callable[[], BtRayError | None] = lambda: None,
+        failure: Callable[[], BtRayError | None] | None = None,
         *,
         waits_for_ever: bool = False,
     ) -> None:
@@ -74,7 +74,8 @@ class Incidents:
 
         Raises: RunFailedError if that happens too often; the error that would come again.
         """
-        if (failure := self._failure()) is not None:
+        failure = None if self._failure is None else self._failure()
+        if failure is not None:
             raise failure
         self._waits_since = time.monotonic()
         if was_announced:
