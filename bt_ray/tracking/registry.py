@@ -155,21 +155,15 @@ def card_of(reference: str, run: MlflowRun, settings: Settings, weights: str) ->
     Raises: TrackingError if the server does not answer, or does not know the run.
     """
     with answering(run.uri) as client:
-        licence = None
+        step, licence = None, None
         if reference.startswith(("models:/", "runs:/")):
             tags = find_version(client, reference).tags
-            step, licence = tags.get(STEP), tags.get(_LICENCE)
+            step, licence = int(tags[STEP]) if STEP in tags else None, tags.get(_LICENCE)
         else:
             checkpoint = find_checkpoint(Path(reference).expanduser().resolve())
             step = None if checkpoint is None else step_of(checkpoint)
         facts = RunFacts(client, run.run_id)
-        return write_card(
-            settings,
-            facts,
-            step=None if step is None else int(step),
-            licence=licence,
-            weights=weights,
-        )
+        return write_card(settings, facts, step=step, licence=licence, weights=weights)
 
 
 def fetch_encoder(reference: str, uri: str, destination: Path) -> tuple[Path, str]:

@@ -87,7 +87,7 @@ print(json.dumps(one_sweep(from_json(sys.stdin.read()))))
 """
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_thirty_runs_at_once_are_recorded_whole(
     user: Team, small_settings: Settings, tmp_path: Path
 ) -> None:
@@ -188,7 +188,7 @@ def answer(*arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_model_is_registered_promoted_rolled_back_and_served(
     user: Team, small_settings: Settings, tmp_path: Path
 ) -> None:
@@ -229,7 +229,7 @@ def test_a_model_is_registered_promoted_rolled_back_and_served(
         cwd=tmp_path, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
-        _wait_for(port)
+        _wait_for(port, 600)
         text = base64.b64encode(picture()).decode()
         body = {"dataframe_split": {"columns": ["image"], "data": [[text]]}}
         vectors = np.asarray(_ask(port, body)["predictions"])
