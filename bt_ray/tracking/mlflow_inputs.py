@@ -95,7 +95,8 @@ def recorded_inputs(run: Run) -> dict[str, dict[str, Any]]:
     for one in [] if run.inputs is None else run.inputs.dataset_inputs:
         context = next((tag.value for tag in one.tags if tag.key == _CONTEXT), None)
         if context is not None:
-            profile = json.loads(one.dataset.profile or "{}")
+            told = json.loads(one.dataset.profile or "{}")
+            profile = told if isinstance(told, dict) else {}  # as others may have recorded it
             found[context] = {
                 "name": one.dataset.name,
                 "digest": profile.get("digest", one.dataset.digest),

@@ -77,20 +77,20 @@ def register_encoder(
     name, weights, step = settings.registered_model, digest_of(checkpoint), step_of(checkpoint)
     with answering(run.uri) as client:
         known = _find_known(client, run, name, step)
-        version = _register(client, run, checkpoint, name) if known is None else known
-        tags = {_LICENCE: licence or version.tags.get(_LICENCE)}
-        if known is None:
-            tags |= {WEIGHTS: weights, STEP: None if step is None else str(step)}
-        for key, value in tags.items():
-            if value is not None and version.tags.get(key) != value:
-                client.set_model_version_tag(name, version.version, key, value)
+        tags = {WEIGHTS: weights} | ({} if step is None else {STEP: str(step)})
+        version = known or _register(client, run, checkpoint, name, tags)
+        if licence is not None:
+            client.set_model_version_tag(name, version.version, _LICENCE, licence)
+        told = licence or version.tags.get(_LICENCE)
         facts = RunFacts(client, run.run_id)
-        card = write_card(settings, facts, step=step, licence=tags[_LICENCE], weights=weights)
+        card = write_card(settings, facts, step=step, licence=told, weights=weights)
         attach_card(client, version, card)
         return _first_of_equals(client, run, version, step)
 
 
-def _register(client: MlflowClient, run: MlflowRun, checkpoint: Path, name: str) -> ModelVersion:
+def _register(
+    client: MlflowClient, run: MlflowRun, checkpoint: Path, name: str, tags: dict[str, str]
+) -> ModelVersion:
     """Logs the model with its run, and makes it a version, whatever run is active here."""
     experiment_id = client.get_run(run.run_id).info.experiment_id
     logged = client.create_logged_model(experiment_id, _MODEL, source_run_id=run.run_id)
@@ -103,7 +103,11 @@ def _register(client: MlflowClient, run: MlflowRun, checkpoint: Path, name: str)
     _make_model(client, name)
     with _tracking_at(run.uri):
         return client.create_model_version(
-            name, f"models:/{logged.model_id}", run_id=run.run_id, model_id=logged.model_id
+            name,
+            f"models:/{logged.model_id}",
+            run_id=run.run_id,
+            model_id=logged.model_id,
+            tags=tags,
         )
 
 
@@ -156,22 +160,15 @@ def card_of(reference: str, run: MlflowRun, settings: Settings, weights: str) ->
     Raises: TrackingError if the server does not answer, or does not know the run.
     """
     with answering(run.uri) as client:
-        licence = None
+        step, licence = None, None
         if reference.startswith(("models:/", "runs:/")):
             tags = find_version(client, reference).tags
-            told, licence = tags.get(STEP), tags.get(_LICENCE)
-            step = None if told is None else int(told)
+            step, licence = int(tags[STEP]) if STEP in tags else None, tags.get(_LICENCE)
         else:
             checkpoint = find_checkpoint(place_of(reference))
             step = None if checkpoint is None else step_of(checkpoint)
         facts = RunFacts(client, run.run_id)
-        return write_card(
-            settings,
-            facts,
-            step=step,
-            licence=licence,
-            weights=weights,
-        )
+        return write_card(settings, facts, step=step, licence=licence, weights=weights)
 
 
 def fetch_encoder(reference: str, uri: str, destination: Path) -> tuple[Path, str]:

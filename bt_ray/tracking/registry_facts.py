@@ -75,7 +75,9 @@ class RunFacts:
                     continue
                 file = self._client.download_artifacts(self.run_id, listed.path, folder)
                 records.append(json.loads(Path(file).read_text()))
-        return [one for one in records if isinstance(one.get("scores"), dict)]
+        return [
+            one for one in records if isinstance(one, dict) and isinstance(one.get("scores"), dict)
+        ]
 
 
 def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:

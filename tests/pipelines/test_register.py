@@ -21,9 +21,10 @@ from bt_ray.model.weights import ENCODER, fingerprint
 from bt_ray.tracking import registry, registry_promotion
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.mlflow_inputs import record_inputs
-from bt_ray.tracking.mlflow_record import run_of_folder
+from bt_ray.tracking.mlflow_record import recorded_run, run_of_folder
 from bt_ray.tracking.registry_alias import describe_version, give_alias
 from bt_ray.tracking.registry_promotion import promote
+from bt_ray.tracking.registry_source import find_source
 from tests.states import build_state
 
 STEP = 50
@@ -91,16 +92,27 @@ def ask(
     return run
 
 
+@pytest.fixture(scope="module")
+def template(shared_settings: Settings) -> Path:
+    """A storage with three runs of the model `digits`, each registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "save_model", stub_model)
+        for name, knn, changes in (
+            ("fair", 0.80, {}), ("better", 0.90, {}), ("otherwise", 0.95, {"probe.neighbors": 7}),
+        ):  # fmt: skip
+            folder, run = finished(shared_settings, name, knn, **changes)
+            source = find_source(str(folder), Path(shared_settings.storage))
+            registry.register_encoder(run, source.checkpoint, source.settings)
+    return Path(shared_settings.storage)
+
+
 @pytest.fixture
-def versions(small_settings: Settings, ask: Ask) -> dict[str, MlflowRun]:
-    """Versions 1 (fair), 2 (better) and 3 (measured otherwise) of the model `digits`."""
-    runs = {}
-    for name, knn, changes in (
-        ("fair", 0.80, {}), ("better", 0.90, {}), ("otherwise", 0.95, {"probe.neighbors": 7}),
-    ):  # fmt: skip
-        folder, runs[name] = finished(small_settings, name, knn, **changes)
-        assert ask("register", str(folder))[0] == 0
-    return runs
+def versions(small_settings: Settings, template: Path) -> dict[str, MlflowRun]:
+    """Versions 1 (fair), 2 (better) and 3 (measured otherwise), in a copy of that storage."""
+    storage = Path(small_settings.storage)
+    shutil.copytree(template, storage, dirs_exist_ok=True)
+    runs = {name: recorded_run(storage / name) for name in ("fair", "better", "otherwise")}
+    return {name: run for name, run in runs.items() if run is not None}
 
 
 def holder(settings: Settings, alias: str = "champion") -> str:

@@ -21,6 +21,7 @@ from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, start_run
 from bt_ray.tracking.mlflow_inputs import record_inputs, recorded_inputs
 from bt_ray.tracking.mlflow_record import run_of_folder
+from bt_ray.tracking.registry import reserve_name
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker
 from bt_ray.training.launch import pretrain
 from tests.tracking.team import Team, team_mlflow
@@ -87,7 +88,7 @@ print(json.dumps(one_sweep(from_json(sys.stdin.read()))))
 """
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_thirty_runs_at_once_are_recorded_whole(
     user: Team, small_settings: Settings, tmp_path: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_who_is_not_let_in_is_told_so(
 ) -> None:
     """Without a password, with a wrong one, and without the right to write."""
     start_run(override(small_settings, {"tracking.experiment": "theirs"}))
+    reserve_name(user.uri, "theirs")
     guest = make_user(user, "guest")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wr0ng-password")
     with pytest.raises(TrackingError, match="does not let in the user 'keeper': set MLFLOW_") as no:
@@ -164,6 +166,9 @@ def test_who_is_not_let_in_is_told_so(
     with pytest.raises(TrackingError, match="does not allow this to the user 'guest': ask its"):
         start_run(override(small_settings, {"tracking.experiment": "theirs"}))
     start_run(override(small_settings, {"tracking.experiment": "guest's own"}))
+    reserve_name(user.uri, "guest's own")
+    with pytest.raises(TrackingError, match=r"registry refuses the model 'theirs' \(Perm.*Nothing"):
+        reserve_name(user.uri, "theirs")
 
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wr0ng-password")
     done = registry("list")
@@ -188,7 +193,7 @@ def answer(*arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_model_is_registered_promoted_rolled_back_and_served(
     user: Team, small_settings: Settings, tmp_path: Path
 ) -> None:
@@ -229,7 +234,7 @@ def test_a_model_is_registered_promoted_rolled_back_and_served(
         cwd=tmp_path, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
-        _wait_for(port)
+        _wait_for(port, 600)
         text = base64.b64encode(picture()).decode()
         body = {"dataframe_split": {"columns": ["image"], "data": [[text]]}}
         vectors = np.asarray(_ask(port, body)["predictions"])
