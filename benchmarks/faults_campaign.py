@@ -167,5 +167,6 @@ def _judge(blow: _Blow, run: Run, is_equal: bool, end: float) -> Result:
         outage_s=fault.outage_s,
         rate_before=round(measured.rate_before, 2),
         rate_after=round(measured.rate_after, 2),
+        rate_ratio=round(measured.rate_after / (measured.rate_before or 1), 2),
         weights_equal=is_equal,
     )

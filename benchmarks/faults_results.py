@@ -29,6 +29,8 @@ class Result:
     rate_before: float = 0.0
     """Steps/s, by the median step."""
     rate_after: float = 0.0
+    rate_ratio: float = 0.0
+    """The rate after the fault over the one before."""
     weights_equal: bool = False
     """Whether all tensors of the last checkpoint, and the digest of the data, are bit for bit
     those of the undisturbed run."""

@@ -1,11 +1,17 @@
 """What `benchmarks.faults` tells of a fault is what happened; a campaign goes on where it was."""
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.faults import Benchmark
+from benchmarks.faults_clock import _LIBRARY, clock_ahead
 from benchmarks.faults_kills import Moment, _child
 from benchmarks.faults_list import FAULTS
 from benchmarks.faults_progress import Progress
@@ -99,3 +105,23 @@ def test_progress_is_kept_for_the_next_part(tmp_path: Path) -> None:
     progress.write()
     assert Progress.read(tmp_path / "progress.json", "seed 3").record() == progress.record()
     assert Progress.read(tmp_path / "progress.json", "seed 4").kills == 0
+
+
+@pytest.mark.skipif(
+    not _LIBRARY.is_file() or shutil.which("cc") is None, reason="needs libfaketime and cc"
+)
+def test_a_clock_ahead_is_off_by_its_hours_and_waits_as_long_as_ever(tmp_path: Path) -> None:
+    script = (
+        "import threading, time; began = time.monotonic(); time.sleep(0.1)\n"
+        "condition = threading.Condition()\n"
+        "with condition: condition.wait(0.1)\n"
+        "print(time.time(), time.monotonic() - began)"
+    )
+    env = {**os.environ, **clock_ahead(hours=1, folder=tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script],
+        env=env, capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    there, waited = map(float, done.stdout.split())
+    assert there - time.time() == pytest.approx(3600, abs=30)
+    assert 0.2 <= waited < 10
