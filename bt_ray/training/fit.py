@@ -1,9 +1,10 @@
 """Ray Train, driven: it replaces lost workers; errors and signals are handled here."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import ray.data
 import ray.train
@@ -52,7 +53,9 @@ def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallba
     failure.unlink(missing_ok=True)
     on_gpu = uses_gpu(settings)  # once: a lost node may take the last GPU along
     saved = partial(_saved_steps, run_folder)
-    incidents = Incidents(settings, saved)
+    computes_on: Literal["gpu", "cpu"] = "gpu" if on_gpu else "cpu"
+    scaling = replace(settings.scaling, accelerator=computes_on)
+    incidents = Incidents(replace(settings, scaling=scaling), saved)
     while True:
         try:
             have_left = _run(_trainer(assignment, total_steps, callbacks, incidents, on_gpu))
