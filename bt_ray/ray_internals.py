@@ -30,6 +30,7 @@ from ray.data._internal.execution.operators.map_operator import MapOperator
 from ray.data._internal.execution.operators.output_splitter import OutputSplitter
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_initialized
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.controller.state import (
@@ -191,6 +192,9 @@ class Watcher(Protocol):
     An error of these methods ends the run; Ray Train then raises it in a ControllerError.
     """
 
+    def finds_room(self) -> bool:
+        """Whether workers may be started now; waits for it some time. If not, it is asked again."""
+
     def began(self) -> None:
         """All workers have started."""
 
@@ -218,6 +222,11 @@ class Watch(ControllerCallback):
     def after_controller_start(self, train_run_context: object) -> None:
         """Sets the environment; what is in it is read when workers start."""
         os.environ |= self._environment | os.environ
+
+    def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
+        """Puts the start of workers off, as Ray Train does if it finds no places for them."""
+        if not self._watcher.finds_room():
+            raise WorkerGroupStartupTimeoutError(resize_decision.num_workers)
 
     def after_controller_state_update(self, previous_state: object, current_state: object) -> None:
         """Tells of workers that began, were lost, or cannot begin."""

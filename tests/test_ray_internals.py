@@ -142,6 +142,9 @@ class Told:
     def __init__(self) -> None:
         self.heard: list[str] = []
 
+    def finds_room(self) -> bool:
+        return not self.heard
+
     def began(self) -> None:
         self.heard.append("began")
 
@@ -159,6 +162,9 @@ def test_ray_trains_controller_tells_of_its_workers(
     from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
     from ray.train.v2._internal.execution.callback import ControllerCallback
     from ray.train.v2._internal.execution.controller import state
+    from ray.train.v2._internal.execution.failure_handling.default import (
+        RETRYABLE_CONTROLLER_ERRORS,
+    )
     from ray.train.v2.api.preemption import PreemptionInfo
 
     class DrainedError(ray.exceptions.ActorDiedError):
@@ -177,6 +183,8 @@ def test_ray_trains_controller_tells_of_its_workers(
     monkeypatch.delenv("LACKS")
     watch.after_controller_start(None)
     assert (os.environ["HAS"], os.environ["LACKS"]) == ("the user's", "ours")
+    resize = SimpleNamespace(num_workers=2)
+    watch.before_controller_execute_resize_decision(resize)
     previous: Any = state.InitializingState()
     for current in (
         state.RunningState(),
@@ -188,7 +196,13 @@ def test_ray_trains_controller_tells_of_its_workers(
         watch.after_controller_state_update(previous, current)
         previous = current
     assert told.heard == ["began", "lost False", "lost True", "lost True", "waits", "began"]
-    for name in ("after_controller_start", "after_controller_state_update"):
+    with pytest.raises(RETRYABLE_CONTROLLER_ERRORS):  # so Ray Train asks again
+        watch.before_controller_execute_resize_decision(resize)
+    for name in (
+        "after_controller_start",
+        "after_controller_state_update",
+        "before_controller_execute_resize_decision",
+    ):
         theirs, ours = getattr(ControllerCallback, name), getattr(ray_internals.Watch, name)
         assert [*signature(theirs).parameters] == [*signature(ours).parameters], name
 

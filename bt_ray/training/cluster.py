@@ -79,11 +79,11 @@ def _wait_for_resources(settings: Settings, cpus: float) -> None:
                 _log.warning("Waiting up to %g minutes for more nodes: %s", minutes, error)
                 if settings.scaling.accelerator == "auto" and not uses_gpu(settings):
                     _log.warning("They compute on CPUs; --scaling.accelerator gpu wants GPUs.")
-                request_resources(bundles=_bundles(settings))
+                ask_autoscaler(settings)
                 asked = True
             time.sleep(_POLL_S)
     if asked:
-        request_resources(bundles=[])  # from here on, the workers themselves ask
+        ask_autoscaler(None)  # from here on, the workers themselves ask
 
 
 def minutes_to_wait(settings: Settings, *, is_start: bool) -> float:
@@ -96,6 +96,20 @@ def minutes_to_wait(settings: Settings, *, is_start: bool) -> float:
     if minutes is not None:
         return minutes
     return _WAIT_MINUTES if not is_start or has_autoscaler() else 0
+
+
+def ask_autoscaler(settings: Settings | None) -> None:
+    """Asks for all that the run needs, if there is an autoscaler; takes that back without a run."""
+    request_resources(bundles=[] if settings is None else _bundles(settings))
+
+
+def is_room(settings: Settings, cpus: float) -> bool:
+    """Whether the cluster has what `check_resources` wants."""
+    try:
+        check_resources(settings, cpus, ray.cluster_resources())
+    except LaunchError:
+        return False
+    return True
 
 
 def _bundles(settings: Settings) -> list[dict[str, float]]:

@@ -1,8 +1,9 @@
 """Ray Train, driven: it replaces lost workers; errors and signals are handled here."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import ray.data
 import ray.train
@@ -58,8 +59,10 @@ def fit(
     settings, run_folder = assignment.settings, assignment.run_folder
     on_gpu = uses_gpu(settings)  # once: a lost node may take the last GPU along
     saved = partial(_saved_steps, assignment)
+    computes_on: Literal["gpu", "cpu"] = "gpu" if on_gpu else "cpu"
+    known = replace(settings, scaling=replace(settings.scaling, accelerator=computes_on))
     with recording(settings.storage, run_folder, stop) as recorder:
-        incidents = Incidents(settings, saved, recorder.failure, waits_for_ever=is_trial())
+        incidents = Incidents(known, saved, recorder.failure, waits_for_ever=is_trial())
         order = {"assignment": assignment, "recorder": recorder}
         while True:
             try:

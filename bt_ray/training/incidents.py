@@ -11,11 +11,18 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from bt_ray.config import Settings
 from bt_ray.errors import BtRayError, LaunchError, RunFailedError
 from bt_ray.ray_internals import Watch
-from bt_ray.training.cluster import check_resources, cpus_needed, minutes_to_wait
+from bt_ray.training.cluster import (
+    ask_autoscaler,
+    check_resources,
+    cpus_needed,
+    is_room,
+    minutes_to_wait,
+)
 
 CONTINUES = "What is saved is kept; the same command continues it."
 _START_S = (10.0, 60.0)
 """Seconds for workers to get their places before Ray Train tries again: at least, at most."""
+_POLL_S = 2.0
 _TRACE, _LONGEST = "Traceback (most recent", 400
 _WATCHED = {
     # A worker that is stopped, or whose machine hangs, is found after this time. Its answer needs
@@ -64,6 +71,22 @@ class Incidents:
         self.losses = 0
         """In a row, without a new checkpoint in between."""
         self._waits_since: float | None = None
+
+    def finds_room(self) -> bool:
+        """Whether the cluster has all that the run needs; waits for it a part of the minutes.
+
+        Ray Train looks for the workers' places alone. Without a CPU for reading besides, they would
+        start, and wait for their data forever. An autoscaler is asked for all.
+        """
+        cpus, asked = cpus_needed(self._settings), False
+        deadline = time.monotonic() + _start_timeout_s(self._settings)
+        while not (has_room := is_room(self._settings, cpus)) and time.monotonic() < deadline:
+            ask_autoscaler(self._settings)  # again: others that ask push it out
+            asked = True
+            time.sleep(_POLL_S)
+        if asked and has_room:
+            ask_autoscaler(None)
+        return has_room
 
     def began(self) -> None:
         """All workers have started."""
@@ -116,13 +139,13 @@ class Incidents:
 
 def watch(incidents: Incidents, settings: Settings) -> Watch:
     """What has Ray Train's controller tell of the run's incidents."""
-    return Watch(incidents, _WATCHED | _start_timeout(settings))
+    start = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(_start_timeout_s(settings))}
+    return Watch(incidents, _WATCHED | start)
 
 
-def _start_timeout(settings: Settings) -> dict[str, str]:
+def _start_timeout_s(settings: Settings) -> float:
     least, most = _START_S
-    wait_s = 60 * minutes_to_wait(settings, is_start=False)
-    return {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(min(most, max(least, wait_s)))}
+    return min(most, max(least, 60 * minutes_to_wait(settings, is_start=False)))
 
 
 def why(error: Exception) -> str:

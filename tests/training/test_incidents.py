@@ -168,8 +168,7 @@ def test_left_out_the_wait_after_a_loss_is_a_quarter_of_an_hour(clock: list[floa
 def test_workers_get_places_soon_or_ray_train_tries_again() -> None:
     """Ray Train asks only then whether the wait is over."""
     for minutes, seconds in ((0, 10.0), (0.5, 30.0), (60, 60.0), (None, 60.0)):
-        timeout = incidents._start_timeout(_settings(wait_minutes=minutes))
-        assert [float(value) for value in timeout.values()] == [seconds]
+        assert incidents._start_timeout_s(_settings(wait_minutes=minutes)) == seconds
 
 
 def test_what_the_user_sets_for_nccl_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,3 +183,27 @@ def test_an_autoscaler_is_waited_for_without_being_told(monkeypatch: pytest.Monk
         monkeypatch.setattr(cluster, "has_autoscaler", lambda has=has: has)
         assert cluster.minutes_to_wait(_settings(), is_start=True) == minutes
         assert cluster.minutes_to_wait(_settings(wait_minutes=0), is_start=True) == 0
+
+
+def test_workers_do_not_start_where_nothing_is_left_to_read_their_data(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    """They would wait for it forever. An autoscaler is asked for what is missing."""
+    asked = list[Any]()
+    monkeypatch.setattr(cluster, "request_resources", lambda bundles: asked.append(bundles))
+
+    def pause(seconds: float) -> None:
+        clock[0] += seconds
+        if clock[0] >= comes_after:
+            _has(monkeypatch, CPU=9.0)
+
+    monkeypatch.setattr(incidents.time, "sleep", pause)
+    seen = _incidents(accelerator="cpu", cpus_per_worker=1)
+    comes_after = 20
+    _has(monkeypatch, CPU=8.0)
+    assert seen.finds_room()
+    assert (clock[0], asked[0], asked[-1]) == (20, [{"CPU": 1.0}] * 9, [])
+    comes_after = 200
+    _has(monkeypatch, CPU=8.0)
+    assert not seen.finds_room()
+    assert clock[0] == 80
