@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,9 @@ from bt_ray.config import Settings, override, to_json
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches
 from bt_ray.data.stream.digest import to_text
+from bt_ray.json_files import read_lines
 from bt_ray.tracking.tracker import METRICS, read_history
+from bt_ray.training.worker import WORKERS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -51,26 +53,30 @@ class Run:
         """Each step's loss; of steps that came again the last one."""
         return read_history(self._metrics).get("train/loss", {})
 
-    def groups(self) -> dict[int, int]:
-        """How many workers went on from each step where a group began."""
-        found = read_history(self._metrics).get("scaling/workers", {})
-        return {step: int(workers) for step, workers in found.items()}
+    def groups(self) -> list[tuple[int, int]]:
+        """Of each group that began: the step that it went on from, and its workers."""
+        lines = [line for line in read_lines(self._metrics) if WORKERS in line]
+        return [(line["step"], line[WORKERS]) for line in lines]
 
     def wait(self, workers: int | None = None, step: int = 0) -> int:
         """Waits until the newest group has so many workers and `_MORE` steps, and such a step.
 
         Returns: the newest step.
         """
-        deadline = time.monotonic() + _LONGEST_S
+        newest, deadline = 0, time.monotonic() + _LONGEST_S
         while time.monotonic() < deadline and self.process.poll() is None:
             groups, newest = self.groups(), max(self.losses(), default=0)
-            last = max(groups, default=0)
-            if (workers is None or groups.get(last) == workers) and newest >= max(
-                step, last + _MORE
-            ):
+            begun, last = groups[-1] if groups else (0, None)
+            if workers in (None, last) and newest >= max(step, begun + _MORE):
                 return newest
             time.sleep(_LOOK_S)
         raise AssertionError(f"groups {self.groups()}, steps {newest}: {self._told.read_text()}")
+
+    def close(self) -> None:
+        """Ends what a test that failed has left."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     def stop(self) -> Path:
         """Ctrl-C; the checkpoint that the run saves and leaves with."""
@@ -99,9 +105,9 @@ def test_four_workers_become_two_and_then_three_and_the_curve_is_that_of_one_pro
          "scaling.cpus_per_worker": 1, "data.global_batch": 12, "schedule.epochs": 100,
          "schedule.warmup_epochs": 10, "training.probe_every_epochs": 1000},
     )  # fmt: skip
-    with ray_head(3, store_mb=_STORE_MB) as head:
+    with ray_head(3, store_mb=_STORE_MB) as head, ExitStack() as stack:
         with ray_node(head, 2, store_mb=_STORE_MB) as node:
-            run = Run(settings, RAY_ADDRESS=head.address)
+            run = stack.enter_context(closing(Run(settings, RAY_ADDRESS=head.address)))
             run.wait(workers=4, step=20)
             lose(node)
         run.wait(workers=2)
@@ -109,11 +115,11 @@ def test_four_workers_become_two_and_then_three_and_the_curve_is_that_of_one_pro
             run.wait(workers=3)
             checkpoint = run.stop()
     losses = run.losses()
-    assert list(run.groups().values()) == [4, 2, 3]
+    assert [workers for _, workers in run.groups()] == [4, 2, 3]
     assert list(losses) == list(range(1, max(losses) + 1))
     assert stream_digest(checkpoint) == _digest(settings, max(losses))
-    alone = Run(override(settings, {"name": "alone", "scaling.workers": 0}))
-    alone.wait(step=max(losses))
-    alone.stop()
+    with closing(Run(override(settings, {"name": "alone", "scaling.workers": 0}))) as alone:
+        alone.wait(step=max(losses))
+        alone.stop()
     curve = [alone.losses()[step] for step in losses]
     np.testing.assert_allclose(list(losses.values()), curve, rtol=_ROUNDING)
