@@ -78,7 +78,8 @@ def run(name: str, order: Ablate) -> dict[str, Any]:
     from bt_ray.ablations.ablate import Plan, ablate
     from bt_ray.ablations.paper import Axes, build_study
     from bt_ray.ablations.show import to_markdown, write_study
-    from bt_ray.storage.working_copy import absolute, copied, folder_of, name_of
+    from bt_ray.storage.mirror import copied
+    from bt_ray.storage.names import absolute, folder_of, name_of
 
     settings = order.settings
     check_pretraining(settings)

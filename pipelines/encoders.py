@@ -7,7 +7,7 @@ import tyro
 
 from bt_ray.config import Encoder, Settings, override
 from bt_ray.presets import preset
-from bt_ray.storage.working_copy import absolute
+from bt_ray.storage.names import absolute
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from bt_ray.errors import SettingsError
 from bt_ray.json_files import read_json
 from bt_ray.presets import PRESETS, starting_point
 from bt_ray.redaction import redact
-from bt_ray.storage.working_copy import absolute, below, is_far, read_far_json
+from bt_ray.storage.names import absolute, below, is_far
+from bt_ray.storage.working_copy import read_far_json
 from pipelines.preset_table import preset_table
 from pipelines.progress import ProgressLine
 from pipelines.terminal import command, console, finish, guarded, warn

@@ -34,7 +34,7 @@ class Registry:
 
     def storage_path(self) -> str:
         """The storage as an absolute path."""
-        from bt_ray.storage.working_copy import absolute
+        from bt_ray.storage.names import absolute
 
         return absolute(self.storage)
 
@@ -138,7 +138,7 @@ def _show(models: "list[Model]") -> None:
 def register(order: RegisterOrder) -> dict[str, Any]:
     """Registers an encoder; the record of its version."""
     from bt_ray.data.shards.shard_set import is_shards
-    from bt_ray.storage.working_copy import name_of
+    from bt_ray.storage.names import name_of
     from bt_ray.tracking.mlflow_inputs import record_inputs
     from bt_ray.tracking.registry import register_encoder
     from bt_ray.tracking.registry_source import find_source

@@ -41,7 +41,7 @@ def report(order: Report) -> dict[str, object]:
     """Writes the page; what to say of it at the end."""
     from bt_ray.report.page import build_page
     from bt_ray.report.record import find_run
-    from bt_ray.storage.working_copy import absolute
+    from bt_ray.storage.names import absolute
 
     storage = absolute(order.storage)
     with console.status("looking at the runs …"):

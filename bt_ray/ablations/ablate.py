@@ -14,7 +14,7 @@ from bt_ray.data.preparation.prepare import prepare_data, write_source
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.shards.subset import subset
 from bt_ray.errors import SettingsError
-from bt_ray.storage.working_copy import folder_of
+from bt_ray.storage.names import folder_of
 from bt_ray.tracking.mlflow import ending
 from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.training.arithmetic import choose_precision

@@ -17,7 +17,7 @@ from bt_ray.config import Settings
 from bt_ray.cpu.count import available_cpus
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import NonFiniteLossError, RunFailedError
-from bt_ray.storage.working_copy import folder_of
+from bt_ray.storage.names import folder_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.revision import git_revision
 from bt_ray.training.launch import pretrain

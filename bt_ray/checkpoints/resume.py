@@ -9,7 +9,7 @@ from bt_ray.checkpoints.checkpoint import newest_checkpoint, verify_checkpoint
 from bt_ray.checkpoints.stored import bring_manifests, set_aside
 from bt_ray.distributed.collectives import rank, world_size
 from bt_ray.errors import CheckpointError, RunFailedError, StorageError
-from bt_ray.storage.working_copy import origin_of
+from bt_ray.storage.names import origin_of
 
 Found = tuple[Path | None, int] | CheckpointError | RunFailedError
 

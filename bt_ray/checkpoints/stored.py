@@ -8,8 +8,9 @@ from pathlib import Path
 from bt_ray.checkpoints.manifest import MANIFEST, Manifest, is_small_file
 from bt_ray.data.lock import held
 from bt_ray.errors import StorageError
+from bt_ray.storage.names import origin_of
 from bt_ray.storage.store import Store
-from bt_ray.storage.working_copy import CHECKPOINT, origin_of
+from bt_ray.storage.working_copy import CHECKPOINT
 
 REJECTED = "manifest-rejected.json"
 """Name of the manifest of a checkpoint that was found to be damaged."""

@@ -16,7 +16,8 @@ from bt_ray.model.pretrained import (
     load_folder,
 )
 from bt_ray.model.weights import ENCODER
-from bt_ray.storage.working_copy import is_far, place_of
+from bt_ray.storage.names import is_far
+from bt_ray.storage.working_copy import place_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.mlflow_store import tracking_uri

@@ -23,7 +23,8 @@ from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
 from bt_ray.precision import Precision, precision_on
 from bt_ray.ray_start import starts_here
-from bt_ray.storage.working_copy import folder_of, is_far, pull
+from bt_ray.storage.names import folder_of, is_far
+from bt_ray.storage.working_copy import pull
 from bt_ray.training.arithmetic import begun_precision, with_precision
 from bt_ray.training.cluster import check_gpus, cpus_needed, takes_gpu
 from bt_ray.training.local import choose_device

@@ -11,7 +11,8 @@ from bt_ray.config import SETTINGS_FILE, Settings, flatten, read_settings
 from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import CheckpointError, SettingsError, TrackingError
 from bt_ray.redaction import without_credentials
-from bt_ray.storage.working_copy import below, is_far, place_of
+from bt_ray.storage.names import below, is_far
+from bt_ray.storage.working_copy import place_of
 from bt_ray.tracking.mlflow_history import RecordedFacts, find_recorded, recorded_history
 from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.mlflow_store import tracking_uri

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from bt_ray.errors import TrackingError
 from bt_ray.redaction import without_credentials
-from bt_ray.storage.working_copy import is_far
+from bt_ray.storage.names import is_far
 
 _FILE = "sqlite:///"
 _DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"

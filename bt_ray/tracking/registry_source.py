@@ -10,7 +10,8 @@ from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import RegistryError
 from bt_ray.json_files import read_json
 from bt_ray.redaction import without_credentials
-from bt_ray.storage.working_copy import below, is_far, place_of
+from bt_ray.storage.names import below, is_far
+from bt_ray.storage.working_copy import place_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.mlflow_history import find_recorded
 from bt_ray.tracking.mlflow_record import recorded_run

@@ -16,7 +16,8 @@ from bt_ray.evaluation.probe import build_probe
 from bt_ray.evaluation.scorer import Scorer
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.methods.learner import Learner, Probing
-from bt_ray.storage.working_copy import bring, folder_of
+from bt_ray.storage.names import folder_of
+from bt_ray.storage.working_copy import bring
 
 EVALUATIONS = "evaluations"
 """Name of the folder of classifiers and records, in the storage of all runs."""

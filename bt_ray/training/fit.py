@@ -24,7 +24,7 @@ from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.location import locate
 from bt_ray.data.stream.ingest_group import DataForGroup, Steps
 from bt_ray.errors import BtRayError, RunFailedError
-from bt_ray.storage.working_copy import origin_of
+from bt_ray.storage.names import origin_of
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, is_trial, uses_gpu

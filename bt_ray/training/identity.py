@@ -11,7 +11,8 @@ from bt_ray.config import PLACES, Settings, differences, flatten
 from bt_ray.data.location import write_text
 from bt_ray.data.shards.shard_set import ShardSet, is_shards
 from bt_ray.errors import BtRayError
-from bt_ray.storage.working_copy import is_far, place_of
+from bt_ray.storage.names import is_far
+from bt_ray.storage.working_copy import place_of
 
 CONTENT = "content.json"
 """Name of the file in a run's folder that tells what lay where its settings point to."""

@@ -17,7 +17,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
 from bt_ray.machine import name_user
-from bt_ray.storage.working_copy import folder_of, name_of
+from bt_ray.storage.names import folder_of, name_of
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending
 from bt_ray.tracking.mlflow_inputs import record_inputs

@@ -19,7 +19,8 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import LaunchError, RunFailedError
-from bt_ray.storage.working_copy import CHECKPOINT, origin_of
+from bt_ray.storage.names import origin_of
+from bt_ray.storage.working_copy import CHECKPOINT
 from bt_ray.tracking.snapshots import Arrays
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside, done

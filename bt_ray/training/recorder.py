@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from bt_ray.data.location import refusal
 from bt_ray.errors import BtRayError, StorageError
 from bt_ray.json_files import append_line, read_lines
-from bt_ray.storage.working_copy import name_of, send
+from bt_ray.storage.names import name_of
+from bt_ray.storage.working_copy import send
 from bt_ray.tracking.snapshots import Arrays, write_snapshot
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Measures
 from bt_ray.training.stop import StopRequest

@@ -13,7 +13,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bt_ray.errors import BtRayError, RunFailedError
-from bt_ray.storage.working_copy import folder_of
+from bt_ray.storage.names import folder_of
 from bt_ray.tracking.snapshots import Arrays
 from bt_ray.tracking.tracker import Measures, now_ms
 from bt_ray.training.recorder import FolderRecorder, Image

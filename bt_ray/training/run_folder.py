@@ -21,8 +21,9 @@ from bt_ray.data.lock import held, marker_of
 from bt_ray.errors import DataError, LaunchError, SettingsError, StorageError
 from bt_ray.json_files import write_json
 from bt_ray.storage.claim import Claim, claimed
+from bt_ray.storage.mirror import Mirror, copied
+from bt_ray.storage.names import absolute, is_far, origin_of
 from bt_ray.storage.store import Store
-from bt_ray.storage.working_copy import Mirror, absolute, copied, is_far, origin_of
 from bt_ray.training.identity import changes, record_content, recorded_content
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from bt_ray.figures.curves import draw_curves
 from bt_ray.figures.eigenvalues import draw_eigenvalues
 from bt_ray.json_files import count_cut_lines, write_json
 from bt_ray.objective.expectations import warning
-from bt_ray.storage.working_copy import name_of
+from bt_ray.storage.names import name_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history

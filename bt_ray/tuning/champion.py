@@ -16,7 +16,7 @@ from bt_ray.evaluation.encoder import open_encoder
 from bt_ray.evaluation.frozen import Scores
 from bt_ray.json_files import read_json, write_json
 from bt_ray.model.pretrained import load_folder
-from bt_ray.storage.working_copy import folder_of
+from bt_ray.storage.names import folder_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.registry import register_encoder
 from bt_ray.tracking.registry_alias import CHAMPION, describe_version, find_champion, give_alias

@@ -10,7 +10,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import RunFailedError, RunStoppedError, SettingsError
 from bt_ray.evaluation.labelled import read_labels
 from bt_ray.redaction import without_credentials
-from bt_ray.storage.working_copy import below, folder_of, is_far, name_of
+from bt_ray.storage.names import below, folder_of, is_far, name_of
 from bt_ray.tracking.mlflow import ending
 from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.tracking.registry import reserve_name

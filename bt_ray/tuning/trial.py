@@ -18,7 +18,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import BtRayError, NonFiniteLossError
 from bt_ray.redaction import redact
-from bt_ray.storage.working_copy import below, folder_of
+from bt_ray.storage.names import below, folder_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.tracker import METRICS, Measures, read_history

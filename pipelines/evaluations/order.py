@@ -163,7 +163,7 @@ def keep_record(
     """
     from bt_ray.evaluation.record import keep_evaluation
     from bt_ray.model.weights import fingerprint
-    from bt_ray.storage.working_copy import folder_of, name_of
+    from bt_ray.storage.names import folder_of, name_of
 
     run = subject.run
     record = {

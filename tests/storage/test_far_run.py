@@ -14,8 +14,8 @@ import pytest
 from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import Settings, override, to_json
 from bt_ray.errors import LaunchError
+from bt_ray.storage.names import folder_of
 from bt_ray.storage.store import Store
-from bt_ray.storage.working_copy import folder_of
 from bt_ray.tracking.tracker import METRICS
 from bt_ray.training.launch import pretrain
 from bt_ray.training.run_folder import sole_owner

@@ -16,7 +16,7 @@ from bt_ray.data.preparation.claim import REJECTED, UNFINISHED
 from bt_ray.data.sources import Source
 from bt_ray.errors import LaunchError
 from bt_ray.storage.claim import claimed
-from bt_ray.storage.working_copy import is_far
+from bt_ray.storage.names import is_far
 
 _log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 10.0

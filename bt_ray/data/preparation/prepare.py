@@ -16,8 +16,8 @@ from bt_ray.data.shards.manifest import SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.shard_set import ShardSet, is_shards
 from bt_ray.data.sources import Source, open_source
 from bt_ray.errors import DataError
+from bt_ray.storage.names import is_far
 from bt_ray.storage.store import Store
-from bt_ray.storage.working_copy import is_far
 
 _log = logging.getLogger(__name__)
 _ROW_BYTES = 20  # of a table: numbers and offsets, beside names and images

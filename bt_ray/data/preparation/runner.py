@@ -11,7 +11,7 @@ from bt_ray.data.location import public_name
 from bt_ray.data.preparation.tasks import RunAll, one_after_the_other
 from bt_ray.data.sources import Source
 from bt_ray.errors import DataError
-from bt_ray.storage.working_copy import is_far
+from bt_ray.storage.names import is_far
 
 _LARGE_BYTES = 2**28  # takes one process longer than Ray takes to start
 _MOST_ALONE_BYTES = 2**31  # takes one process some three minutes
