@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.tracking._tracking_service import utils as service
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint, save_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, override, to_json
@@ -111,6 +112,7 @@ def versions(small_settings: Settings, template: Path) -> dict[str, MlflowRun]:
     """Versions 1 (fair), 2 (better) and 3 (measured otherwise), in a copy of that storage."""
     storage = Path(small_settings.storage)
     shutil.copytree(template, storage, dirs_exist_ok=True)
+    service._artifact_repos_cache.clear()  # as a process that did not know the template has it
     runs = {name: recorded_run(storage / name) for name in ("fair", "better", "otherwise")}
     return {name: run for name, run in runs.items() if run is not None}
 
