@@ -33,7 +33,7 @@ def through_consumers(settings: Settings, steps: int, *, decode: bool = True) ->
 
     from bt_ray.data.stream import ingest
 
-    workers = settings.scaling.workers
+    workers = settings.scaling.min_workers
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
     try:
         context = ray.data.DataContext.get_current()

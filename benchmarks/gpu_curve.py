@@ -74,8 +74,9 @@ def run_curve(images: Path | None, out: Path | None, minutes: float, tiny: bool)
     with sole_owner(run_folder):
         claim_folder(run_folder, settings)
         if last_checkpoint(run_folder)[1] < total_steps:
-            with StopRequest(run_folder).listening(minutes / _MINUTES_PER_HOUR):
-                train_here(Pretraining(settings, run_folder), total_steps)
+            stop = StopRequest()
+            with stop.listening(minutes / _MINUTES_PER_HOUR):
+                train_here(Pretraining(settings), total_steps, stop)
         steps = last_checkpoint(run_folder)[1]
     history = read_history(run_folder / METRICS)
     record = {

@@ -45,12 +45,24 @@ class TrackingError(BtRayError, ConnectionError):
     """A tracking server that does not answer."""
 
 
+class RegistryError(BtRayError, ValueError):
+    """A model or version that is not there, cannot be registered, or is not to be promoted."""
+
+
 class LaunchError(BtRayError, RuntimeError):
     """A run that cannot start here."""
 
 
 class RunFailedError(BtRayError, RuntimeError):
     """A run that could not be brought to its end."""
+
+
+class StorageError(RunFailedError):
+    """A storage that does not answer, or refuses."""
+
+
+class StorageRefusedError(StorageError):
+    """A storage that is full, or may not be written to: another try would meet that again."""
 
 
 class RunStoppedError(BtRayError, InterruptedError):

@@ -19,6 +19,7 @@ COMMANDS = {
     "sweep": "search settings, and register the winner",
     "ablate": "train the rows of one of the paper's tables or figures",
     "evaluate": "score an encoder: kNN, linear, semi-supervised, transfer",
+    "register": "list, register, promote and roll back models",
     "export": "write an encoder for torchvision, ONNX Runtime or torch",
     "embed": "turn images into vectors",
     "neighbors": "look up what is near among embedded images",

@@ -78,18 +78,22 @@ def run(name: str, order: Ablate) -> dict[str, Any]:
     from bt_ray.ablations.ablate import Plan, ablate
     from bt_ray.ablations.paper import Axes, build_study
     from bt_ray.ablations.show import to_markdown, write_study
+    from bt_ray.storage.working_copy import absolute, copied, folder_of, name_of
 
     settings = order.settings
     check_pretraining(settings)
     axes = Axes(values=order.values, depths=order.depths, rates=order.rates)
     study = build_study(name, settings, axes)
     plan = Plan(seeds=order.seeds, images=order.images, linear=order.linear, at_once=order.at_once)
-    folder = order.results or Path(settings.storage).expanduser() / "ablations"
-    console.print(f"{study.title}: {len(study.cases)} cases, {plan.seeds} seeds, in {folder}")
-    rows = ablate(
-        study, settings, plan, folder, on_progress=_print, prepare_process=quiet_libraries
-    )
-    files = write_study(study, settings, plan, rows, folder)
+    place = folder_of(absolute(settings.storage)) / "ablations"
+    folder = order.results or place
+    told = name_of(folder)
+    console.print(f"{study.title}: {len(study.cases)} cases, {plan.seeds} seeds, in {told}")
+    with copied(place):
+        rows = ablate(
+            study, settings, plan, folder, on_progress=_print, prepare_process=quiet_libraries
+        )
+        files = write_study(study, settings, plan, rows, folder)
     console.print(Markdown(to_markdown(study, settings, plan, rows)))
     return {
         "run_id": None,
@@ -102,7 +106,7 @@ def run(name: str, order: Ablate) -> dict[str, Any]:
             if (found := row.scores(score))
         },
         "model_version": None,
-        "paths": {kind: str(file) for kind, file in files.items()},
+        "paths": {kind: name_of(file) for kind, file in files.items()},
     }
 
 

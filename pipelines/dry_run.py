@@ -63,6 +63,11 @@ def print_forecast(ahead: "Forecast", settings: Settings) -> None:
     table.add_row("precision", ahead.precision or "what all nodes of the cluster have")
     table.add_row("encoder", f"{ahead.size.encoder_parameters:,} parameters")
     table.add_row("projector", f"{ahead.size.projector_parameters:,} parameters")
+    if settings.scaling.is_elastic:
+        fewest = settings.scaling.min_workers
+        table.add_row(
+            "workers", f"{settings.scaling.workers}; memory and time are those of {fewest}"
+        )
     memory = ahead.size.memory
     for kind, size in (asdict(memory) | {"total": memory.total}).items():
         table.add_row(f"memory: {kind}", f"{size / _MB:,.1f} MB a worker")

@@ -1,13 +1,13 @@
 """How a pretrained encoder is named on the command line."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from bt_ray.config import Encoder, Settings, override
 from bt_ray.presets import preset
+from bt_ray.storage.working_copy import absolute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class EncoderPlaces:
     """Where encoders are kept, and what a file of weights does not say of itself."""
 
     storage: str = "runs"
-    """Folder of all runs."""
+    """Folder, or URI, of all runs."""
     architecture: Encoder = "resnet50"
     """What a file of weights holds."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
@@ -28,7 +28,7 @@ class EncoderPlaces:
         return override(
             preset("images"),
             {
-                "storage": str(Path(self.storage).expanduser().resolve()),
+                "storage": absolute(self.storage),
                 "model.encoder": self.architecture,
                 "model.stem": self.stem,
                 "views.image_px": self.image_px,

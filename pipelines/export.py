@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from pipelines.encoders import EncoderOrder
-from pipelines.terminal import command, console, finish, guarded
+from pipelines.terminal import command, console, finish, guarded, warn
+
+if TYPE_CHECKING:
+    from bt_ray.model.pretrained import Pretrained
+    from bt_ray.tracking.mlflow import MlflowRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +48,34 @@ def export(order: Export) -> dict[str, object]:
         console.print(
             f"{one.file}: {megabytes:,.1f} MB, read back within {one.difference:.0e} of the encoder"
         )
+    card = None if run is None else _write_card(order, pretrained, run)
     return {
         "run_id": None if run is None else run.run_id,
         "steps": None,
         "images_per_s": None,
         "scores": {f"difference_{one.file.suffix[1:]}": one.difference for one in exported},
         "model_version": None,
-        "paths": {one.file.suffix[1:]: str(one.file) for one in exported},
+        "paths": {one.file.suffix[1:]: str(one.file) for one in exported}
+        | ({} if card is None else {"card": str(card)}),
     }
+
+
+def _write_card(order: Export, pretrained: "Pretrained", run: "MlflowRun") -> Path | None:
+    """The file of the model card beside what is exported; none, and a warning, without MLflow."""
+    from bt_ray.errors import TrackingError
+    from bt_ray.model.weights import fingerprint
+    from bt_ray.tracking.registry import card_of
+    from bt_ray.tracking.registry_card import CARD
+
+    try:
+        weights = fingerprint(pretrained.encoder)
+        card = card_of(order.encoder, run, pretrained.settings, weights)
+    except TrackingError as error:
+        warn(f"No model card is written. {error}")
+        return None
+    file = Path(order.destination) / CARD
+    file.write_text(card)
+    return file
 
 
 if __name__ == "__main__":

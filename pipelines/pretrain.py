@@ -15,6 +15,7 @@ from bt_ray.errors import SettingsError
 from bt_ray.json_files import read_json
 from bt_ray.presets import PRESETS, starting_point
 from bt_ray.redaction import redact
+from bt_ray.storage.working_copy import absolute, below, is_far, read_far_json
 from pipelines.preset_table import preset_table
 from pipelines.progress import ProgressLine
 from pipelines.terminal import command, console, finish, guarded, warn
@@ -55,7 +56,7 @@ def main() -> None:
         "Pretraining ", (settings.name, "bold"), f" on {redact(settings.data.train)}"
     )
     console.print(what, soft_wrap=True)
-    was_finished = is_finished(settings)
+    was_finished = guarded(lambda: is_finished(settings))
     warn_of_faults(settings)
     from bt_ray.training.launch import pretrain
 
@@ -117,8 +118,11 @@ _SNIPPET = """
 
 def is_finished(settings: Settings) -> bool:
     """Whether a run of this name has done all its steps."""
-    file = Path(settings.storage).expanduser() / settings.name / "summary.json"
-    summary = read_json(file) or {}
+    if is_far(settings.storage):
+        summary = read_far_json(below(settings.storage, settings.name), "summary.json") or {}
+    else:
+        file = Path(absolute(settings.storage)) / settings.name / "summary.json"
+        summary = read_json(file) or {}
     return "steps" in summary and bool(summary["steps"] == summary.get("total_steps"))
 
 

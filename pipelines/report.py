@@ -19,9 +19,9 @@ class Report:
     """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Runs' folders, or names or ids of MLflow runs."""
+    """Runs' folders or URIs, or names or ids of MLflow runs."""
     storage: str = "runs"
-    """Folder of all runs."""
+    """Folder, or URI, of all runs."""
     output: Path = Path("report.html")
     """The page's file."""
 
@@ -41,8 +41,9 @@ def report(order: Report) -> dict[str, object]:
     """Writes the page; what to say of it at the end."""
     from bt_ray.report.page import build_page
     from bt_ray.report.record import find_run
+    from bt_ray.storage.working_copy import absolute
 
-    storage = Path(order.storage).expanduser().resolve()
+    storage = absolute(order.storage)
     with console.status("looking at the runs …"):
         records = [find_run(name, storage) for name in order.runs]
         page = build_page(records)

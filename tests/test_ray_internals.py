@@ -1,8 +1,13 @@
 """Ray's private parts are where they are used; a new version that moves them fails here."""
 
 import ast
+import json
+import os
 from collections.abc import Iterator
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,3 +134,124 @@ def test_ray_data_runs_no_further_ahead_than_it_may(
     assert max(seen["read"]) == 2, f"{version} reads {max(seen['read'])} chunks ahead."
     assert any(seen["refused"]), f"{version} asks no policy before a task."
     assert max(seen["named"]) <= 4, f"{version} names {max(seen['named'])} chunks ahead."
+
+
+class Told:
+    """A watcher that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def finds_room(self) -> bool:
+        return not self.heard
+
+    def began(self) -> None:
+        self.heard.append("began")
+
+    def lost(self, error: Exception, *, was_announced: bool) -> None:
+        self.heard.append(f"lost {was_announced}")
+
+    def waits(self, error: Exception) -> None:
+        self.heard.append("waits")
+
+
+def test_ray_trains_controller_tells_of_its_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray.train import ControllerError, PreemptionError, WorkerGroupError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.controller import state
+    from ray.train.v2._internal.execution.failure_handling.default import (
+        RETRYABLE_CONTROLLER_ERRORS,
+    )
+    from ray.train.v2.api.preemption import PreemptionInfo
+
+    class DrainedError(ray.exceptions.ActorDiedError):
+        preempted = True
+
+    gone = WorkerHealthCheckFailedError("", DrainedError())
+    losses: list[Any] = [
+        WorkerGroupError("fell", {1: RuntimeError("at work")}),
+        WorkerGroupError("gone", {0: RuntimeError("its peer is gone"), 1: gone}),
+        PreemptionError(PreemptionInfo(None, {"node": [0]})),
+    ]
+    told = Told()
+    watch = ray_internals.Watch(told, {"HAS": "ours", "LACKS": "ours"})
+    monkeypatch.setenv("HAS", "the user's")
+    monkeypatch.setenv("LACKS", "")
+    monkeypatch.delenv("LACKS")
+    watch.after_controller_start(None)
+    assert (os.environ["HAS"], os.environ["LACKS"]) == ("the user's", "ours")
+    resize = SimpleNamespace(num_workers=2)
+    watch.before_controller_execute_resize_decision(resize)
+    previous: Any = state.InitializingState()
+    for current in (
+        state.RunningState(),
+        state.RunningState(),  # one poll after the other
+        *(state.RestartingState(loss) for loss in losses),
+        state.ReschedulingState(ControllerError(TimeoutError())),
+        state.RunningState(),
+    ):
+        watch.after_controller_state_update(previous, current)
+        previous = current
+    assert told.heard == ["began", "lost False", "lost True", "lost True", "waits", "began"]
+    with pytest.raises(RETRYABLE_CONTROLLER_ERRORS):  # so Ray Train asks again
+        watch.before_controller_execute_resize_decision(resize)
+    for name in (
+        "after_controller_start",
+        "after_controller_state_update",
+        "before_controller_execute_resize_decision",
+    ):
+        theirs, ours = getattr(ControllerCallback, name), getattr(ray_internals.Watch, name)
+        assert [*signature(theirs).parameters] == [*signature(ours).parameters], name
+
+
+def test_a_worker_looks_where_ray_train_notes_that_its_node_is_drained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray.train.v2._internal.execution.context import TrainContext
+    from ray.train.v2._internal.execution.preemption import PreemptionContext
+
+    assert "preemption_context" in {field.name for field in fields(TrainContext)}
+    place = SimpleNamespace(preemption_context=PreemptionContext())
+    monkeypatch.setattr(ray_internals, "get_train_context", lambda: place)
+    assert not ray_internals.is_drained()
+    place.preemption_context.preemption_info = object()
+    assert ray_internals.is_drained()
+
+
+def test_nodes_that_an_autoscaler_brings_have_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is none, Ray's monitor makes up one for each node."""
+    assert not ray_internals.has_autoscaler()  # no cluster is joined
+    monkeypatch.setattr(ray_internals, "_internal_kv_initialized", lambda: True)
+    monkeypatch.setattr(ray_internals, "is_autoscaler_v2", lambda: False)
+    for status, has in (
+        (None, False),
+        ({"autoscaler_report": {"node_type_mapping": None}}, False),
+        ({"autoscaler_report": {"node_type_mapping": {"10.0.0.1": "node_3321a7"}}}, False),
+        ({"autoscaler_report": {"node_type_mapping": {"10.0.0.1": "ray.head.default"}}}, True),
+    ):
+        said = None if status is None else json.dumps(status).encode()
+        monkeypatch.setattr(ray_internals, "_internal_kv_get", lambda _, said=said: said)
+        assert ray_internals.has_autoscaler() is has
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_ray_train_takes_as_many_workers_as_the_policy_says(tmp_path: Path) -> None:
+    """Four CPUs, one of them for reading data; Ray's own policy would take all four."""
+    from ray.train import RunConfig, ScalingConfig, get_context
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        lambda: get_context().get_world_size(),
+        scaling_config=ScalingConfig(num_workers=(1, 4)),  # type: ignore[arg-type]
+        run_config=RunConfig(storage_path=str(tmp_path)),
+    )
+    policy = ray_internals.ClusterPolicy(
+        trainer.scaling_config, spare_cpus=1.0, grow_after_s=0.0, last_step=1
+    )
+    ray_internals.scale_by(trainer, policy)
+    workers = trainer.fit().return_value
+    assert workers == 3, f"Ray {ray.__version__} starts {workers} workers."

@@ -14,6 +14,7 @@ from bt_ray.data.preparation.prepare import prepare_data, write_source
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.shards.subset import subset
 from bt_ray.errors import SettingsError
+from bt_ray.storage.working_copy import folder_of
 from bt_ray.tracking.mlflow import ending
 from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.training.arithmetic import choose_precision
@@ -84,14 +85,14 @@ def ablate(
     settings = locate_storage(settings)
     open_storage(settings)
     settings = take_images(prepare_data(settings), plan.images)
-    if settings.scaling.workers > 0:
+    if settings.scaling.min_workers > 0:
         connect(settings)
     # Results are those of one arithmetic, which their keys name.
-    settings = choose_precision(settings, Path(settings.storage) / "ablations")
+    settings = choose_precision(settings, folder_of(settings.storage) / "ablations")
     searches = _searches(study, settings)
     collector = ResultCollector(len(searches) + len(study.cases) * plan.seeds, on_progress)
     name = f"{study.name}-{settings.name}"
-    own_folder = Path(settings.storage) / "ablations" / name
+    own_folder = folder_of(settings.storage) / "ablations" / name
     own_folder.mkdir(parents=True, exist_ok=True)
     parent, _ = run_of_folder(own_folder, replace(settings, name=name))
     with ending(parent):

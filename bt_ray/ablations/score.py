@@ -48,7 +48,7 @@ def score_encoder(
                       for name, value in logistic(of_train, of_test).items()}  # fmt: skip
         return found
 
-    workers = settings.scaling.workers
+    workers = settings.scaling.min_workers
     compute: Compute = partial(compute_on_ray, workers=workers) if workers else compute_features
     device = choose_device(settings)
     scores = score_frozen(pretrained, train, test, method, device=device, compute=compute)

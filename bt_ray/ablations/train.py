@@ -12,10 +12,12 @@ import torch
 
 from bt_ray.ablations.result import Result, keep_result, key_of, plain_settings, read_result
 from bt_ray.ablations.score import LinearProtocol, is_labelled, score_encoder
+from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.count import available_cpus
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import NonFiniteLossError, RunFailedError
+from bt_ray.storage.working_copy import folder_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.revision import git_revision
 from bt_ray.training.launch import pretrain
@@ -62,10 +64,10 @@ def train_all(
             yield result, False
         else:
             missing[order.key] = order
-    alone = [order for order in missing.values() if order.settings.scaling.workers > 0]
+    alone = [order for order in missing.values() if order.settings.scaling.min_workers > 0]
     for order in alone:
         yield train_one(order, folder, parent), True
-    local = [order for order in missing.values() if order.settings.scaling.workers == 0]
+    local = [order for order in missing.values() if order.settings.scaling.min_workers == 0]
     if not local:
         return
     threads = max(1, available_cpus() // at_once)
@@ -109,8 +111,9 @@ def train_one(order: Order, folder: Path, parent: MlflowRun | None) -> Result:
     try:
         summary = pretrain(settings, register=False, parent=parent)
         scores = {name: value for name, value in summary.scores.items() if value is not None}
-        if is_labelled(settings):
-            scores |= score_encoder(Path(summary.paths["checkpoint"]), settings, order.linear)
+        checkpoint, _ = last_checkpoint(folder_of(settings.storage) / settings.name)
+        if is_labelled(settings) and checkpoint is not None:
+            scores |= score_encoder(checkpoint, settings, order.linear)
     except NonFiniteLossError as diverged:
         failure = str(diverged)
     result = Result(

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from bt_ray.checkpoints.draft import OPTIMIZER, SCHEMA_VERSION, STATE, draft_checkpoint
 from bt_ray.checkpoints.manifest import MANIFEST, Manifest
 from bt_ray.checkpoints.state import TrainingState
+from bt_ray.checkpoints.stored import REJECTED, bring_manifests, bring_tensors, sizes_there
 from bt_ray.config import PLACES, SETTINGS_FILE, Settings, differences, from_json
 from bt_ray.errors import AlteredCheckpointError, CheckpointError, NewerSchemaError
 from bt_ray.model.weights import file_of, load_weights
@@ -28,8 +29,6 @@ M = TypeVar("M", bound=nn.Module)
 Check = Callable[[Path], dict[str, Any]]
 
 KEPT_CHECKPOINTS = 2
-REJECTED = "manifest-rejected.json"
-"""Name of the manifest of a checkpoint that was found to be damaged."""
 
 
 def save_checkpoint(folder: Path, state: TrainingState[M], settings: Settings) -> None:
@@ -46,6 +45,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     Raises: CheckpointError if a file is missing or altered; NewerSchemaError; RunFailedError if the
       storage fails.
     """
+    bring_tensors(folder)
     manifest = Manifest.read(folder)
     manifest.verify()
     return _record(manifest)
@@ -54,7 +54,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
 def _glance_at(folder: Path) -> dict[str, Any]:
     """The same, of tensors by the sizes of their files alone."""
     manifest = Manifest.read(folder)
-    manifest.glance()
+    manifest.glance(sizes_there(folder))
     return _record(manifest)
 
 
@@ -119,6 +119,7 @@ def _first_that_passes(check: Check, run_folder: Path) -> tuple[Path | None, int
 
 def _search(check: Check, run_folder: Path) -> tuple[Path | None, int, list[CheckpointError]]:
     """The checkpoint with the most steps that passes, its steps, and what is wrong with others."""
+    bring_manifests(run_folder)
     faults: list[CheckpointError] = [
         AlteredCheckpointError(f"Checkpoint {file.parent} was found damaged, and set aside.")
         for file in sorted(run_folder.glob(f"*/checkpoint_*/{REJECTED}"), reverse=True)
@@ -197,6 +198,7 @@ def restore_checkpoint(folder: Path, state: TrainingState[M], settings: Settings
     Raises: CheckpointError if the checkpoint is of other settings, or does not fit;
       NewerSchemaError.
     """
+    bring_tensors(folder)
     record = _glance_at(folder)  # the first worker has verified it, and this may be another one
     check_origin(folder, settings)
     manifest = Manifest.read(folder)

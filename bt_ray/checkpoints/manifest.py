@@ -94,11 +94,15 @@ class Manifest:
             if self._sha256(name) != self.files[name].sha256:
                 raise self._altered(name)
 
-    def glance(self) -> None:
-        """The same of all small files; of those with tensors that none is missing or cut short."""
+    def glance(self, elsewhere: Mapping[str, int] | None = None) -> None:
+        """The same of all small files; of those with tensors that none is missing or cut short.
+
+        Args:
+          elsewhere: names and sizes of the files of a storage whose tensors were not brought here.
+        """
         for name, listed in self.files.items():
-            self._check_size(name)
-            is_small = listed.num_bytes is None or not name.endswith(".safetensors")
+            is_small = listed.num_bytes is None or is_small_file(name)
+            self._check_size(name, None if is_small else elsewhere)
             if is_small and self._sha256(name) != listed.sha256:
                 raise self._altered(name)
 
@@ -125,10 +129,15 @@ class Manifest:
             )
         return self.folder / name
 
-    def _check_size(self, name: str) -> None:
+    def _check_size(self, name: str, elsewhere: Mapping[str, int] | None = None) -> None:
         expected = self.files[self.require(name).name].num_bytes
         try:
-            found = find_file(self.folder, name).stat().st_size
+            if elsewhere is None:
+                found = find_file(self.folder, name).stat().st_size
+            elif name in elsewhere:
+                found = elsewhere[name]
+            else:
+                raise FileNotFoundError(name)
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{name} in checkpoint {self.folder} is missing. {_WAY_OUT}"
@@ -183,6 +192,11 @@ def _plain(folder: Path, files: Mapping[str, Listed]) -> Mapping[str, Listed]:
 def _seal(body: bytes) -> bytes:
     """The end of a manifest that begins with `body`; its length is always the same."""
     return f',\n  "sha256": "{hashlib.sha256(body).hexdigest()}"\n}}\n'.encode()
+
+
+def is_small_file(name: str) -> bool:
+    """Whether a checkpoint's file is read at every look at it; not those that hold tensors."""
+    return not name.endswith(".safetensors")
 
 
 def find_file(folder: Path, name: str) -> Path:

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from bt_ray.checkpoints.checkpoint import REJECTED, newest_checkpoint, verify_checkpoint
-from bt_ray.checkpoints.manifest import MANIFEST
+from bt_ray.checkpoints.checkpoint import newest_checkpoint, verify_checkpoint
+from bt_ray.checkpoints.stored import bring_manifests, set_aside
 from bt_ray.distributed.collectives import rank, world_size
-from bt_ray.errors import CheckpointError, RunFailedError
+from bt_ray.errors import CheckpointError, RunFailedError, StorageError
+from bt_ray.storage.working_copy import origin_of
 
 Found = tuple[Path | None, int] | CheckpointError | RunFailedError
 
@@ -20,6 +21,8 @@ def agree_on_checkpoint(run_folder: Path, device: torch.device) -> tuple[Path | 
     checkpoint that proves to be damaged is not passed over here: it loses its manifest, and the
     workers' next start finds the one before it, and so do the data.
 
+    Args:
+      run_folder: of this machine; where the storage is far, each has a copy of its own.
     Returns: (None, 0) without any.
     Raises: on every worker, CheckpointError if it is damaged, NewerSchemaError, or RunFailedError
       if the storage fails.
@@ -32,15 +35,21 @@ def agree_on_checkpoint(run_folder: Path, device: torch.device) -> tuple[Path | 
     [answer] = found
     if isinstance(answer, CheckpointError | RunFailedError):
         raise answer
-    return answer
+    place, step = answer
+    if place is not None and rank() != 0 and origin_of(run_folder) is not None:
+        bring_manifests(run_folder)
+    return None if place is None else run_folder / place, step
 
 
 def _verified(run_folder: Path) -> Found:
-    """The newest checkpoint, if all its checksums hold, or what to raise on every worker."""
+    """The newest checkpoint, if all its checksums hold, or what to raise on every worker.
+
+    Its place is relative to the run's folder.
+    """
     try:
         folder, step = newest_checkpoint(run_folder)
         if folder is not None:
-            return _verified_or_set_aside(folder), step
+            return _verified_or_set_aside(folder).relative_to(run_folder), step
     except (CheckpointError, RunFailedError) as error:
         return error
     return None, 0
@@ -51,10 +60,11 @@ def _verified_or_set_aside(folder: Path) -> Path:
         verify_checkpoint(folder)
     except CheckpointError as error:
         try:
-            (folder / MANIFEST).rename(folder / REJECTED)
-        except OSError as refusal:
+            set_aside(folder)
+        except (OSError, StorageError) as refusal:
+            reason = getattr(refusal, "strerror", None) or refusal
             raise CheckpointError(
-                f"{error} It cannot be set aside ({refusal.strerror}): remove it, and the same "
+                f"{error} It cannot be set aside ({reason}): remove it, and the same "
                 "command continues the run from the checkpoint before."
             ) from error
         raise

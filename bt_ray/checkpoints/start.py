@@ -8,6 +8,7 @@ from bt_ray.config import Settings
 from bt_ray.errors import CheckpointError
 from bt_ray.model.twins import Twins
 from bt_ray.model.weights import ENCODER, file_of, load_weights
+from bt_ray.storage.working_copy import place_of
 
 
 def find_start(settings: Settings) -> Path:
@@ -15,7 +16,7 @@ def find_start(settings: Settings) -> Path:
 
     Raises: CheckpointError if there is none that is whole, or its encoder is another one.
     """
-    place = Path(settings.model.start_from or "")
+    place = place_of(settings.model.start_from or "")
     checkpoint = find_checkpoint(place)
     if checkpoint is None:
         raise CheckpointError(

@@ -97,7 +97,9 @@ def _read_value(hint: Any, value: Any, key: str) -> Any:
         return _read_section(typing.cast(type, hint), value, f"{key}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
-        return None if value is None else _read_value(arguments[0], value, key)
+        if type(value) in arguments:
+            return value
+        return _read_value(arguments[0], value, key)
     if origin is Literal:
         known = ", ".join(map(str, arguments))
         require(value in arguments, f"{key}={value!r} must be one of {known}.")

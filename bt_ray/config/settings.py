@@ -1,5 +1,6 @@
 """The whole tree: everything about one run."""
 
+import math
 from dataclasses import dataclass, field
 
 from bt_ray.config.checks import require
@@ -45,15 +46,17 @@ class Settings:
             "objective.variant=cross_entropy needs two dimensions, and model.projector_widths="
             f"{self.model.projector_widths} end with one.",
         )
-        workers, batch = max(1, self.scaling.workers), self.data.global_batch
-        if batch % workers:
+        workers, batch = max(1, self.scaling.min_workers), self.data.global_batch
+        most = self.training.micro_batch
+        if self.scaling.is_elastic:
+            self._check_range(batch, most)
+        elif batch % workers:
             below = batch - batch % workers
             near = [n for n in (below, below + workers) if n > 0]
             raise SettingsError(
                 f"data.global_batch={batch} must be divisible by scaling.workers={workers}; "
                 f"try {' or '.join(map(str, near))}."
             )
-        most = self.training.micro_batch
         if workers == 1 and most is not None and most < batch and 1 in part_rows(batch, most):
             fits = (size for size in range(most, batch + 1) if 1 not in part_rows(batch, size))
             raise SettingsError(
@@ -64,6 +67,22 @@ class Settings:
             not self.training.activation_checkpointing or self.model.encoder.startswith("resnet"),
             "training.activation_checkpointing computes a ResNet's blocks again, and model.encoder="
             f"{self.model.encoder} has none; leave it off.",
+        )
+
+    def _check_range(self, batch: int, micro_batch: int | None) -> None:
+        """Raises SettingsError unless every number of workers in the range gives one result."""
+        workers, least = self.scaling.workers, self.scaling.min_workers
+        require(
+            self.scaling.max_workers <= batch,
+            f"scaling.workers={workers} must not end above data.global_batch={batch}: each worker "
+            "needs an image.",
+        )
+        share = math.ceil(batch / least)
+        require(
+            micro_batch is None or micro_batch >= share,
+            f"training.micro_batch={micro_batch} cuts the batch into other parts on another number "
+            f"of workers, and batch norms use the statistics of parts: scaling.workers={workers} "
+            f"must be one number, or training.micro_batch {share} or more, or none.",
         )
 
     @property

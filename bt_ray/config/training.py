@@ -1,10 +1,12 @@
 """Settings of the loop, of what is measured in it, of where it runs and is recorded."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from bt_ray.config.checks import require, require_positive
+from bt_ray.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,39 +88,88 @@ class ProbeSettings:
 class ScalingSettings:
     """How much of the cluster a run uses, and what happens when workers are lost."""
 
-    workers: int = 1
-    """Training workers (W); 0 runs everything in the calling process. Never changes a result."""
+    workers: int | str = 1
+    """Training workers (W); 0 runs everything in the calling process. A range such as 16..32 takes
+    as many as the cluster has room for: fewer when a node goes, more when it is back. Never changes
+    a result."""
+    grow_minutes: float = 10
+    """Minutes that a range's workers train, at least, before more of them take over at a
+    checkpoint."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """What a worker computes on; auto: a GPU each if the cluster has any."""
-    wait_minutes: float = 0
-    """Minutes to wait at the start for nodes that the run needs and that are still to come; an
-    autoscaler is asked for them."""
+    wait_minutes: float | None = None
+    """Minutes to wait for nodes that the run needs, at the start and whenever some were lost; an
+    autoscaler is asked for them. None: 15, but a run that a cluster without an autoscaler has no
+    room for at the start is refused at once."""
     cpus_per_worker: float = 1
     """Logical CPUs that Ray reserves for each worker."""
     threads_per_worker: int | None = None
     """Threads of a CPU worker's arithmetic; none: the CPUs that may be used there (by
     affinity and cgroup) over its workers."""
     max_failures: int = 3
-    """Times that lost workers are replaced and training goes on from the last checkpoint."""
+    """Times in a row that workers are lost without a new checkpoint in between, and replaced; after
+    one more the run gives up. All workers that a node takes along are one loss; one that was told
+    of beforehand (preemption) is none."""
+    collective_timeout_s: int = 600
+    """Seconds that workers wait for one that does not join in a sum (NCCL's and gloo's time-out).
+    All that one worker does while others wait must be shorter: a checkpoint's way to a slow
+    storage, the first batch, the compilation of kernels."""
     max_hours: float | None = None
     """Hours of training after which the run writes a checkpoint and ends; none: no limit. The
     schedule stays that of all `schedule.epochs`: the same command continues where it stopped,
     for as many hours again."""
 
     def __post_init__(self) -> None:
-        require(self.workers >= 0, f"scaling.workers={self.workers} must be 0 or above.")
+        least, most = self._range()
+        if self.is_elastic:
+            require(
+                1 <= least <= most,
+                f"scaling.workers={self.workers} must begin with 1 or more, and not end with less.",
+            )
+        require(least >= 0, f"scaling.workers={self.workers} must be 0 or above.")
         require_positive("scaling", self, "cpus_per_worker")
+        require_positive("scaling", self, "collective_timeout_s")
         for name in ("threads_per_worker", "max_hours"):
             if getattr(self, name) is not None:
                 require_positive("scaling", self, name)
         require(
-            self.wait_minutes >= 0,
+            self.wait_minutes is None or self.wait_minutes >= 0,
             f"scaling.wait_minutes={self.wait_minutes} must be 0 or above.",
+        )
+        require(
+            self.grow_minutes >= 0,
+            f"scaling.grow_minutes={self.grow_minutes} must be 0 or above.",
         )
         require(
             self.max_failures >= 0,
             f"scaling.max_failures={self.max_failures} must be 0 or above.",
         )
+
+    @property
+    def min_workers(self) -> int:
+        """The number of workers; of a range, the least."""
+        return self._range()[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The number of workers; of a range, the most."""
+        return self._range()[1]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether `workers` is a range."""
+        return isinstance(self.workers, str)
+
+    def _range(self) -> tuple[int, int]:
+        if isinstance(self.workers, int):
+            return self.workers, self.workers
+        found = re.fullmatch(r"(\d+)\.\.(\d+)", self.workers)
+        if found is None:
+            raise SettingsError(
+                f"scaling.workers={self.workers!r} must be a number such as 4, or a range such as "
+                "2..4."
+            )
+        return int(found[1]), int(found[2])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,14 @@
 """Where data lie: paths and URIs that pyarrow opens, and files written whole."""
 
+import errno
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
 
-from bt_ray.errors import DataError
+from bt_ray.errors import DataError, StorageRefusedError
 from bt_ray.redaction import redact, without_credentials
 
 MANIFEST = "manifest.json"
@@ -47,6 +49,19 @@ def public_name(name: str) -> str:
 def first_line(error: Exception) -> str:
     """The error in one line, without passwords and keys."""
     return redact(next(iter(str(error).splitlines()), type(error).__name__))
+
+
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def refusal(error: OSError, place: str) -> StorageRefusedError | None:
+    """The error of a run whose storage is full, or read-only; none for what may pass."""
+    if error.errno not in _REFUSALS:
+        return None
+    return StorageRefusedError(
+        f"{place} cannot be written to ({os.strerror(error.errno or 0)}). What is saved is kept: "
+        "make room or give access, and the same command continues the run."
+    )
 
 
 def list_files(filesystem: pa.fs.FileSystem, folder: str) -> list[pa.fs.FileInfo]:

@@ -1,5 +1,6 @@
 """The workers as groups: what is sent in one group does not queue behind what another sends."""
 
+import torch
 import torch.distributed as dist
 
 _made: dict[dist.ProcessGroup | None, dist.ProcessGroup] = {}
@@ -28,9 +29,12 @@ def wants_own_communicator() -> bool:
 
 
 def _new_group() -> dist.ProcessGroup:
-    options = None
-    if dist.get_backend() == "nccl":
-        options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
-    group = dist.new_group(pg_options=options)
+    """Its time-out is the default group's: a worker that all wait for may be waited for here."""
+    is_nccl = dist.get_backend() == "nccl"
+    world = dist.group.WORLD
+    assert world is not None
+    waits = world._get_backend(torch.device("cuda" if is_nccl else "cpu")).options._timeout
+    options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=True) if is_nccl else None
+    group = dist.new_group(timeout=waits, pg_options=options)
     assert isinstance(group, dist.ProcessGroup)  # every worker is a member
     return group

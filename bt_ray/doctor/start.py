@@ -12,7 +12,7 @@ def check_start(settings: Settings) -> list[str]:
     Raises: LaunchError if the cluster does not answer, or if nodes have other versions than each
       other, as their results would differ.
     """
-    if settings.scaling.workers == 0:
+    if settings.scaling.min_workers == 0:
         return []
     check_cluster()
     examination = glance()

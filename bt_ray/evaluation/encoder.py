@@ -16,6 +16,7 @@ from bt_ray.model.pretrained import (
     load_folder,
 )
 from bt_ray.model.weights import ENCODER
+from bt_ray.storage.working_copy import is_far, place_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.mlflow_store import tracking_uri
@@ -25,7 +26,7 @@ def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, Mlflow
     """The encoder that `reference` means, in eval mode, and the run that trained it, if known.
 
     Args:
-      reference: a run's folder (its last whole checkpoint), a checkpoint's folder,
+      reference: a run's folder (its last whole checkpoint), a checkpoint's folder, or URIs of such,
         `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `runs:/RUN_ID`, or a file of weights
         (.pth, .pt, .safetensors) in the layout of torchvision's ResNets.
       settings: `storage` tells where MLflow's records are, unless MLFLOW_TRACKING_URI does;
@@ -34,9 +35,8 @@ def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, Mlflow
       TrackingError if the registry does not answer or does not know it.
     """
     if reference.startswith(("models:/", "runs:/")):
-        storage = Path(settings.storage).expanduser().resolve()
-        return _registered(reference, storage, tracking_uri(settings.storage))
-    place = Path(reference).expanduser().resolve()
+        return _registered(reference, settings.storage, tracking_uri(settings.storage))
+    place = place_of(reference)
     if place.suffix in WEIGHT_SUFFIXES and place.is_file():
         return load_file_of_weights(place, settings), None
     checkpoint = find_checkpoint(place)
@@ -54,7 +54,7 @@ def _followed(pretrained: Pretrained, place: Path) -> Pretrained:
     return replace(pretrained, settings=follow_storage(pretrained.settings, place))
 
 
-def _registered(reference: str, storage: Path, uri: str) -> tuple[Pretrained, MlflowRun]:
+def _registered(reference: str, storage: str, uri: str) -> tuple[Pretrained, MlflowRun]:
     from bt_ray.tracking.registry import fetch_encoder  # here: it takes seconds to import
 
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +65,8 @@ def _registered(reference: str, storage: Path, uri: str) -> tuple[Pretrained, Ml
             raise CheckpointError(
                 f"The files of {reference} are not to be used: {error}"
             ) from error
-        return _followed(load_folder(found), storage), MlflowRun(uri, run_id)
+        place = place_of(storage) if not is_far(storage) else found
+        return _followed(load_folder(found), place), MlflowRun(uri, run_id)
 
 
 def _check_files(folder: Path) -> None:

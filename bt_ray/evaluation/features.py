@@ -1,6 +1,5 @@
 """Representations of all images of a data set, computed once by a frozen encoder."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -16,6 +15,7 @@ from bt_ray.evaluation.images import load_images
 from bt_ray.evaluation.labelled import digest
 from bt_ray.model.inputs import normalize
 from bt_ray.model.pretrained import Pretrained
+from bt_ray.model.weights import fingerprint as fingerprint
 
 _BLOCK = 256
 _ROW_GROUPS_AT_ONCE = 4
@@ -112,12 +112,3 @@ def join(parts: Sequence[Encoded], classes: tuple[str, ...]) -> Features:
         np.concatenate([part.digests for part in parts])[order],
         classes,
     )
-
-
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 over names and bytes of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bt_ray.errors import TrackingError
+from bt_ray.storage.working_copy import send
 from bt_ray.tracking.mlflow import MlflowRun
 
 _log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ def keep_evaluation(
 ) -> Path:
     """Writes `record` below the storage of all runs; its scores become the run's `eval/…`.
 
-    A server that is away costs the run's copy, not the file.
+    A tracking server that is away costs the run's copy, not the file.
 
     Args:
       files: stored with the run, too, each in a folder of the name of its own.
@@ -34,6 +35,7 @@ def keep_evaluation(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{re.sub(r'[^A-Za-z0-9.@-]+', '_', reference).strip('_')}-{name}.json"
     file.write_text(json.dumps(record, indent=2))
+    send(file)
     if run is not None:
         try:
             run.log(0, {f"eval/{score}": value for score, value in record["scores"].items()})

@@ -23,6 +23,7 @@ from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
 from bt_ray.precision import Precision, precision_on
 from bt_ray.ray_start import starts_here
+from bt_ray.storage.working_copy import folder_of, is_far, pull
 from bt_ray.training.arithmetic import begun_precision, with_precision
 from bt_ray.training.cluster import check_gpus, cpus_needed, takes_gpu
 from bt_ray.training.local import choose_device
@@ -75,7 +76,7 @@ def forecast(settings: Settings) -> Forecast:
 
     attempt(lambda: check_pretraining(settings))
     settings = attempt(lambda: locate_storage(settings)) or settings
-    run_folder = Path(settings.storage) / settings.name
+    run_folder = _run_folder(settings)
     attempt(lambda: check_storage(settings))
     train, test = attempt(lambda: describe_data(settings)) or (None, None)
     plan, sample = None, None
@@ -99,7 +100,7 @@ def forecast(settings: Settings) -> Forecast:
         speed = measure_speed(settings, device, threads=_threads(settings), budget_s=_STEPS_S)
     rate = _images_per_s(settings, device, speed, sample)
     slow = None
-    if device is not None and device.type == "cpu" and settings.scaling.workers:
+    if device is not None and device.type == "cpu" and settings.scaling.min_workers:
         slow = slow_precision(settings)  # without workers, `find_device` has said so
     total_steps = None if plan is None else plan.steps_per_epoch * settings.schedule.epochs
     hours = None
@@ -123,12 +124,19 @@ def forecast(settings: Settings) -> Forecast:
     )
 
 
+def _run_folder(settings: Settings) -> Path:
+    """Where the run will be kept; of a far storage what is there already is looked at."""
+    folder = folder_of(settings.storage) / settings.name
+    pull(folder)
+    return folder
+
+
 def find_device(settings: Settings) -> torch.device | None:
     """What a worker of the run computes on; None if only the cluster that it joins knows.
 
     Raises: LaunchError if it needs more GPUs than this machine has, and would start here.
     """
-    if settings.scaling.workers == 0:
+    if settings.scaling.min_workers == 0:
         return choose_device(settings)
     if settings.scaling.accelerator == "cpu":
         return torch.device("cpu")
@@ -145,7 +153,7 @@ def _precision(settings: Settings, device: torch.device | None) -> Precision | N
     """The arithmetic of the run, if that is known here."""
     if settings.training.precision != "auto":
         return settings.training.precision
-    on_cpus_elsewhere = settings.scaling.workers > 0 and not starts_here()
+    on_cpus_elsewhere = settings.scaling.min_workers > 0 and not starts_here()
     if device is None or (device.type == "cpu" and on_cpus_elsewhere):
         return None
     return precision_on(settings.training, device)
@@ -178,6 +186,8 @@ def _check_space(
     """Raises LaunchError if checkpoints and shards do not fit into the storage."""
     shards = sum(part.bytes_to_write for part in (train, test) if part is not None)
     checkpoints = KEPT_CHECKPOINTS * size.checkpoint_bytes
+    if is_far(settings.storage):
+        return
     free = shutil.disk_usage(nearest_folder(Path(settings.storage))).free
     if shards + checkpoints > free:
         raise LaunchError(
@@ -189,7 +199,7 @@ def _check_space(
 
 def _memory_warning(settings: Settings, size: Size, device: torch.device) -> str | None:
     """A sentence if the workers need more memory than there is."""
-    sharing = max(1, settings.scaling.workers) if device.type == "cpu" else 1
+    sharing = max(1, settings.scaling.min_workers) if device.type == "cpu" else 1
     copies = size.checkpoint_bytes if device.type == "cpu" else 0  # of the first worker's state
     needed = sharing * size.memory.total + copies
     if device.type == "cuda":
@@ -213,10 +223,10 @@ def _memory_warning(settings: Settings, size: Size, device: torch.device) -> str
 def _cpu_warning(settings: Settings) -> str | None:
     """A sentence if workers and decoding would have to share this machine's CPUs."""
     num_cpus, needed = available_cpus(), cpus_needed(settings)
-    if settings.scaling.workers == 0 or not starts_here() or needed <= num_cpus:
+    if settings.scaling.min_workers == 0 or not starts_here() or needed <= num_cpus:
         return None
     return (
-        f"scaling.workers={settings.scaling.workers} × scaling.cpus_per_worker="
+        f"scaling.workers={settings.scaling.min_workers} × scaling.cpus_per_worker="
         f"{settings.scaling.cpus_per_worker:g} and reading data make {needed:g} CPUs; this "
         f"machine has {num_cpus}, which they would share."
     )
@@ -225,10 +235,10 @@ def _cpu_warning(settings: Settings) -> str | None:
 def _threads(settings: Settings) -> int:
     """Threads of all CPU workers together, as many as there are CPUs for."""
     num_cpus = available_cpus()
-    if settings.scaling.workers == 0:
+    if settings.scaling.min_workers == 0:
         return min(torch.get_num_threads(), num_cpus)
     each = settings.scaling.threads_per_worker or num_cpus
-    return min(num_cpus, each * settings.scaling.workers)
+    return min(num_cpus, each * settings.scaling.min_workers)
 
 
 def _images_per_s(
@@ -240,9 +250,9 @@ def _images_per_s(
     """
     if device is None or speed is None or sample is None or sample.images_per_s is None:
         return None
-    workers = max(1, settings.scaling.workers)
-    decoders = 1 if settings.scaling.workers == 0 else available_cpus()
+    workers = max(1, settings.scaling.min_workers)
+    decoders = 1 if settings.scaling.min_workers == 0 else available_cpus()
     decoding = sample.images_per_s * decoders
-    if device.type == "cuda" and settings.scaling.workers:
+    if device.type == "cuda" and settings.scaling.min_workers:
         return min(speed.images_per_s * workers, decoding)
     return 1 / (1 / speed.images_per_s + 1 / decoding)

@@ -72,7 +72,7 @@ def measure_size(settings: Settings) -> Size:
 
     It runs on torch's fake tensors, which have shapes and storages but no memory.
     """
-    rows = settings.data.global_batch // max(1, settings.scaling.workers)
+    rows = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
     rows = max(2, rows)  # what batch norm without its other workers can do
     px = settings.views.image_px
     with FakeTensorMode():
@@ -119,7 +119,7 @@ def find_fits(settings: Settings, limit_bytes: float) -> list[Fit]:
     that are computed again only if they must be.
     """
     encodes_blocks = settings.model.encoder.startswith("resnet")
-    rows = settings.data.global_batch // max(1, settings.scaling.workers)
+    rows = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
     sizes = sorted({max(part_rows(rows, math.ceil(rows / n))) for n in range(2, rows // 2 + 1)})
     sizes = [size for size in sizes if 1 not in part_rows(rows, size)]
     fits = []
@@ -155,7 +155,7 @@ def _activations(twins: Twins, settings: Settings, rows: int) -> int:
     largest = 0
     with autocast(training, torch.device("cpu")):
         if training.activation_checkpointing:
-            at_once = settings.scaling.workers > 1 and not settings.model.stop_gradient
+            at_once = settings.scaling.min_workers > 1 and not settings.model.stop_gradient
             largest = (2 if at_once else 1) * _largest_block(twins.encoder, views[0])
             recompute_blocks(twins.encoder)
         with saved_storages() as of_encoder:
@@ -200,7 +200,7 @@ def _largest_block(encoder: nn.Module, view: Tensor) -> int:
 def objective_bytes(settings: Settings) -> int:
     """Bytes of one worker's embeddings, their gradients, and the form of the loss it computes."""
     num_samples, width = settings.data.global_batch, settings.model.projector_widths[-1]
-    workers = max(1, settings.scaling.workers)
+    workers = max(1, settings.scaling.min_workers)
     rows = num_samples // workers
     variant = settings.objective.variant
     if variant == "invariance_only":  # the diagonal of C alone

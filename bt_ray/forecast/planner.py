@@ -144,7 +144,7 @@ class Counts:
 
 def count(settings: Settings) -> Counts:
     """What a worker of these settings computes and holds, in a few seconds."""
-    images = settings.data.global_batch // max(1, settings.scaling.workers)
+    images = settings.data.global_batch // max(1, settings.scaling.min_workers)
     return Counts(
         images=images,
         operations=trace_model(settings, images),

@@ -1,5 +1,6 @@
 """How fast training steps are on a device: some small ones, timed."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,7 @@ def measure_speed(
       threads: of a CPU's arithmetic.
     """
     began = time.perf_counter()
-    rows = settings.data.global_batch // max(1, settings.scaling.workers)
+    rows = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
     with _threads(1):
         learner = BarlowTwinsLearner(settings, device, steps_per_epoch=1)
         size = min(_FEWEST_ROWS, rows)
@@ -111,7 +112,7 @@ def _time_step(
 
 def _in_parts(settings: Settings) -> bool:
     """Whether a step of the run computes each image twice."""
-    rows = settings.data.global_batch // max(1, settings.scaling.workers)
+    rows = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
     return len(part_rows(rows, settings.training.micro_batch)) > 1
 
 

@@ -13,7 +13,7 @@ from bt_ray.config import Settings
 from bt_ray.config.training import part_rows
 from bt_ray.data.stream.batches import Batch
 from bt_ray.data.stream.plan import worker_rows
-from bt_ray.distributed.collectives import world_size
+from bt_ray.distributed.collectives import rank, world_size
 from bt_ray.distributed.gradients import data_parallel, share_state, sum_gradients
 from bt_ray.methods.learner import Embedded, Learner, Outcome, WholeStep
 from bt_ray.model.recompute import still_statistics
@@ -33,7 +33,7 @@ class Step(Protocol):
 def build_step(learner: Learner, settings: Settings) -> Step:
     """A step of this learner, in parts if `training.micro_batch` is less than a worker's rows."""
     dtype = gradient_dtype(settings.training)
-    [rows, *_] = worker_rows(settings.data.global_batch, world_size())
+    rows = worker_rows(settings.data.global_batch, world_size())[rank()]
     sizes = part_rows(rows, settings.training.micro_batch)
     if len(sizes) == 1:
         return StepAtOnce(data_parallel(WholeStep(learner), dtype))

@@ -1,5 +1,6 @@
 """A module's weights as a safetensors file."""
 
+import hashlib
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -33,3 +34,12 @@ def load_weights(module: nn.Module, file: Path) -> None:
         raise CheckpointError(f"{file} cannot be read as safetensors ({error}).") from error
     except RuntimeError as error:
         raise CheckpointError(f"{file} does not fit this architecture: {error}") from error
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over names and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -11,6 +11,7 @@ from bt_ray.config import SETTINGS_FILE, Settings, flatten, read_settings
 from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import CheckpointError, SettingsError, TrackingError
 from bt_ray.redaction import without_credentials
+from bt_ray.storage.working_copy import below, is_far, place_of
 from bt_ray.tracking.mlflow_history import RecordedFacts, find_recorded, recorded_history
 from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.mlflow_store import tracking_uri
@@ -66,27 +67,28 @@ class RunRecord:
         return points[0] if points else None
 
 
-def find_run(reference: str, storage: Path) -> RunRecord:
+def find_run(reference: str, storage: str) -> RunRecord:
     """The run with this folder, name or MLflow id.
 
     Args:
-      storage: folder of all runs; MLflow's records are there, unless MLFLOW_TRACKING_URI says
-        where.
+      storage: of all runs, a path or a URI; MLflow's records are there, unless
+        MLFLOW_TRACKING_URI says where.
     Raises: SettingsError if there is no such run; TrackingError if only MLflow could know.
     """
-    for folder in (Path(reference).expanduser(), storage / reference):
+    places = [reference] if is_far(reference) else [reference, below(storage, reference)]
+    for folder in map(place_of, places):
         if (folder / SETTINGS_FILE).is_file():
-            return _of_folder(folder.resolve())
-    uri = tracking_uri(str(storage))
+            return _of_folder(folder)
+    uri = tracking_uri(storage)
     facts = find_recorded(uri, reference.removeprefix("runs:/"))
     if facts is None:
         raise SettingsError(
-            f"There is no run {reference!r}: no run's folder of that name, here or in {storage}, "
-            f"and no run of that name or id in MLflow at {without_credentials(uri)}. "
-            "Give a run's folder, or its storage by --storage."
+            f"There is no run {reference!r}: no run's folder of that name, here or in "
+            f"{without_credentials(storage)}, and no run of that name or id in MLflow at "
+            f"{without_credentials(uri)}. Give a run's folder, or its storage by --storage."
         )
     for place in (facts.storage or "", storage):  # the latter once the storage was moved
-        folder = Path(place, facts.name)
+        folder = place_of(below(place, facts.name))
         found = recorded_run(folder)
         if found is not None and found.run_id == facts.run_id:
             return _of_folder(folder)

@@ -48,7 +48,7 @@ class Courier:
         self._thread.join()
         try:
             self.deliver()
-        except TrackingError as away:
+        except (TrackingError, OSError) as away:
             self.undelivered = f"{away} Measures wait in {self._file} until the run is continued."
             _log.warning(self.undelivered)
 
@@ -83,7 +83,7 @@ class Courier:
         while not self._stop.wait(self._every_s):
             try:
                 self.deliver()
-            except TrackingError as away:
+            except (TrackingError, OSError) as away:  # the latter of a full disk, for what is noted
                 _log.warning("%s Trying again.", away)
                 self._stop.wait(_PATIENCE_S)
 

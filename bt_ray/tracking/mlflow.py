@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,10 +92,44 @@ def answering(uri: str) -> Iterator[MlflowClient]:
     except BtRayError:
         raise
     except Exception as error:  # stores and databases have errors of their own, of no common kind
+        server = f"MLflow at {without_credentials(uri)}"
         raise TrackingError(
-            f"MLflow at {without_credentials(uri)} does not answer as it should: "
-            f"{_reason(error, uri)}"
+            refusal(error, server)
+            or f"{server} does not answer as it should: {_reason(error, uri)}"
         ) from error
+
+
+def refusal(error: BaseException, server: str) -> str | None:
+    """A sentence if the server, or its artifact store, wants to know who asks, or forbids it.
+
+    Args:
+      server: how it is named.
+    """
+    status = _status(error)
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    who = f"the user {user!r}" if user else "whoever asks without MLFLOW_TRACKING_USERNAME"
+    if status == 401:
+        return (
+            f"{server} does not let in {who}: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, as its keeper gave them."
+        )
+    if status == 403:
+        return (
+            f"{server} does not allow this to {who}: ask its keeper for the right to edit the "
+            "experiment and the registered model, or name others by --tracking.experiment and "
+            "--tracking.registered-model."
+        )
+    return None
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of a refusal, whichever of MLflow's ways it came by."""
+    found = getattr(getattr(error, "response", None), "status_code", None)
+    if found is None and isinstance(error, MlflowException):
+        told = re.search(r"error code (40[13])\b", str(error.message))
+        codes = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403}
+        found = int(told[1]) if told else codes.get(str(error.error_code))
+    return found if isinstance(found, int) else None
 
 
 def _reason(error: Exception, uri: str) -> str:
@@ -109,18 +144,28 @@ def _reason(error: Exception, uri: str) -> str:
 
 
 def start_run(
-    settings: Settings, *, known_run_id: str | None = None, parent: MlflowRun | None = None
+    settings: Settings,
+    run_folder: Path | None = None,
+    *,
+    known_run_id: str | None = None,
+    parent: MlflowRun | None = None,
 ) -> tuple[MlflowRun, list[str]]:
     """The MLflow run of these settings: a new one, or the known one, RUNNING again.
 
-    A run with a parent is recorded on the parent's server, below it. The settings are stored with
+    A run with a parent is recorded on the parent's server, below it, unless that is a file of
+    another machine. The settings are stored with
     the run, which also shows that its artifact store takes files.
 
+    Args:
+      run_folder: where records of its own lie, if its storage is far, and there is no server.
     Returns: the run, and sentences on what a person must know, such as an experiment that had
       been deleted.
     Raises: TrackingError if the server does not answer, or does not take what is recorded.
     """
-    uri = tracking_uri(settings.storage) if parent is None else parent.uri
+    file = None if parent is None else database_file(parent.uri)
+    if file is not None and not file.is_file():
+        parent = None
+    uri = tracking_uri(settings.storage, run_folder) if parent is None else parent.uri
     notes = list[str]()
     with answering(uri) as client:
         if known_run_id is not None and is_there(client, known_run_id):
@@ -157,7 +202,7 @@ def _create_run(
 
 def _open_experiment(client: MlflowClient, uri: str, settings: Settings, notes: list[str]) -> str:
     """Id of the run's experiment, made or restored if need be."""
-    name, storage = settings.tracking.experiment, Path(settings.storage)
+    name, file = settings.tracking.experiment, database_file(uri)
     found = client.get_experiment_by_name(name)
     if found is not None:
         if found.lifecycle_stage == "deleted":
@@ -167,8 +212,7 @@ def _open_experiment(client: MlflowClient, uri: str, settings: Settings, notes: 
                 f"{without_credentials(uri)}; it is restored, as this run is recorded in it."
             )
         return str(found.experiment_id)
-    is_file = database_file(uri) is not None
-    location = f"{storage.resolve().as_uri()}/{ARTIFACTS}" if is_file else None
+    location = None if file is None else f"{file.resolve().parent.as_uri()}/{ARTIFACTS}"
     tags = {"mlflow.experimentKind": "custom_model_development"}  # which pages the UI shows
     try:
         return str(client.create_experiment(name, artifact_location=location, tags=tags))

@@ -28,7 +28,7 @@ def run_of_folder(
     known = recorded_run(run_folder)
     known_id = None if known is None else known.run_id
     try:
-        run, notes = start_run(settings, known_run_id=known_id, parent=parent)
+        run, notes = start_run(settings, run_folder, known_run_id=known_id, parent=parent)
     except TrackingError as error:
         raise TrackingError(
             f"{error} Nothing was trained: mend that, or name another server by "

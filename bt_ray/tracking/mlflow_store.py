@@ -7,7 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from bt_ray.errors import TrackingError
 from bt_ray.redaction import without_credentials
+from bt_ray.storage.working_copy import is_far
 
 _FILE = "sqlite:///"
 _DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
@@ -22,9 +24,29 @@ _PLACES = (
 _LOCK_WAIT_S = 20
 
 
-def tracking_uri(storage: str) -> str:
-    """The server in MLFLOW_TRACKING_URI, or an SQLite file in the folder of all runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_FILE}{storage}/{_DATABASE}"
+def tracking_uri(storage: str, run_folder: Path | None = None) -> str:
+    """The server in MLFLOW_TRACKING_URI, or an SQLite file in the folder of all runs.
+
+    A database does not lie in an object store: each run there has a file of its own in its folder.
+
+    Raises: TrackingError if neither names the records of all runs.
+    """
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    if server:
+        return server
+    if not is_far(storage):
+        return f"{_FILE}{storage}/{_DATABASE}"
+    if run_folder is None:
+        raise TrackingError(
+            f"There is no model registry in {without_credentials(storage)}: without a server each "
+            "run there keeps its records for itself. Name a server by MLFLOW_TRACKING_URI."
+        )
+    return f"{_FILE}{run_folder}/{_DATABASE}"
+
+
+def is_shared(uri: str, storage: str) -> bool:
+    """Whether records at `uri` are those of all runs in the storage, and so is the registry."""
+    return not (is_far(storage) and database_file(uri) is not None)
 
 
 def database_file(uri: str) -> Path | None:
@@ -36,7 +58,8 @@ def database_file(uri: str) -> Path | None:
 def recorded_uri(uri: str, run_folder: Path) -> str:
     """What a run's folder notes of its server: no password, and no path that a move would break."""
     file = database_file(uri)
-    if file is not None and file.parent in run_folder.resolve().parents:
+    folder = run_folder.resolve()
+    if file is not None and file.parent in (folder, *folder.parents):
         return f"{_FILE}{os.path.relpath(file, run_folder.resolve())}"
     return without_credentials(uri)
 

@@ -14,10 +14,10 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from PIL import Image
 
 import bt_ray
-from bt_ray.checkpoints.manifest import MANIFEST
+from bt_ray.checkpoints.manifest import MANIFEST, Manifest
 from bt_ray.config import SETTINGS_FILE, Settings, from_json
 from bt_ray.model.encoder import build_encoder
-from bt_ray.model.weights import ENCODER
+from bt_ray.model.weights import ENCODER, fingerprint, load_weights
 
 _CODE = Path(__file__).with_name("mlflow_encoder.py")
 _REQUIREMENTS = ("mlflow", "torch", "safetensors", "pillow", "numpy", "pandas")
@@ -58,6 +58,18 @@ def save_model(folder: Path, checkpoint: Path, *, run_id: str, logged: LoggedMod
         ),
         input_example=_example(settings),
     )
+
+
+def digest_of(checkpoint: Path) -> str:
+    """The digest of the encoder's weights in a checkpoint. Raises: CheckpointError; OSError."""
+    encoder = build_encoder(from_json((checkpoint / SETTINGS_FILE).read_text()).model)
+    load_weights(encoder, checkpoint / ENCODER)
+    return fingerprint(encoder)
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The steps after which a checkpoint was saved, where its manifest says so."""
+    return Manifest.read(checkpoint).step if (checkpoint / MANIFEST).is_file() else None
 
 
 def requirements(settings: Settings) -> list[str]:

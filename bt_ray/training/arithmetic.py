@@ -24,7 +24,7 @@ def choose_precision(settings: Settings, run_folder: Path) -> Settings:
     begun = begun_precision(run_folder)
     if begun is not None:
         return with_precision(settings, begun)
-    if settings.scaling.workers == 0:
+    if settings.scaling.min_workers == 0:
         return with_precision(settings, precision_on(settings.training, choose_device(settings)))
     connect(settings)
     return with_precision(settings, best_on_cluster(settings))

@@ -16,6 +16,10 @@ from bt_ray.evaluation.probe import build_probe
 from bt_ray.evaluation.scorer import Scorer
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.methods.learner import Learner, Probing
+from bt_ray.storage.working_copy import bring, folder_of
+
+EVALUATIONS = "evaluations"
+"""Name of the folder of classifiers and records, in the storage of all runs."""
 
 
 class Assignment(Protocol):
@@ -27,7 +31,7 @@ class Assignment(Protocol):
 
     @property
     def run_folder(self) -> Path:
-        """Where checkpoints and measures go."""
+        """Where checkpoints and measures go, on the machine that asks."""
 
     def build_learner(
         self, shards: ShardSet, device: torch.device, steps_per_epoch: int
@@ -49,7 +53,11 @@ class Pretraining:
     """Pretraining an encoder."""
 
     settings: Settings
-    run_folder: Path
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the run's name in the storage of all runs."""
+        return folder_of(self.settings.storage) / self.settings.name
 
     def build_learner(
         self, shards: ShardSet, device: torch.device, steps_per_epoch: int
@@ -66,17 +74,26 @@ class Pretraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """Training a classifier on an encoder. `start`: folder with its first weights and settings."""
+    """Training a classifier on an encoder."""
 
     settings: Settings
-    run_folder: Path
     protocol: protocols.Protocol
-    start: Path
+
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the task's name in that of all evaluations."""
+        return folder_of(self.settings.storage) / EVALUATIONS / self.settings.name
+
+    @property
+    def start(self) -> Path:
+        """Folder with the encoder's first weights and settings."""
+        return self.run_folder / "start"
 
     def build_learner(
         self, shards: ShardSet, device: torch.device, steps_per_epoch: int
     ) -> ClassifierLearner:
         """The encoder with a new head, on the device."""
+        bring(self.start)
         return ClassifierLearner(
             self.settings,
             self.protocol,

@@ -10,10 +10,14 @@ from bt_ray.training.assignment import Assignment
 from bt_ray.training.cluster import connect
 from bt_ray.training.fit import fit
 from bt_ray.training.local import train_here
+from bt_ray.training.stop import StopRequest
 
 
 def carry_out(
-    assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback] = ()
+    assignment: Assignment,
+    total_steps: int,
+    stop: StopRequest,
+    callbacks: Sequence[UserCallback] = (),
 ) -> None:
     """Trains to step `total_steps`, or until a stop is asked for; nothing if that step is done.
 
@@ -24,11 +28,11 @@ def carry_out(
     """
     if is_done(assignment.run_folder, total_steps):
         return
-    if assignment.settings.scaling.workers == 0:
-        train_here(assignment, total_steps)
+    if assignment.settings.scaling.min_workers == 0:
+        train_here(assignment, total_steps, stop)
         return
     connect(assignment.settings)
-    fit(assignment, total_steps, callbacks)
+    fit(assignment, total_steps, stop, callbacks)
 
 
 def is_done(run_folder: Path, total_steps: int) -> bool:

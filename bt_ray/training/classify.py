@@ -17,14 +17,13 @@ from bt_ray.evaluation.features import fingerprint
 from bt_ray.evaluation.protocols import Protocol
 from bt_ray.model.pretrained import Pretrained, load_folder
 from bt_ray.model.weights import ENCODER, save_weights
+from bt_ray.storage.working_copy import send
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.tracker import METRICS, Tracker, read_history
 from bt_ray.training.assignment import Classification
 from bt_ray.training.carry_out import carry_out
 from bt_ray.training.run_folder import sole_owner
 from bt_ray.training.stop import StopRequest
-
-_START = "start"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +86,7 @@ def build_task(
         "data": [ShardSet.open(str(root)).manifest.content for root in (data.train, data.test)],
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(storage) / "evaluations" / f"{kind}-{digest}"
-    return Classification(
-        settings=replace(settings, name=folder.name),
-        protocol=protocol,
-        start=folder / _START,
-        run_folder=folder,
-    )
+    return Classification(settings=replace(settings, name=f"{kind}-{digest}"), protocol=protocol)
 
 
 def classify(
@@ -114,9 +107,9 @@ def classify(
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     with sole_owner(folder):
         _keep_start(task, pretrained)
-        stop = StopRequest(folder)
+        stop = StopRequest()
         with Courier(folder / METRICS, trackers), stop.listening(None):
-            carry_out(task, total_steps)
+            carry_out(task, total_steps, stop)
         checkpoint, steps = last_checkpoint(folder)
     if stop.signal_number is not None and steps < total_steps:
         raise _stopped(stop.signal_number, steps, total_steps)
@@ -149,6 +142,8 @@ def _keep_start(task: Classification, pretrained: Pretrained) -> None:
     task.start.mkdir(parents=True, exist_ok=True)
     save_weights(pretrained.encoder, task.start / ENCODER)
     (task.start / SETTINGS_FILE).write_text(to_json(task.settings))
+    for name in (ENCODER, SETTINGS_FILE):
+        send(task.start / name)
 
 
 def _stopped(signal_number: int, steps: int, total_steps: int) -> RunStoppedError:

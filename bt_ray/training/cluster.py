@@ -16,6 +16,7 @@ from bt_ray.config import Settings
 from bt_ray.cpu.count import available_cpus
 from bt_ray.errors import LaunchError
 from bt_ray.precision import Precision, best_on_cpu, best_on_gpu
+from bt_ray.ray_internals import has_autoscaler
 from bt_ray.ray_start import join_ray, starts_here
 from bt_ray.training.on_cpu import warn_on_cpu
 from bt_ray.training.preflight import Card, check_cards, look_for_card
@@ -23,8 +24,10 @@ from bt_ray.training.preflight import Card, check_cards, look_for_card
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-_DATA_CPUS = 1.0
+DATA_CPUS = 1.0
+"""Logical CPUs that reading data needs, at least, besides the workers'."""
 _POLL_S = 2.0
+_WAIT_MINUTES = 15.0
 _SHARE, _EXAMINED_S = 0.001, 60.0  # of a GPU, to look at it; seconds for all nodes to answer
 _LOCALLY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # none takes this node away
@@ -62,7 +65,8 @@ def _wait_for_resources(settings: Settings, cpus: float) -> None:
 
     Raises: LaunchError for what it lacks, when `scaling.wait_minutes` are over.
     """
-    deadline = time.monotonic() + 60 * settings.scaling.wait_minutes
+    minutes = minutes_to_wait(settings, is_start=True)
+    deadline = time.monotonic() + 60 * minutes
     asked = False
     while True:
         try:
@@ -72,23 +76,47 @@ def _wait_for_resources(settings: Settings, cpus: float) -> None:
             if time.monotonic() >= deadline:
                 raise
             if not asked:
-                _log.warning(
-                    "Waiting up to %g minutes for more nodes: %s",
-                    settings.scaling.wait_minutes,
-                    error,
-                )
-                request_resources(bundles=_bundles(settings))
+                _log.warning("Waiting up to %g minutes for more nodes: %s", minutes, error)
+                if settings.scaling.accelerator == "auto" and not uses_gpu(settings):
+                    _log.warning("They compute on CPUs; --scaling.accelerator gpu wants GPUs.")
+                ask_autoscaler(settings)
                 asked = True
             time.sleep(_POLL_S)
     if asked:
-        request_resources(bundles=[])  # from here on, the workers themselves ask
+        ask_autoscaler(None)  # from here on, the workers themselves ask
+
+
+def minutes_to_wait(settings: Settings, *, is_start: bool) -> float:
+    """`scaling.wait_minutes`, or what it is if it is left out.
+
+    Args:
+      is_start: of the run; else workers are replaced, whose nodes were there once.
+    """
+    minutes = settings.scaling.wait_minutes
+    if minutes is not None:
+        return minutes
+    return _WAIT_MINUTES if not is_start or has_autoscaler() else 0
+
+
+def ask_autoscaler(settings: Settings | None) -> None:
+    """Asks for all that the run needs, if there is an autoscaler; takes that back without a run."""
+    request_resources(bundles=[] if settings is None else _bundles(settings))
+
+
+def is_room(settings: Settings, cpus: float) -> bool:
+    """Whether the cluster has what `check_resources` wants."""
+    try:
+        check_resources(settings, cpus, ray.cluster_resources())
+    except LaunchError:
+        return False
+    return True
 
 
 def _bundles(settings: Settings) -> list[dict[str, float]]:
     """What an autoscaler is asked for: a place for each worker, and one for reading data."""
     scaling = settings.scaling
-    gpu = {} if scaling.accelerator == "cpu" else {"GPU": 1.0}
-    return [{"CPU": scaling.cpus_per_worker} | gpu] * scaling.workers + [{"CPU": _DATA_CPUS}]
+    gpu = {"GPU": 1.0} if uses_gpu(settings) else {}
+    return [{"CPU": scaling.cpus_per_worker} | gpu] * scaling.min_workers + [{"CPU": DATA_CPUS}]
 
 
 def check_resources(settings: Settings, cpus: float, available: Mapping[str, float]) -> None:
@@ -98,11 +126,11 @@ def check_resources(settings: Settings, cpus: float, available: Mapping[str, flo
       cpus: logical CPUs of the run.
       available: the cluster's resources, as Ray names them.
     """
-    workers = settings.scaling.workers
+    workers = settings.scaling.min_workers
     if cpus > available.get("CPU", 0):
         raise LaunchError(
             f"scaling.workers={workers} × scaling.cpus_per_worker="
-            f"{settings.scaling.cpus_per_worker} and {_DATA_CPUS:g} CPU for reading data make "
+            f"{settings.scaling.cpus_per_worker} and {DATA_CPUS:g} CPU for reading data make "
             f"{cpus:g} CPUs; the cluster has {available.get('CPU', 0):g}. Use fewer workers or "
             "fewer CPUs each."
         )
@@ -112,7 +140,7 @@ def check_resources(settings: Settings, cpus: float, available: Mapping[str, flo
 
 def check_gpus(settings: Settings, num_gpus: float) -> None:
     """Raises LaunchError unless there is a GPU for each worker."""
-    workers = settings.scaling.workers
+    workers = settings.scaling.min_workers
     if workers > num_gpus:
         raise LaunchError(
             f"scaling.workers={workers} need a GPU each; the cluster has "
@@ -186,8 +214,8 @@ def best_on_cluster(settings: Settings) -> Precision:
 
 
 def cpus_needed(settings: Settings) -> float:
-    """Logical CPUs of a run: its workers', and what decoding needs at least."""
-    return settings.scaling.workers * settings.scaling.cpus_per_worker + _DATA_CPUS
+    """Logical CPUs of a run, at least: its workers', and what decoding needs."""
+    return settings.scaling.min_workers * settings.scaling.cpus_per_worker + DATA_CPUS
 
 
 def is_trial() -> bool:

@@ -42,3 +42,6 @@ class Context(Protocol):
 
     def wants_stop(self) -> bool:
         """Whether this worker has heard that the run shall stop."""
+
+    def must_leave(self) -> bool:
+        """Whether this worker has heard that a node of the run will be taken away."""

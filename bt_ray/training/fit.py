@@ -1,16 +1,15 @@
 """Ray Train, driven: it replaces lost workers; errors and signals are handled here."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import ray.data
 import ray.train
 from ray.exceptions import ActorDiedError
 from ray.train import (
     CheckpointConfig,
-    DataConfig,
     FailureConfig,
     RunConfig,
     ScalingConfig,
@@ -19,63 +18,80 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from bt_ray import errors
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
-from bt_ray.data.stream.ingest import build_dataset
-from bt_ray.errors import RunFailedError
-from bt_ray.json_files import read_json
+from bt_ray.data.location import locate
+from bt_ray.data.stream.ingest_group import DataForGroup, Steps
+from bt_ray.errors import BtRayError, RunFailedError
+from bt_ray.storage.working_copy import origin_of
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, is_trial, uses_gpu
+from bt_ray.training.elastic import follow_cluster, num_workers
+from bt_ray.training.incidents import CONTINUES, Incidents, nccl_environment, watch, why
+from bt_ray.training.remote_recorder import recording
+from bt_ray.training.stop import StopRequest
 from bt_ray.training.torch_backend import ByDevice
-from bt_ray.training.worker import FAILURE, train_worker
+from bt_ray.training.worker import train_worker
 
 T = TypeVar("T")
 
 _TRAIN = "train"
-_STARTS_WAITED_FOR = 10  # of a minute each, for resources that a lost node took along
-_FOR_EVER = -1  # as a trial does, whose place another trial may have taken meanwhile
 
 
-def fit(assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback] = ()) -> None:
+def fit(
+    assignment: Assignment,
+    total_steps: int,
+    stop: StopRequest,
+    callbacks: Sequence[UserCallback] = (),
+) -> None:
     """Has Ray Train's workers carry out the assignment, to step `total_steps`.
 
     Workers that are lost are replaced, and go on from the last checkpoint.
 
     Args:
+      stop: ends it earlier.
       callbacks: told by Ray Train of every report.
-    Raises: RunFailedError if the cluster gave up; the error of bt_ray that a worker left in the
-      run's folder (`worker.telling_failures`).
+    Raises: RunFailedError if the cluster gave up; the error of bt_ray that a worker had recorded
+      (`worker.telling_failures`).
     """
     settings, run_folder = assignment.settings, assignment.run_folder
-    failure = run_folder / FAILURE
-    failure.unlink(missing_ok=True)
-    for attempts_left in range(settings.scaling.max_failures, -1, -1):
-        try:
-            beside(_trainer(assignment, total_steps, callbacks).fit)
-            break
-        except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
-            if not attempts_left:
-                raise RunFailedError(f"Ray Train's controller died too often: {error}") from error
-        except TrainingFailedError as error:
-            raise RunFailedError(_why(error)) from error
-    if (reason := read_json(failure)) is not None:
-        raise getattr(errors, reason["error"])(reason["message"])
+    on_gpu = uses_gpu(settings)  # once: a lost node may take the last GPU along
+    saved = partial(_saved_steps, assignment)
+    computes_on: Literal["gpu", "cpu"] = "gpu" if on_gpu else "cpu"
+    known = replace(settings, scaling=replace(settings.scaling, accelerator=computes_on))
+    with recording(settings.storage, run_folder, stop) as recorder:
+        incidents = Incidents(known, saved, recorder.failure, waits_for_ever=is_trial())
+        order = {"assignment": assignment, "recorder": recorder}
+        while True:
+            try:
+                have_left = _run(_trainer(order, total_steps, callbacks, incidents, on_gpu))
+            except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
+                if incidents.count() > settings.scaling.max_failures:
+                    raise RunFailedError(
+                        f"Ray Train's controller died too often: {error}"
+                    ) from error
+                continue
+            if not have_left or saved() == total_steps:
+                break
+        failure = recorder.failure()
+    if failure is not None:
+        raise failure
 
 
-def _why(error: TrainingFailedError) -> str:
-    """What a person needs of Ray Train's report: the last line of the first worker's trace."""
-    failures = getattr(error, "worker_failures", {})
-    rank = min(failures, default=None)
-    cause = error if rank is None else failures[rank]
-    last_line = str(cause).strip().splitlines()[-1]
-    place = "" if rank is None else f" on worker {rank}"
-    return (
-        f"Ray Train gave up on the run{place}: {last_line} What is saved is kept; the same command "
-        "continues it."
-    )
+def _run(trainer: TorchTrainer) -> bool:
+    """Whether the workers left a node that will be taken away, and shall go on elsewhere.
+
+    Raises: ActorDiedError if Ray Train's controller died; RunFailedError; errors of bt_ray there.
+    """
+    try:
+        return bool(beside(trainer.fit).return_value)  # type: ignore[attr-defined]
+    except TrainingFailedError as error:
+        cause = getattr(error, "controller_failure", None)
+        if isinstance(cause, BtRayError):  # of `Incidents`, or the storage's
+            raise cause from error
+        raise RunFailedError(f"Ray Train gave up on the run{why(error)} {CONTINUES}") from error
 
 
 def beside(job: Callable[[], T]) -> T:
@@ -87,40 +103,51 @@ def beside(job: Callable[[], T]) -> T:
 
 
 def _trainer(
-    assignment: Assignment, total_steps: int, callbacks: Sequence[UserCallback]
+    order: dict[str, Any],
+    total_steps: int,
+    callbacks: Sequence[UserCallback],
+    incidents: Incidents,
+    on_gpu: bool,
 ) -> TorchTrainer:
-    settings, run_folder = assignment.settings, assignment.run_folder
-    return TorchTrainer(
-        train_worker,
-        train_loop_config={"assignment": assignment},
-        torch_config=ByDevice(),
+    assignment: Assignment = order["assignment"]
+    settings = assignment.settings
+    origin = origin_of(assignment.run_folder)
+    filesystem, path = locate(str(assignment.run_folder) if origin is None else origin.uri)
+    trainer = TorchTrainer(
+        train_worker,  # type: ignore[arg-type]
+        train_loop_config=order,
+        torch_config=ByDevice(timeout_s=settings.scaling.collective_timeout_s),
         scaling_config=ScalingConfig(
-            num_workers=settings.scaling.workers,
-            use_gpu=uses_gpu(settings),
+            num_workers=num_workers(settings.scaling),  # type: ignore[arg-type]
+            use_gpu=on_gpu,
             resources_per_worker={"CPU": settings.scaling.cpus_per_worker},
         ),
         run_config=RunConfig(
             name=_TRAIN,
-            storage_path=str(run_folder),
-            failure_config=FailureConfig(
-                max_failures=settings.scaling.max_failures,
-                controller_failure_limit=_FOR_EVER if is_trial() else _STARTS_WAITED_FOR,  # type: ignore[call-arg]
-            ),
+            storage_path=path,
+            storage_filesystem=filesystem,
+            # They count over the whole run; `Incidents` does since the last checkpoint.
+            failure_config=FailureConfig(max_failures=-1, controller_failure_limit=-1),  # type: ignore[call-arg]
             checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
-            callbacks=list(callbacks),  # type: ignore[arg-type]
-            worker_runtime_env={"env_vars": {} if uses_gpu(settings) else KEEP_FREED_MEMORY},
+            callbacks=[*callbacks, watch(incidents, settings)],  # type: ignore[list-item]
+            worker_runtime_env={
+                "env_vars": nccl_environment() if on_gpu else KEEP_FREED_MEMORY,
+            },
         ),
         datasets={
-            "train": partial(
-                _remaining_dataset, settings, run_folder, total_steps, _most_decoders(settings)
+            "train": partial(  # type: ignore[dict-item]
+                _remaining_steps, assignment, total_steps, _most_decoders(settings)
             )
         },
         # In order and in turn, nothing by locality: a block belongs to one worker.
-        dataset_config=DataConfig(
+        dataset_config=DataForGroup(
             execution_options=ray.data.ExecutionOptions(preserve_order=True),
             enable_shard_locality=False,
         ),
     )
+    if settings.scaling.is_elastic:
+        follow_cluster(trainer, settings.scaling, total_steps)
+    return trainer
 
 
 def _most_decoders(settings: Settings) -> int | None:
@@ -133,14 +160,15 @@ def _most_decoders(settings: Settings) -> int | None:
     available = ray.cluster_resources()
     runs = available.get("CPU", 0) / cpus_needed(settings)
     if uses_gpu(settings):
-        runs = min(runs, available["GPU"] / settings.scaling.workers)
-    workers = settings.scaling.workers * settings.scaling.cpus_per_worker
+        runs = min(runs, available["GPU"] / settings.scaling.min_workers)
+    workers = settings.scaling.min_workers * settings.scaling.cpus_per_worker
     return max(1, int(available.get("CPU", 0) / max(1, int(runs)) - workers))
 
 
-def _remaining_dataset(
-    settings: Settings, run_folder: Path, total_steps: int, most_decoders: int | None
-) -> ray.data.Dataset:
+def _remaining_steps(assignment: Assignment, total_steps: int, most_decoders: int | None) -> Steps:
     """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
-    _, start = newest_checkpoint(run_folder)
-    return build_dataset(settings, start=start, stop=total_steps, most_decoders=most_decoders)
+    return Steps(assignment.settings, _saved_steps(assignment), total_steps, most_decoders)
+
+
+def _saved_steps(assignment: Assignment) -> int:
+    return newest_checkpoint(assignment.run_folder)[1]

@@ -11,6 +11,7 @@ from bt_ray.config import PLACES, Settings, differences, flatten
 from bt_ray.data.location import write_text
 from bt_ray.data.shards.shard_set import ShardSet, is_shards
 from bt_ray.errors import BtRayError
+from bt_ray.storage.working_copy import is_far, place_of
 
 CONTENT = "content.json"
 """Name of the file in a run's folder that tells what lay where its settings point to."""
@@ -43,7 +44,7 @@ def content_of(key: str, place: str | None) -> str | None:
         if place is None:
             return None
         if key == "model.start_from":
-            named = Path(place)
+            named = place_of(place)
             folder = named if (named / MANIFEST).is_file() else last_checkpoint(named)[0]
             if folder is None:
                 return None
@@ -79,5 +80,7 @@ def _is_same(key: str, settings: Settings, theirs: Settings, recorded: Contents)
 
 def _below_storage(place: str, settings: Settings) -> Path:
     """The place as seen from the storage, which may have been moved with all that lies in it."""
+    if is_far(place):
+        return Path(place.removeprefix(settings.storage.partition("?")[0]).partition("?")[0])
     path, storage = Path(place), Path(settings.storage)
     return path.relative_to(storage) if path.is_relative_to(storage) else path

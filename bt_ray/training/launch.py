@@ -17,19 +17,27 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
 from bt_ray.machine import name_user
+from bt_ray.storage.working_copy import folder_of, name_of
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending
+from bt_ray.tracking.mlflow_inputs import record_inputs
 from bt_ray.tracking.mlflow_record import run_of_folder
+from bt_ray.tracking.mlflow_store import is_shared
 from bt_ray.tracking.registry import register_encoder, reserve_name
 from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.arithmetic import choose_precision
 from bt_ray.training.assignment import Pretraining
 from bt_ray.training.carry_out import carry_out
 from bt_ray.training.cluster import connect
-from bt_ray.training.quarantine import QUARANTINE
+from bt_ray.training.recorder import QUARANTINE
 from bt_ray.training.run_folder import claim_folder, locate_storage, open_storage, sole_owner
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary, keep, summarize
+
+_NO_REGISTRY = (
+    "The encoder is not in a model registry: a storage by URI has none. Name an MLflow server by "
+    "MLFLOW_TRACKING_URI, and the same command registers it."
+)
 
 
 def pretrain(
@@ -40,6 +48,7 @@ def pretrain(
     callbacks: Sequence[UserCallback] = (),
     parent: MlflowRun | None = None,
     on_preparation: OnProgress | None = None,
+    stop: StopRequest | None = None,
 ) -> Summary:
     """Pretrains an encoder, or continues the run of this name where it stopped.
 
@@ -49,6 +58,7 @@ def pretrain(
       callbacks: told by Ray Train of every report.
       parent: MLflow run that this one belongs to.
       on_preparation: told how many images are prepared, before training starts.
+      stop: ends it earlier; signals do so, too.
     Returns: a summary with fewer steps than total_steps if `scaling.max_hours` ended the run.
     Raises: SettingsError if a run of this name exists with other settings; LaunchError if it is
       going already or the cluster is too small; RunFailedError if the cluster gave up;
@@ -62,26 +72,30 @@ def pretrain(
     settings = prepare_data(settings, on_preparation)
     manifest = ShardSet.open(settings.data.train).manifest
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
-    run_folder = Path(settings.storage) / settings.name
+    run_folder = folder_of(settings.storage) / settings.name
     with sole_owner(run_folder):
         settings = choose_precision(settings, run_folder)
         claim_folder(run_folder, settings)
-        if settings.scaling.workers > 0:
+        if settings.scaling.min_workers > 0:
             connect(settings)
         run, notes_on_run = run_of_folder(run_folder, settings, parent=parent)
-        stop = StopRequest(run_folder)
+        if register and not is_shared(run.uri, settings.storage):
+            notes_on_run = (*notes_on_run, _NO_REGISTRY)
+            register = False
+        stop = stop or StopRequest()
         with ending(run) as end:
             run.tag("data_digest", manifest.digest)
+            record_inputs(run, settings)
             if register:
                 reserve_name(run.uri, settings.registered_model)
             with (
                 Courier(run_folder / METRICS, [run, *trackers]) as courier,
                 stop.listening(settings.scaling.max_hours),
             ):
-                carry_out(Pretraining(settings, run_folder), total_steps, callbacks)
+                carry_out(Pretraining(settings), total_steps, stop, callbacks)
             notes = [*notes_on_run, *([courier.undelivered] if courier.undelivered else [])]
             checkpoint, steps = last_checkpoint(run_folder)
-            if checkpoint is None or (steps < total_steps and not stop.was_made):
+            if checkpoint is None or (steps < total_steps and not stop.is_made()):
                 raise RunFailedError(
                     f"The run ended after {steps} of {total_steps} steps; the same command "
                     "continues it."
@@ -108,7 +122,7 @@ def _conclude(
     Args:
       notes: what a person must know so far; more is added.
     """
-    run_folder = Path(settings.storage) / settings.name
+    run_folder = folder_of(settings.storage) / settings.name
     if steps < total_steps:
         notes.append(
             f"The run was stopped after {steps} of {total_steps} steps; the same command "
@@ -120,11 +134,12 @@ def _conclude(
     if replaced := replaced_images(checkpoint):
         notes.append(
             f"{replaced} times an image could not be decoded, and another stood in for it; "
-            f"which ones and why is listed in {run_folder / QUARANTINE}."
+            f"which ones and why is listed in {name_of(run_folder / QUARANTINE)}."
         )
     version = None
     try:
-        run.tag("checkpoint", str(checkpoint))
+        run.tag("checkpoint", name_of(checkpoint))
+        run.tag("steps", str(steps))
         run.tag("stream_digest", stream_digest(checkpoint))
         if register and steps == total_steps:
             version = register_encoder(run, checkpoint, settings)
@@ -152,7 +167,7 @@ def notes_on_images(settings: Settings) -> list[str]:
 
 def note_on_parts(settings: Settings) -> str | None:
     """A sentence if the encoder's batch norms did not see the whole batch at once."""
-    workers, batch = max(1, settings.scaling.workers), settings.data.global_batch
+    workers, batch = max(1, settings.scaling.min_workers), settings.data.global_batch
     parts = part_rows(batch // workers, settings.training.micro_batch)
     if len(parts) == 1:
         return None

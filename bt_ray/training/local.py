@@ -12,22 +12,27 @@ from pathlib import Path
 import torch
 
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, last_checkpoint
+from bt_ray.checkpoints.stored import keep_stored, prune
 from bt_ray.config import Settings
 from bt_ray.cpu.count import available_cpus
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import LaunchError, RunFailedError
-from bt_ray.tracking.snapshots import Arrays, write_snapshot
-from bt_ray.tracking.tracker import METRICS, JsonLinesTracker, Tracker
+from bt_ray.storage.working_copy import CHECKPOINT, origin_of
+from bt_ray.tracking.snapshots import Arrays
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside, done
 from bt_ray.training.context import Measures
 from bt_ray.training.loop import train
 from bt_ray.training.on_cpu import warn_on_cpu
 from bt_ray.training.preflight import check_cards, examine
-from bt_ray.training.quarantine import QUARANTINE, list_images
+from bt_ray.training.quarantine import describe_images
+from bt_ray.training.recorder import FolderRecorder, Recorder
 from bt_ray.training.stop import StopRequest
+
+_LOCAL = "local"
+"""Name of the folder of checkpoints in a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +43,20 @@ class LocalContext:
     data: str
     """The shards that are trained on."""
     device: torch.device
-    tracker: Tracker
+    recorder: Recorder
     rank: int = 0
 
     def report(self, step: int, measures: Measures) -> None:
         """Records the measures."""
-        self.tracker.log(step, measures)
+        self.recorder.log(step, measures)
 
     def quarantine(self, rows: Sequence[int]) -> None:
         """Lists images that cannot be decoded in the run's folder."""
-        list_images(self.run_folder / QUARANTINE, self.data, rows)
+        self.recorder.list_images(describe_images(self.data, rows))
 
     def keep(self, step: int, arrays: Arrays) -> None:
         """Writes the arrays into the run's folder."""
-        write_snapshot(self.run_folder, step, arrays)
+        self.recorder.keep(step, arrays)
 
     def commit(self, step: int, write: Callable[[Path], None] | None) -> Future[None]:
         """Has the checkpoint written into the run's folder, which keeps the last two."""
@@ -61,12 +66,27 @@ class LocalContext:
 
     def wants_stop(self) -> bool:
         """Whether the calling process was asked to stop."""
-        return StopRequest(self.run_folder).is_made()
+        return self.recorder.wants_stop()
+
+    def must_leave(self) -> bool:
+        """Nobody tells of it here."""
+        return False
 
     def _keep(self, step: int, write: Callable[[Path], None]) -> None:
-        kept = self.run_folder / "local"
         began = time.monotonic()
-        final, unfinished = kept / f"checkpoint_{step:09d}", kept / "unfinished"
+        origin = origin_of(self.run_folder)
+        if origin is None:
+            self._keep_here(step, write)
+        else:
+            name = f"{CHECKPOINT}{step:09d}"
+            self.recorder.send_measures()
+            keep_stored(origin.below(f"{_LOCAL}/{name}"), write)
+            prune(origin, _LOCAL, name, KEPT_CHECKPOINTS)
+        self.recorder.log(step, {"time/checkpoint_s": time.monotonic() - began})
+
+    def _keep_here(self, step: int, write: Callable[[Path], None]) -> None:
+        kept = self.run_folder / _LOCAL
+        final, unfinished = kept / f"{CHECKPOINT}{step:09d}", kept / "unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             write(unfinished)
@@ -79,11 +99,14 @@ class LocalContext:
         until_now = [folder for folder in sorted(kept.iterdir()) if folder.name <= final.name]
         for old in until_now[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
-        self.tracker.log(step, {"time/checkpoint_s": time.monotonic() - began})
 
 
-def train_here(assignment: Assignment, total_steps: int) -> None:
-    """Trains in this process from the last checkpoint, if there is one, to the end."""
+def train_here(assignment: Assignment, total_steps: int, stop: StopRequest | None = None) -> None:
+    """Trains in this process from the last checkpoint, if there is one, to the end.
+
+    Args:
+      stop: ends it earlier.
+    """
     settings, run_folder = assignment.settings, assignment.run_folder
     shards = ShardSet.open(settings.data.train)
     device = choose_device(settings)
@@ -99,7 +122,7 @@ def train_here(assignment: Assignment, total_steps: int) -> None:
             steps_per_epoch=steps_per_epoch,
             batches=batches,
             context=LocalContext(
-                run_folder, shards.root, device, JsonLinesTracker(run_folder / METRICS)
+                run_folder, shards.root, device, FolderRecorder(run_folder, stop or StopRequest())
             ),
             probe=assignment.build_probe(device, rank=0, world_size=1),
             resume=resume,

@@ -36,7 +36,7 @@ def train(
     context: Context,
     probe: Probe,
     resume: Path | None = None,
-) -> None:
+) -> bool:
     """Trains the learner's module, to the run's last step or until the run is asked to stop.
 
     Args:
@@ -44,6 +44,8 @@ def train(
       batches: this worker's batches, from the checkpoint's step (or 0) to the last.
       probe: measures the module during and after training.
       resume: verified checkpoint to continue from.
+    Returns: whether it left after a checkpoint because a node will be taken away: the run shall
+      go on elsewhere.
     Raises: NonFiniteLossError if the loss was not finite, when it is next reported or kept;
       RunFailedError if a checkpoint could not be written; UnreadableImagesError; CheckpointError.
     """
@@ -69,12 +71,13 @@ def train(
             quarantine.look(batch.replaced)
             checkpointer.look()
 
-            stops = is_overdue = False
+            stops = is_overdue = must_leave = False
             if calendar.is_due(state.step, calendar.votes):
-                wishes = context.wants_stop(), checkpointer.is_overdue()
-                stops, is_overdue = vote(wishes, context.device)
+                wishes = context.wants_stop(), context.must_leave(), checkpointer.is_overdue()
+                stops, must_leave, is_overdue = vote(wishes, context.device)
                 state.replaced_images += quarantine.check(state.step)
-            if calendar.is_due(state.step, calendar.logs) or stops:
+            leaves = stops or must_leave
+            if calendar.is_due(state.step, calendar.logs) or leaves:
                 watch.check()
                 measures = _describe(outcome, state, learner.rate_name, steps_per_epoch)
                 measures |= meter.read(state.step) | read_gauges(context.device)
@@ -82,12 +85,13 @@ def train(
             if calendar.is_due(state.step, calendar.probes):
                 with meter.paused():
                     _probe(probe, state, context, keeps_arrays=calendar.is_last(state.step))
-            if calendar.is_due(state.step, calendar.checkpoints) or stops or is_overdue:
+            if calendar.is_due(state.step, calendar.checkpoints) or leaves or is_overdue:
                 watch.check()
                 with meter.paused():
                     checkpointer.keep()
-            if stops:
-                break
+            if leaves:
+                return must_leave and not stops
+    return False
 
 
 def begin(

@@ -70,7 +70,7 @@ def check_cards(cards: Iterable[Card], settings: Settings) -> None:
                 "leave --training.precision out, or use fp16. A run that began with bf16 keeps it, "
                 "and goes on where GPUs have it."
             )
-        if settings.scaling.workers > 1 and not _finds_interface(card):
+        if settings.scaling.max_workers > 1 and not _finds_interface(card):
             raise LaunchError(
                 f"{_INTERFACES}={card.wanted_interfaces} names no network interface of "
                 f"{card.machine}, which has {', '.join(card.interfaces)}: set it to one of them, "

@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -12,11 +11,9 @@ from bt_ray.data.shards.shard_file import fault_of
 from bt_ray.data.shards.shard_set import ShardSet, take_rows
 from bt_ray.distributed.collectives import sum_numbers
 from bt_ray.errors import UnreadableImagesError
-from bt_ray.json_files import append_line, read_lines
 from bt_ray.training.context import Context
+from bt_ray.training.recorder import QUARANTINE
 
-QUARANTINE = "quarantine.jsonl"
-"""Name of the list of such images in a run's folder."""
 _ALLOWED = 10  # of a window: few enough to stop soon, enough to tell a rate
 
 
@@ -65,22 +62,17 @@ class Quarantine:
         return count
 
 
-def list_images(file: Path, data: str, rows: Sequence[int]) -> None:
-    """Adds images to the list in `file`, each with the reason why it cannot be decoded.
+def describe_images(data: str, rows: Sequence[int]) -> list[dict[str, object]]:
+    """Of each image its row, its name, and the reason why it cannot be decoded.
 
     Args:
       data: the shards that the rows are numbered in.
-      rows: those that are listed already are left out.
     """
-    listed = {image["row"] for image in read_quarantine(file)}
     shards = ShardSet.open(data)
-    for row in sorted(set(rows) - listed):
+    images = []
+    for row in sorted(set(rows)):
         group = shards.read(np.array([row // shards.manifest.rows_per_row_group]))
         [image] = take_rows(group, np.array([row])).select(["sample_id", "image"]).to_pylist()
-        line = {"row": row, "sample_id": image["sample_id"], "reason": fault_of(image["image"])}
-        append_line(file, line)
-
-
-def read_quarantine(file: Path) -> list[dict[str, object]]:
-    """What is listed in `file`, but for a line that was cut; nothing if there is none."""
-    return [image for image in read_lines(file) if "row" in image]
+        reason = fault_of(image["image"])
+        images.append({"row": row, "sample_id": image["sample_id"], "reason": reason})
+    return images

@@ -3,9 +3,12 @@
 import json
 import logging
 import os
+import signal
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,31 +18,23 @@ from bt_ray.checkpoints.checkpoint import check_origin, newest_checkpoint
 from bt_ray.checkpoints.start import find_start
 from bt_ray.config import SETTINGS_FILE, Settings, read_settings, to_json
 from bt_ray.data.lock import held, marker_of
-from bt_ray.errors import LaunchError, SettingsError
+from bt_ray.errors import DataError, LaunchError, SettingsError, StorageError
 from bt_ray.json_files import write_json
+from bt_ray.storage.claim import Claim, claimed
+from bt_ray.storage.store import Store
+from bt_ray.storage.working_copy import Mirror, absolute, copied, is_far, origin_of
 from bt_ray.training.identity import changes, record_content, recorded_content
 
 _log = logging.getLogger(__name__)
+_LOOK_EVERY_S = 1.0
 
 
 def locate_storage(settings: Settings) -> Settings:
-    """The settings with absolute paths in `storage` and `model.start_from`.
-
-    Raises: SettingsError for a URI.
-    """
-    if "://" in settings.storage:
-        raise SettingsError(
-            f"storage={settings.storage} must be a folder that every node reaches; "
-            "object storage serves for data.train and data.test only."
-        )
+    """The settings with absolute paths, or URIs, in `storage` and `model.start_from`."""
     model = settings.model
     if model.start_from is not None:
-        model = replace(model, start_from=_absolute(model.start_from))
-    return replace(settings, storage=_absolute(settings.storage), model=model)
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().resolve())
+        model = replace(model, start_from=absolute(model.start_from))
+    return replace(settings, storage=absolute(settings.storage), model=model)
 
 
 def nearest_folder(path: Path) -> Path:
@@ -48,7 +43,12 @@ def nearest_folder(path: Path) -> Path:
 
 
 def check_storage(settings: Settings) -> None:
-    """Raises SettingsError unless the located storage is, or can become, a folder to write to."""
+    """Raises SettingsError unless the located storage is, or can become, a folder to write to.
+
+    Of a far one nothing is asked yet.
+    """
+    if is_far(settings.storage):
+        return
     place = nearest_folder(Path(settings.storage))
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         fault = "may not be written to" if place.is_dir() else "is no folder"
@@ -61,8 +61,11 @@ def check_storage(settings: Settings) -> None:
 def open_storage(settings: Settings) -> None:
     """Makes the located storage if need be, and sees that files can be made in it.
 
-    Raises: SettingsError.
+    Raises: SettingsError, StorageError.
     """
+    if is_far(settings.storage):
+        _open_far(settings.storage)
+        return
     try:
         Path(settings.storage).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=settings.storage) as file:
@@ -74,19 +77,40 @@ def open_storage(settings: Settings) -> None:
         ) from error
 
 
+def _open_far(storage: str) -> None:
+    """Writes and removes a small file."""
+    store, name = Store(storage), f"probe-{uuid.uuid4().hex}"
+    try:
+        store.write(name, b"a few bytes")
+        store.remove(name)
+    except (DataError, StorageError) as error:
+        raise SettingsError(
+            f"storage={store.shown} must be a place that can be written to: {error} Its keys are "
+            "taken from the environment (for S3 AWS_ACCESS_KEY_ID and the like), on every node."
+        ) from error
+
+
 @contextmanager
-def sole_owner(run_folder: Path, what: str = "run") -> Iterator[None]:
+def sole_owner(run_folder: Path, what: str = "run", but: Collection[str] = ()) -> Iterator[None]:
     """Holds the run's folder; the lock goes with the process, however that ends.
+
+    Of a far storage a claim is held there, too, and what changes in the folder is copied to it.
 
     Args:
       what: people call it.
+      but: folders in it that others copy.
 
-    Raises: LaunchError if another process holds it.
+    Raises: LaunchError if another process holds it; StorageError.
     """
     run_folder.mkdir(parents=True, exist_ok=True)
     lock = run_folder / ".lock"
     try:
-        with held(lock, timeout_s=0):
+        with ExitStack() as stack:
+            stack.enter_context(held(lock, timeout_s=0))
+            if (origin := origin_of(run_folder)) is not None:
+                claim = stack.enter_context(claimed(origin.uri, what))
+                mirror = stack.enter_context(copied(run_folder, but))
+                stack.enter_context(_giving_up(claim, mirror))
             yield
     except filelock.Timeout as busy:
         marker = marker_of(lock)
@@ -95,6 +119,25 @@ def sole_owner(run_folder: Path, what: str = "run") -> Iterator[None]:
             f"The {what} {run_folder.name!r} in {run_folder.parent} is going already; wait for it, "
             f"stop it, or give this one another --name.{gone}"
         ) from busy
+
+
+@contextmanager
+def _giving_up(claim: Claim, mirror: Mirror | None) -> Iterator[None]:
+    """Ends this process's work, as a signal would, once another one has the claim."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(_LOOK_EVERY_S):
+            if claim.lost.is_set() and mirror is not None:
+                mirror.is_mine = False  # what it would copy is another's now
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=watch, name="claim-watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 def claim_folder(run_folder: Path, settings: Settings) -> None:

@@ -1,14 +1,13 @@
 """Stopping a run from outside, at a checkpoint: by a signal, or when its time is up.
 
-The driver puts a file into the run's folder. The first worker looks for it between two steps,
-all of them agree, checkpoint and leave.
+The driver knows the wish. The first worker hears of it (`training.recorder`) between two steps, all
+of them agree, checkpoint and leave.
 """
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -16,22 +15,25 @@ _SECONDS_PER_HOUR = 3600
 
 
 class StopRequest:
-    """A request to stop a run: a file that every worker can see."""
+    """The wish that a run stops: of this process, or of one that `asked` asks.
 
-    def __init__(self, run_folder: Path) -> None:
-        self._file = run_folder / "stop"
+    Args:
+      asked: whether another process wishes so.
+    """
+
+    def __init__(self, asked: Callable[[], bool] = lambda: False) -> None:
+        self._asked = asked
+        self._was_made = False  # no lock: a signal may come while one is held
         self.signal_number: int | None = None
         """The signal that made the request; none: the time was up, or there is no request."""
-        self.was_made = False
-        """Once `listening` is over: whether the request was made."""
 
     def is_made(self) -> bool:
         """Whether the run shall stop."""
-        return self._file.exists()
+        return self._was_made or self._asked()
 
     def make(self) -> None:
         """Asks the run to stop."""
-        self._file.touch()
+        self._was_made = True
 
     @contextmanager
     def listening(self, max_hours: float | None) -> Iterator[None]:
@@ -40,10 +42,9 @@ class StopRequest:
         A second signal leaves at once, without a checkpoint. Elsewhere than in the main
         thread, which alone may handle signals, only the time counts.
         """
-        self._file.unlink(missing_ok=True)
         timer = None
         if max_hours is not None:
-            timer = threading.Timer(max_hours * _SECONDS_PER_HOUR, self._file.touch)
+            timer = threading.Timer(max_hours * _SECONDS_PER_HOUR, self.make)
             timer.daemon = True
             timer.start()
         in_main_thread = threading.current_thread() is threading.main_thread()
@@ -55,11 +56,9 @@ class StopRequest:
                 signal.signal(number, handler)
             if timer is not None:
                 timer.cancel()
-            self.was_made = self.is_made()
-            self._file.unlink(missing_ok=True)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.signal_number is not None:
             raise SystemExit(128 + number)
         self.signal_number = number
-        self._file.touch()
+        self.make()

@@ -15,6 +15,7 @@ from bt_ray.figures.curves import draw_curves
 from bt_ray.figures.eigenvalues import draw_eigenvalues
 from bt_ray.json_files import count_cut_lines, write_json
 from bt_ray.objective.expectations import warning
+from bt_ray.storage.working_copy import name_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
@@ -71,12 +72,15 @@ def summarize(
     last = {name: list(points.values())[-1] for name, points in history.items()}
     doubts = [find_doubt(settings, last), find_leak(last)]
     if not (rank_me and step_s and "train/loss" in last):
-        notes = [*notes, f"{run_folder / METRICS} was cut or removed: measures are missing."]
+        notes = [
+            *notes,
+            f"{name_of(run_folder / METRICS)} was cut or removed: measures are missing.",
+        ]
     elif cut := count_cut_lines(run_folder / METRICS):
         notes = [
             *notes,
-            f"{cut} lines of {run_folder / METRICS} were cut, by a kill or a full disk: their "
-            "measures are missing.",
+            f"{cut} lines of {name_of(run_folder / METRICS)} were cut, by a kill or a full disk: "
+            "their measures are missing.",
         ]
     return Summary(
         run_id=run.run_id,
@@ -100,10 +104,10 @@ def summarize(
         },
         model_version=None if version is None else f"{settings.registered_model}/{version}",
         paths={
-            "run": str(run_folder),
-            "checkpoint": str(checkpoint),
-            "metrics": str(run_folder / METRICS),
-            "curves": str(run_folder / FIGURES / "curves.png"),
+            "run": name_of(run_folder),
+            "checkpoint": name_of(checkpoint),
+            "metrics": name_of(run_folder / METRICS),
+            "curves": name_of(run_folder / FIGURES / "curves.png"),
             "mlflow": run.public_uri,
         },
         warnings=(*notes, *(doubt for doubt in doubts if doubt is not None)),
@@ -144,7 +148,7 @@ def keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun)
         for kept in (file, *figures, run_folder / SETTINGS_FILE):
             run.log_file(kept)
     except TrackingError as away:
-        _log.warning("%s Summary and figures are in %s.", away, run_folder)
+        _log.warning("%s Summary and figures are in %s.", away, name_of(run_folder))
 
 
 def _draw(settings: Settings, run_folder: Path) -> list[Path]:

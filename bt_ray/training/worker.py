@@ -1,6 +1,6 @@
 """What runs in each Ray Train worker: the loop, connected to Ray and to the trackers."""
 
-import json
+import logging
 import shutil
 import tempfile
 import time
@@ -17,36 +17,40 @@ import ray.train.torch
 import torch
 from ray.train import CheckpointUploadMode
 
+from bt_ray.checkpoints.manifest import MANIFEST
 from bt_ray.checkpoints.resume import agree_on_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.count import available_cpus
+from bt_ray.data.location import first_line, refusal, write_whole
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import stream_batches
 from bt_ray.data.stream.feed import Feed
 from bt_ray.data.stream.ingest import worker_blocks
 from bt_ray.data.stream.plan import Plan, build_plan
-from bt_ray.errors import NonFiniteLossError, RunFailedError, UnreadableImagesError
-from bt_ray.tracking.snapshots import Arrays, write_snapshot
-from bt_ray.tracking.tracker import (
-    METRICS,
-    JsonLinesTracker,
-    NullTracker,
-    Tracker,
-    Trackers,
+from bt_ray.errors import (
+    NonFiniteLossError,
+    RunFailedError,
+    StorageRefusedError,
+    UnreadableImagesError,
 )
+from bt_ray.ray_internals import is_drained
+from bt_ray.tracking.snapshots import Arrays
+from bt_ray.tracking.tracker import NullTracker, Tracker, Trackers
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import done
 from bt_ray.training.context import Measures
 from bt_ray.training.loop import train
 from bt_ray.training.prometheus import PrometheusTracker
-from bt_ray.training.quarantine import QUARANTINE, list_images
-from bt_ray.training.stop import StopRequest
+from bt_ray.training.quarantine import describe_images
+from bt_ray.training.recorder import Recorder
 
-FAILURE = "failure.json"
-"""Name of the file in a run's folder that says why its work ended."""
+WORKERS = "scaling/workers"
+"""Name of the measure that says, of a range, how many workers went on from a step."""
 
-
+_log = logging.getLogger(__name__)
 _BESIDE = CheckpointUploadMode.ASYNC
+_PATIENCE_S, _PAUSE_S = 600.0, 5.0
+"""How long a storage that is away is waited for, and between two tries."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class RayContext:
     rank: int
     device: torch.device
     tracker: Tracker
-    run_folder: Path
+    recorder: Recorder
     data: str
     """The shards that are trained on."""
     world_size: int = 1
@@ -72,13 +76,13 @@ class RayContext:
             ray.train.report({"step": step, **measures}, checkpoint_upload_mode=_BESIDE)
 
     def quarantine(self, rows: Sequence[int]) -> None:
-        """Lists images that cannot be decoded in the run's folder."""
-        list_images(self.run_folder / QUARANTINE, self.data, rows)
+        """Has images that cannot be decoded listed."""
+        self.recorder.list_images(describe_images(self.data, rows))
 
     def keep(self, step: int, arrays: Arrays) -> None:
-        """The first worker writes the arrays into the run's folder."""
+        """The first worker's arrays are kept."""
         if self.rank == 0:
-            write_snapshot(self.run_folder, step, arrays)
+            self.recorder.keep(step, arrays)
 
     def commit(self, step: int, write: Callable[[Path], None] | None) -> Future[None]:
         """Hands the checkpoint to Ray Train, whose thread writes it and copies it to the storage.
@@ -96,7 +100,7 @@ class RayContext:
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
             checkpoint_upload_mode=_BESIDE,
             delete_local_checkpoint_after_upload=False,  # `_upload` does, also after an error
-            checkpoint_upload_fn=partial(_upload, folder, write, tell, kept),
+            checkpoint_upload_fn=partial(_upload, folder, write, self.recorder, tell, kept),
         )
         return kept
 
@@ -105,12 +109,17 @@ class RayContext:
 
     def wants_stop(self) -> bool:
         """Whether the driver asked for a stop; the first worker looks for all."""
-        return self.rank == 0 and StopRequest(self.run_folder).is_made()
+        return self.rank == 0 and self.recorder.wants_stop()
+
+    def must_leave(self) -> bool:
+        """Whether Ray has told this worker that a node of the run is drained."""
+        return is_drained()
 
 
 def _upload(
     folder: Path,
     write: Callable[[Path], None],
+    recorder: Recorder,
     tell: Callable[[], None],
     kept: Future[None],
     checkpoint: ray.train.Checkpoint,
@@ -122,9 +131,10 @@ def _upload(
     """
     try:
         write(folder)
-        storage = ray.train.get_context().get_storage()
-        stored: ray.train.Checkpoint = storage.persist_current_checkpoint(checkpoint, name)
-    except RunFailedError as error:  # of `write`
+        recorder.send_measures()
+        stored = _persist(folder, checkpoint, name)
+    except RunFailedError as error:  # of a disk that refuses
+        recorder.fail(error)  # Ray Train ends this worker, and would begin anew
         kept.set_exception(error)
         raise
     finally:
@@ -134,22 +144,51 @@ def _upload(
     return stored
 
 
-def train_worker(order: dict[str, Any]) -> None:
+def _persist(folder: Path, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Copies the folder's files to the storage, the manifest last; waits while it is away.
+
+    Raises: StorageRefusedError; OSError if it is away for too long.
+    """
+    storage = ray.train.get_context().get_storage()
+    manifest = folder / MANIFEST
+    content = manifest.read_bytes()
+    give_up = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            manifest.unlink(missing_ok=True)
+            stored: ray.train.Checkpoint = storage.persist_current_checkpoint(checkpoint, name)
+            write_whole(stored.filesystem, f"{stored.path}/{MANIFEST}", content)
+        except OSError as error:
+            refused = refusal(error, storage.storage_fs_path)
+            if refused is not None:
+                raise refused from error
+            if time.monotonic() > give_up:
+                raise
+            _log.warning("The storage does not answer (%s). Trying again.", first_line(error))
+            time.sleep(_PAUSE_S)
+        else:
+            return stored
+
+
+def train_worker(order: dict[str, Any]) -> bool:
     """One worker's part of a run, from the last checkpoint if there is one.
 
     Args:
-      order: `assignment`, an Assignment.
+      order: `assignment`, an Assignment, and `recorder`, a Recorder.
+    Returns: whether it left because a node will be taken away, and the run shall go on elsewhere.
     """
     assignment: Assignment = order["assignment"]
     settings = assignment.settings
-    context = build_context(settings, assignment.run_folder)
+    context = build_context(settings, order["recorder"])
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
     resume, start = agree_on_checkpoint(assignment.run_folder, context.device)
+    if settings.scaling.is_elastic:
+        context.tracker.log(start, {WORKERS: context.world_size})
     batches = worker_batches(settings, context, plan, start)
     batches.begin()  # Ray Data reads and decodes while the model is built and probed first
     with telling_failures(context), closing(batches):
-        train(
+        return train(
             assignment.build_learner(shards, context.device, plan.steps_per_epoch),
             settings,
             steps_per_epoch=plan.steps_per_epoch,
@@ -158,9 +197,10 @@ def train_worker(order: dict[str, Any]) -> None:
             probe=assignment.build_probe(context.device, context.rank, context.world_size),
             resume=resume,
         )
+    return False  # one of `telling_failures`' errors ended it
 
 
-def build_context(settings: Settings, run_folder: Path) -> RayContext:
+def build_context(settings: Settings, recorder: Recorder) -> RayContext:
     """This worker's context; on a CPU its share of the threads is set, too."""
     place = ray.train.get_context()
     rank = place.get_world_rank()
@@ -172,16 +212,16 @@ def build_context(settings: Settings, run_folder: Path) -> RayContext:
     return RayContext(
         rank=rank,
         device=device,
-        tracker=_tracker(settings, run_folder) if rank == 0 else NullTracker(),
-        run_folder=run_folder,
+        tracker=_tracker(settings, recorder) if rank == 0 else NullTracker(),
+        recorder=recorder,
         data=settings.data.train,
         world_size=place.get_world_size(),
     )
 
 
-def _tracker(settings: Settings, run_folder: Path) -> Tracker:
+def _tracker(settings: Settings, recorder: Recorder) -> Tracker:
     """What the first worker's measures go to: a file, and Ray's metrics."""
-    return Trackers(JsonLinesTracker(run_folder / METRICS), PrometheusTracker(settings.name))
+    return Trackers(recorder, PrometheusTracker(settings.name))
 
 
 def worker_batches(settings: Settings, context: RayContext, plan: Plan, start: int) -> Feed:
@@ -201,15 +241,18 @@ def worker_batches(settings: Settings, context: RayContext, plan: Plan, start: i
 def telling_failures(context: RayContext) -> Iterator[None]:
     """Catches an error that would come again after every restart, and ends the work without one.
 
-    All workers raise it alike; the first one writes it into the run's folder, where the driver
-    looks for it.
+    All workers raise it alike; the first one has it recorded, where the driver looks for it.
     """
     try:
         yield
     except (NonFiniteLossError, UnreadableImagesError) as error:
         if context.rank == 0:
-            reason = {"error": type(error).__name__, "message": str(error)}
-            (context.run_folder / FAILURE).write_text(json.dumps(reason))
+            context.recorder.fail(error)
+    except StorageRefusedError as error:  # of one worker: Ray Train has to end the others
+        context.recorder.fail(error)
+        raise
+    else:
+        context.recorder.flush()
 
 
 def _threads(settings: Settings, workers_here: int) -> int:

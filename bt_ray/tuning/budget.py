@@ -9,11 +9,12 @@ from bt_ray.config import Settings, override
 from bt_ray.errors import SettingsError
 from bt_ray.forecast.forecast import Forecast, forecast
 from bt_ray.ray_start import starts_here
+from bt_ray.storage.working_copy import pull
 from bt_ray.training.run_folder import locate_storage
 from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.records import Records
 from bt_ray.tuning.space import SearchSpace
-from bt_ray.tuning.sweep import order_points, sweep_folder
+from bt_ray.tuning.sweep import NOT_COPIED, order_points, sweep_folder
 
 _MOST_MEASURED = 3
 _DRAWS = 16
@@ -49,6 +50,7 @@ def forecast_sweep(space: SearchSpace, settings: Settings, order: SweepOrder) ->
     points = order_points(space, order)
     settings = locate_storage(settings)
     folder = sweep_folder(space, settings)
+    pull(folder, NOT_COPIED)
     records = list(Records(folder / "trials"))
     trials = max(0, order.total(len(points)) - len(records))
     if order.retry_failed:

@@ -11,11 +11,11 @@ from ray.tune.experiment import Trial
 from bt_ray.errors import TrackingError
 from bt_ray.redaction import redact
 from bt_ray.tracking.mlflow_record import recorded_run
-from bt_ray.training.stop import StopRequest
 from bt_ray.tuning.progress import Board, SweepProgress
 from bt_ray.tuning.records import TrialRecord
 from bt_ray.tuning.search import StudySearch
 from bt_ray.tuning.trial import OUT_OF_MEMORY, PRUNED, TrialOrder, describe, explain
+from bt_ray.tuning.wishes import Wishes
 
 _log = logging.getLogger(__name__)
 
@@ -29,21 +29,23 @@ class TrialCallback(tune.Callback):
         search: StudySearch,
         board: Board,
         on_progress: Callable[[SweepProgress], None],
+        wishes: Wishes,
     ) -> None:
         self._order, self._search, self._board = order, search, board
-        self._on_progress = on_progress
+        self._on_progress, self._wishes = on_progress, wishes
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Asks the trials that lag behind to stop, or all, if the sweep shall.
 
-        It asks at each step, as a trial that has just begun, or begun again, forgets what it was
-        asked before.
+        It asks at each step, as who passes wishes on may have been killed, and begun again.
         """
         for trial in trials:
             if trial.status == Trial.RUNNING:
-                run_folder = self._order.run_folder(trial.config["number"])
-                if self._search.stopping or (run_folder / PRUNED).exists():
-                    StopRequest(run_folder).make()
+                number = trial.config["number"]
+                if (self._order.run_folder(number) / PRUNED).exists():
+                    self._wishes.leave(number, "give up")
+                elif self._search.stopping:
+                    self._wishes.leave(number, "stop")
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Shows the state of the sweep."""

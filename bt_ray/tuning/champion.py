@@ -16,14 +16,10 @@ from bt_ray.evaluation.encoder import open_encoder
 from bt_ray.evaluation.frozen import Scores
 from bt_ray.json_files import read_json, write_json
 from bt_ray.model.pretrained import load_folder
+from bt_ray.storage.working_copy import folder_of
 from bt_ray.tracking.mlflow import MlflowRun
-from bt_ray.tracking.registry import (
-    CHAMPION,
-    describe_version,
-    find_champion,
-    give_alias,
-    register_encoder,
-)
+from bt_ray.tracking.registry import register_encoder
+from bt_ray.tracking.registry_alias import CHAMPION, describe_version, find_champion, give_alias
 from bt_ray.training.launch import pretrain
 from bt_ray.tuning.contest import Contest, build_contest
 from bt_ray.tuning.order import SweepOrder
@@ -119,7 +115,7 @@ def _score_seeds(
             pretrain(again, register=False, parent=trial_order.parent)
         except (NonFiniteLossError, RunFailedError) as error:
             return tuple(found), f"Seed {training.seed} failed: {error}"
-        found.append(book.score(again.name, Path(again.storage) / again.name)[contest.score])
+        found.append(book.score(again.name, folder_of(again.storage) / again.name)[contest.score])
     return tuple(found), None
 
 

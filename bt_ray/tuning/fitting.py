@@ -51,7 +51,7 @@ def find_place(settings: Settings) -> Place | None:
         room = workers_on(node["Resources"], settings) if node["Alive"] else 0
         memory = int(node["Resources"].get("memory", 0))
         if room and memory:
-            together = min(room, max(1, settings.scaling.workers))
+            together = min(room, max(1, settings.scaling.min_workers))
             name = f"the node {node['NodeManagerAddress']}, as Ray counts,"
             places.append(
                 Place(name=name, memory_bytes=memory, workers=together, keeps_copies=True)

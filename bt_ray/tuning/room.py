@@ -31,7 +31,7 @@ def trial_resources(settings: Settings) -> tune.PlacementGroupFactory:
     process: with it runs all that directs the workers, and a lost node then takes along nothing but
     workers, of its own trials.
     """
-    if settings.scaling.workers > 0:
+    if settings.scaling.min_workers > 0:
         return tune.PlacementGroupFactory([{f"node:{_this_node()['NodeManagerAddress']}": _PIN}])
     cpus = {"CPU": settings.scaling.cpus_per_worker}
     return tune.PlacementGroupFactory([cpus | ({"GPU": 1.0} if cluster.uses_gpu(settings) else {})])
@@ -40,8 +40,8 @@ def trial_resources(settings: Settings) -> tune.PlacementGroupFactory:
 def _this_node() -> dict[str, Any]:
     """What Ray says of the node that this process runs on."""
     node_id = ray.get_runtime_context().get_node_id()
-    [node] = [node for node in ray.nodes() if node["NodeID"] == node_id]
-    return node
+    nodes: dict[str, dict[str, Any]] = {node["NodeID"]: node for node in ray.nodes()}
+    return nodes[node_id]
 
 
 @dataclass
@@ -93,7 +93,7 @@ def join_cluster(settings: Settings, at_once: int | None, claim: Claim) -> tuple
 def _count_directed(settings: Settings) -> int | None:
     """Trials that this node has memory to direct; none if they direct themselves."""
     memory = _this_node()["Resources"].get("memory", 0.0)
-    if settings.scaling.workers == 0 or not memory:
+    if settings.scaling.min_workers == 0 or not memory:
         return None
     most = max(1, int(memory / _DIRECTING_BYTES))
     if most < count_places(settings):
@@ -107,7 +107,7 @@ def _count_directed(settings: Settings) -> int | None:
 
 def _cores(settings: Settings) -> float:
     """Cores that a trial computes on."""
-    return max(1, settings.scaling.workers) * settings.scaling.cpus_per_worker
+    return max(1, settings.scaling.min_workers) * settings.scaling.cpus_per_worker
 
 
 def count_places(settings: Settings) -> int:
@@ -116,9 +116,9 @@ def count_places(settings: Settings) -> int:
     A worker has its CPUs, and its whole GPU, on one node; a trial's workers may lie on several.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    workers = max(1, settings.scaling.workers)
+    workers = max(1, settings.scaling.min_workers)
     places = sum(workers_on(node, settings) for node in nodes) // workers
-    if settings.scaling.workers == 0:
+    if settings.scaling.min_workers == 0:
         return places
     cpus = sum(node.get("CPU", 0.0) for node in nodes)
     return min(places, int(cpus / cluster.cpus_needed(settings) + _ROUNDING))
@@ -136,7 +136,7 @@ def settle(settings: Settings, claim: Claim) -> Settings:
     Each would otherwise ask the cluster itself, and be answered by what nodes there are just then,
     and whether others hold their GPUs. Trials without workers see to it where they train.
     """
-    if settings.scaling.workers == 0:
+    if settings.scaling.min_workers == 0:
         return settings
     if settings.training.precision == "auto":
         precision = claim.precision or cluster.best_on_cluster(settings)
@@ -159,5 +159,5 @@ def share_threads(settings: Settings, at_once: int) -> Settings:
     scaling = settings.scaling
     if scaling.threads_per_worker is not None or len(ray.nodes()) > 1:
         return settings
-    each = max(1, available_cpus() // (at_once * max(1, scaling.workers)))
+    each = max(1, available_cpus() // (at_once * max(1, scaling.min_workers)))
     return replace(settings, scaling=replace(scaling, threads_per_worker=each))

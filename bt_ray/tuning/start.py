@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +28,7 @@ from bt_ray.tuning.space import Params, SearchSpace
 from bt_ray.tuning.study import SweepStudy
 from bt_ray.tuning.study_storage import answering_study, own_study
 from bt_ray.tuning.trial import TrialOrder, run_trial
+from bt_ray.tuning.wishes import RemoteWishes
 
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -91,7 +93,9 @@ class Start:
         )  # fmt: skip
         for sentence in search.foresee(points):
             _log.warning("%s", sentence)
-        callback = TrialCallback(self._trial_order, search, board, on_progress)
+        wishes = RemoteWishes()
+        callback = TrialCallback(self._trial_order, search, board, on_progress, wishes)
+        self._trial_order = replace(self._trial_order, wishes=wishes)
         place = Path(self._trial_order.folder) / "tune"  # Ray's own notes; ours are elsewhere
         try:
             with self._listening(search), answering_study(url):

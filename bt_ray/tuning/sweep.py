@@ -10,6 +10,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import RunFailedError, RunStoppedError, SettingsError
 from bt_ray.evaluation.labelled import read_labels
 from bt_ray.redaction import without_credentials
+from bt_ray.storage.working_copy import below, folder_of, is_far, name_of
 from bt_ray.tracking.mlflow import ending
 from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.tracking.registry import reserve_name
@@ -29,6 +30,8 @@ from bt_ray.tuning.study_storage import study_url
 from bt_ray.tuning.trial import TrialOrder
 
 _DRAWS = 64
+NOT_COPIED = ("runs", "tune")
+"""Folders in a sweep's: trials' runs go to its storage by themselves, Ray's notes not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +68,23 @@ def sweep(
     """
     order = order or SweepOrder()
     check_pretraining(settings)
+    if settings.scaling.is_elastic:
+        raise SettingsError(
+            f"scaling.workers={settings.scaling.workers} must be one number in a sweep: its trials "
+            "share the cluster."
+        )
     space.check(settings)
+    if is_far(settings.storage) and settings.scaling.min_workers == 0:
+        raise SettingsError(
+            "scaling.workers=0 has trials train on any node, and a sweep whose storage is a URI "
+            "has them beside its own process: give --scaling.workers 1 or more."
+        )
     points = order_points(space, order)
     settings = locate_storage(settings)
     open_storage(settings)
     folder = sweep_folder(space, settings)
     study = study_url(folder, order.study)
-    with sole_owner(folder, "sweep"):
+    with sole_owner(folder, "sweep", NOT_COPIED):
         claim = claim_folder(folder, space, settings, order)
         split = hold_out(settings, share=order.held_out)
         score = _choose_score(split, space)
@@ -83,6 +96,7 @@ def sweep(
                 name=folder.name,
                 settings=to_json(split, with_secrets=True),
                 folder=str(folder),
+                storage=sweep_storage(space, settings),
                 score=score,
                 study=study,
                 parent=run,
@@ -114,7 +128,12 @@ def order_points(space: SearchSpace, order: SweepOrder) -> tuple[dict[str, objec
 
 def sweep_folder(space: SearchSpace, settings: Settings) -> Path:
     """Where a sweep is kept, below the located storage."""
-    return Path(settings.storage) / "sweeps" / f"{space.name}-{settings.name}"
+    return folder_of(sweep_storage(space, settings))
+
+
+def sweep_storage(space: SearchSpace, settings: Settings) -> str:
+    """The same as a path or a URI."""
+    return below(settings.storage, f"sweeps/{space.name}-{settings.name}")
 
 
 def _choose_score(split: Settings, space: SearchSpace) -> Score:
@@ -173,9 +192,9 @@ def _conclude(
         best=best,
         verdict=verdict,
         paths={
-            "sweep": str(folder),
+            "sweep": name_of(folder),
             "study": without_credentials(trial_order.study),
-            "figures": str(folder / "figures"),
+            "figures": name_of(folder / "figures"),
             "mlflow": trial_order.parent.public_uri,
         },
     )

@@ -18,13 +18,16 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import BtRayError, NonFiniteLossError
 from bt_ray.redaction import redact
+from bt_ray.storage.working_copy import below, folder_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.tracker import METRICS, Measures, read_history
 from bt_ray.training.launch import pretrain
+from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary
 from bt_ray.tuning.records import Records, State, TrialRecord
 from bt_ray.tuning.score import Score, is_score, read_score
+from bt_ray.tuning.wishes import RemoteWishes
 
 PRUNED = "pruned"
 """Name of a file in a trial's folder: the search has given the trial up."""
@@ -43,11 +46,15 @@ class TrialOrder:
     settings: str = field(repr=False)
     """The settings that the trials change, as JSON."""
     folder: str
-    """Of the sweep."""
+    """Of the sweep, on the machine of its process and of its trials' own ones."""
+    storage: str = field(repr=False)
+    """Of the sweep: the same folder, or the URI that it is a copy of."""
     score: Score
     study: str = field(repr=False)
     """Where Optuna's study is kept; it may hold a password."""
     parent: MlflowRun
+    wishes: RemoteWishes | None = None
+    """What the sweep's process asks of trials."""
 
     @property
     def records(self) -> Records:
@@ -60,7 +67,11 @@ class TrialOrder:
 
     def run_folder(self, number: int) -> Path:
         """Folder of a trial's run."""
-        return Path(self.folder) / "runs" / self.trial_name(number)
+        return folder_of(self._runs) / self.trial_name(number)
+
+    @property
+    def _runs(self) -> str:
+        return below(self.storage, "runs")
 
     def trial_settings(self, number: int, changes: Mapping[str, Any]) -> Settings:
         """A trial's settings; if it wins, its model has the name that all trials would give it.
@@ -71,7 +82,7 @@ class TrialOrder:
         changed = override(base, {**changes, "name": self.trial_name(number)})
         return replace(
             changed,
-            storage=str(Path(self.folder) / "runs"),
+            storage=self._runs,
             tracking=replace(changed.tracking, registered_model=base.registered_model),
         )
 
@@ -122,7 +133,7 @@ def run_trial(config: dict[str, Any], *, order: TrialOrder) -> None:
                 keep("finished")
             else:
                 keep("diverged", f"The score of the last probe is {last}.")
-        elif (order.run_folder(number) / PRUNED).exists():
+        elif order.wishes is not None and order.wishes.read(number) == "give up":
             keep("pruned")
 
 
@@ -138,6 +149,7 @@ def _train(order: TrialOrder, number: int, changes: Mapping[str, Any]) -> Summar
         register=False,
         trackers=[TellTune(order.score, plan.steps_per_epoch)],
         parent=order.parent,
+        stop=None if order.wishes is None else StopRequest(order.wishes.asking(number)),
     )
 
 

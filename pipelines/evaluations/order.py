@@ -162,6 +162,8 @@ def keep_record(
       files: files to store with the run.
     """
     from bt_ray.evaluation.record import keep_evaluation
+    from bt_ray.model.weights import fingerprint
+    from bt_ray.storage.working_copy import folder_of, name_of
 
     run = subject.run
     record = {
@@ -173,13 +175,14 @@ def keep_record(
         "evaluation": name,
         "order": {key: _plain(value) for key, value in asdict(order).items()},
         "data": data,
+        "weights": fingerprint(subject.pretrained.encoder),
         **(more or {}),
     }
-    storage = Path(subject.given.storage)
+    storage = folder_of(subject.given.storage)
     file = keep_evaluation(
         record, name=name, reference=order.encoder, storage=storage, run=run, files=files
     )
-    return record | {"paths": {"result": str(file)}}
+    return record | {"paths": {"result": name_of(file)}}
 
 
 def _plain(value: Any) -> Any:

@@ -176,14 +176,16 @@ import torch
 from bt_ray.checkpoints import tensor_file
 from bt_ray.checkpoints.draft import draft_checkpoint
 from bt_ray.config import from_json, override
-from bt_ray.tracking.tracker import NullTracker
 from bt_ray.training.local import LocalContext
+from bt_ray.training.recorder import FolderRecorder
+from bt_ray.training.stop import StopRequest
 from tests.states import build_state
 
 settings = from_json(Path(sys.argv[1]).read_text())
 device = torch.device("cpu")
 state = build_state(settings, device)
-context = LocalContext(Path(sys.argv[2]), "", device, NullTracker())
+folder = Path(sys.argv[2])
+context = LocalContext(folder, "", device, FolderRecorder(folder, StopRequest()))
 for state.step in (1, 2):
     context.commit(state.step, draft_checkpoint(state, settings).write).result()
 

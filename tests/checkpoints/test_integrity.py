@@ -28,8 +28,9 @@ from bt_ray.config import Settings, override
 from bt_ray.errors import AlteredCheckpointError, CheckpointError, NewerSchemaError, RunFailedError
 from bt_ray.evaluation.encoder import open_encoder
 from bt_ray.model import pretrained, weights
-from bt_ray.tracking.tracker import NullTracker
 from bt_ray.training.local import LocalContext
+from bt_ray.training.recorder import FolderRecorder
+from bt_ray.training.stop import StopRequest
 from tests.states import build_state
 
 CPU = torch.device("cpu")
@@ -314,7 +315,7 @@ def test_a_damaged_later_checkpoint_pushes_no_whole_one_out(
     local = run_folder / "local"
     (local / "checkpoint_000000001").rename(local / "checkpoint_000000008")
     newest.rename(local / "checkpoint_000000009")
-    context = LocalContext(run_folder, "", CPU, NullTracker())
+    context = LocalContext(run_folder, "", CPU, FolderRecorder(run_folder, StopRequest()))
     state = build_state(small_settings, CPU)
     for state.step in (1, 2, 3):
         context.commit(state.step, draft_checkpoint(state, small_settings).write).result()

@@ -61,11 +61,9 @@ def test_a_slip_is_seen(path: str, value: object) -> None:
 
 def test_support_fits_what_the_definitions_say_of_pods_volumes_and_services() -> None:
     schema = definition("RayCluster")
-    claim, service, redis = manifests("support.yaml")
+    service, redis = manifests("support.yaml")
     template = "spec.headGroupSpec.template"
     volume = f"{template}.spec.volumes.[].ephemeral.volumeClaimTemplate.spec"
-    assert faults(claim["spec"], part(schema, volume)) == []
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     assert faults(service["spec"], part(schema, "spec.headGroupSpec.headService.spec")) == []
     assert faults(redis["spec"]["template"]["spec"], part(schema, f"{template}.spec")) == []
     [data] = redis["spec"]["volumeClaimTemplates"]
@@ -94,7 +92,7 @@ def test_a_token_is_demanded_and_no_secret_is_written_down() -> None:
         assert f"create secret generic {name} " in page, name
 
 
-def test_no_pod_runs_as_root_and_each_has_shared_memory_and_the_runs() -> None:
+def test_no_pod_runs_as_root_and_each_has_shared_memory_and_the_keys() -> None:
     for name, pod in pods(_cluster()):
         assert pod["securityContext"]["runAsNonRoot"], name
         [container] = pod["containers"]
@@ -102,8 +100,7 @@ def test_no_pod_runs_as_root_and_each_has_shared_memory_and_the_runs() -> None:
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         assert volumes[mounts["/dev/shm"]]["emptyDir"]["medium"] == "Memory", name
-        claim = volumes[mounts["/shared"]]["persistentVolumeClaim"]["claimName"]
-        assert claim == manifests("support.yaml")[0]["metadata"]["name"]
+        assert {"secretRef": {"name": "bt-ray-object-store"}} in container["envFrom"], name
         # KubeRay's autoscaler of version 2 starts pods anew, not containers.
         assert "restartPolicy" not in pod
 
@@ -139,7 +136,7 @@ def test_the_jobs_command_is_one_that_the_program_takes() -> None:
     interpreter, flag, module, *arguments = job["entrypoint"].split()
     assert (interpreter, flag, module) == ("python", "-m", "pipelines.pretrain")
     settings = parse(arguments).settings
-    assert settings.storage == "/shared/runs"
+    assert settings.storage == "s3://my-bucket/runs"
     assert settings.data.train.startswith("s3://")
     assert settings.scaling.wait_minutes > 0
     [driver, gpu] = _cluster()["workerGroupSpecs"]

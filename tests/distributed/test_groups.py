@@ -1,5 +1,8 @@
 """What batch norm exchanges does not queue behind gradients."""
 
+import os
+import tempfile
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -57,3 +60,23 @@ def test_elsewhere_all_share_the_default_group() -> None:
     for calls in run_workers(2, _calls, False):
         assert all(is_default for _, is_default, _ in calls)
         assert len(calls) == 5
+
+
+def _timeouts(rank: int, world_size: int) -> list[timedelta]:
+    """Of the default group, and of batch norm's."""
+    dist.destroy_process_group()
+    name = f"file://{tempfile.gettempdir()}/alone-{os.getpid()}"
+    dist.init_process_group("gloo", init_method=name, rank=0, world_size=1, timeout=WAITS)
+    with patch.object(groups, "wants_own_communicator", lambda: True):
+        own = groups.statistics_group()
+    assert own is not None
+    cpu = torch.device("cpu")
+    made = [group._get_backend(cpu).options._timeout for group in (dist.group.WORLD, own)]
+    return list(made)
+
+
+WAITS = timedelta(seconds=77)
+
+
+def test_a_group_waits_as_long_as_the_default_one() -> None:
+    assert run_workers(1, _timeouts) == [[WAITS, WAITS]]

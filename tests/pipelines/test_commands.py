@@ -89,7 +89,7 @@ def test_a_dry_run_of_a_settings_file_says_what_the_run_will_be(tmp_path: Path) 
     file.write_text(to_json(override(preset("digits"), {"schedule.epochs": 7})))
     done = command(
         PYTHON, "-m", "pipelines.pretrain", str(file), "--dry-run", "--name", "again",
-        "--storage", str(tmp_path / "runs"), OMP_NUM_THREADS="1",
+        "--storage", str(tmp_path / "runs"), "--scaling.workers", "2..4", OMP_NUM_THREADS="1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == [file]
@@ -99,6 +99,7 @@ def test_a_dry_run_of_a_settings_file_says_what_the_run_will_be(tmp_path: Path) 
     assert record["paths"]["run"] == str(tmp_path / "runs" / "again")
     assert record["images_per_s"] > 0
     assert "instead of digits" in done.stderr
+    assert "2..4; memory and time are those of 2" in done.stderr
 
 
 @pytest.mark.parametrize("name", PRESETS)

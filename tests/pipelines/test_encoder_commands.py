@@ -52,6 +52,8 @@ def test_a_run_is_scored_exported_and_scored_again(
     assert kept["scores"] == by_folder["scores"]
 
     exported = commanded("export", summary.paths["run"], str(tmp_path / "files"), *storage)
+    card = Path(exported["paths"]["card"]).read_text()  # type: ignore[index]
+    assert f"| knn_top1 | {top1:.2%} |" in card
     weights = exported["paths"]["safetensors"]  # type: ignore[index]
     shape = ("--architecture", settings.model.encoder, "--image-px", str(settings.views.image_px))
     data = ("--train", settings.data.train, "--test", str(settings.data.test))

@@ -68,7 +68,7 @@ def page(small_settings: Settings, tmp_path: Path) -> Path:
     evaluated(small_settings.storage, run, "linear", {"linear_top1": 0.9, "linear_top5": 1.0})
     names = ("small", "a-run-with-quite-a-long-name", "begun")
     file = tmp_path / "report.html"
-    file.write_text(build_page([find_run(name, tmp_path) for name in names]).html)
+    file.write_text(build_page([find_run(name, str(tmp_path)) for name in names]).html)
     (tmp_path / "frames.html").write_text(FRAMES)
     return file
 

@@ -36,7 +36,7 @@ def two(small_settings: Settings, tmp_path: Path) -> list[RunRecord]:
     _, run = finished_run(small_settings)
     finished_run(small_settings, name="other", **{"objective.redundancy_weight": 0.5})
     evaluated(small_settings.storage, run, "knn", KNN, order={"neighbors": 20})
-    return [find_run(name, tmp_path) for name in ("small", "other")]
+    return [find_run(name, str(tmp_path)) for name in ("small", "other")]
 
 
 def test_two_runs_stand_side_by_side_on_a_page_that_asks_for_nothing_else(
@@ -76,9 +76,9 @@ def test_unfinished_runs_and_runs_without_labels_have_a_page(
     small_settings: Settings, tmp_path: Path
 ) -> None:
     """Alone and together; an image's class is then not held against its neighbours."""
-    begun = find_run(str(begun_run(small_settings, name="begun")), tmp_path)
+    begun = find_run(str(begun_run(small_settings, name="begun")), str(tmp_path))
     finished_run(small_settings, with_labels=False)
-    unlabelled = find_run("small", tmp_path)
+    unlabelled = find_run("small", str(tmp_path))
     for runs in ([begun], [begun, unlabelled]):
         page = build_page(runs)
         text = text_of(page.html)
@@ -91,7 +91,7 @@ def test_unfinished_runs_and_runs_without_labels_have_a_page(
 
 def test_images_that_are_gone_are_said_to_be(small_settings: Settings, tmp_path: Path) -> None:
     finished_run(small_settings, **{"data.test": str(tmp_path / "gone")})
-    page = build_page([find_run("small", tmp_path)])
+    page = build_page([find_run("small", str(tmp_path))])
     (sentence,) = [s for s in page.missing["small"] if s.startswith("Map and neighbours")]
     assert "gone" in sentence
     assert "How the encoder sees images" not in page.html
@@ -99,7 +99,7 @@ def test_images_that_are_gone_are_said_to_be(small_settings: Settings, tmp_path:
 
 def test_names_are_not_taken_for_markup(small_settings: Settings, tmp_path: Path) -> None:
     folder = begun_run(small_settings, name="<b>&bold")
-    html = build_page([find_run(str(folder), tmp_path)]).html
+    html = build_page([find_run(str(folder), str(tmp_path))]).html
     assert "<b>" not in html
     assert "&lt;b&gt;&amp;bold" in html
 

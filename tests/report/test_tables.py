@@ -15,7 +15,7 @@ from tests.report.runs import begun_run
 
 @pytest.fixture
 def record(small_settings: Settings, tmp_path: Path) -> RunRecord:
-    return find_run(str(begun_run(small_settings)), tmp_path)
+    return find_run(str(begun_run(small_settings)), str(tmp_path))
 
 
 def with_scores(record: RunRecord, evaluation: str, **scores: float) -> RunRecord:

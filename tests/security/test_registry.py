@@ -45,7 +45,7 @@ def test_a_registered_version_holds_no_pickle(small_settings: Settings, referenc
     """Its code is Python's source, its weights are safetensors."""
     files = [file for file in artifacts(small_settings).rglob("*") if file.is_file()]
     assert {file.suffix for file in files} <= {
-        "", ".py", ".json", ".safetensors", ".yaml", ".txt", ".jinja", ".typed",
+        "", ".py", ".json", ".md", ".safetensors", ".yaml", ".txt", ".jinja", ".typed",
     }  # fmt: skip
     for file in files:
         start = file.read_bytes()[:2]

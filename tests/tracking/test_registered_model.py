@@ -185,8 +185,8 @@ def serve_and_ask(binaries: Path, model: Path) -> None:
         server.wait()
 
 
-def _wait_for(port: int) -> None:
-    for _ in range(240):
+def _wait_for(port: int, tries: int = 240) -> None:
+    for _ in range(tries):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2).close()
             return

@@ -78,6 +78,20 @@ def test_the_wait_has_an_end(join: Any) -> None:
         join(_settings(accelerator="gpu", wait_minutes=0.001), {"CPU": 200.0, "GPU": 8.0})
 
 
+def test_an_autoscaler_is_asked_without_being_told_to(
+    join: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of what the run would take: GPUs only if it is to have them."""
+    monkeypatch.setattr(cluster, "has_autoscaler", lambda: True)
+    with caplog.at_level(logging.WARNING):
+        asked = join(_settings(cpus_per_worker=4), {"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 129.0})
+    assert asked == [[{"CPU": 4.0}] * 32 + [{"CPU": 1.0}], []]
+    assert "Waiting up to 15 minutes for more nodes" in caplog.text
+    assert "--scaling.accelerator gpu wants GPUs" in caplog.text
+    with pytest.raises(LaunchError):
+        join(_settings(cpus_per_worker=4, wait_minutes=0), {"CPU": 2.0})
+
+
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the nodes with GPUs answer; tests append to it."""

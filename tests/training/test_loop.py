@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bt_ray.checkpoints.checkpoint import verify_checkpoint
 from bt_ray.config import Settings, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches, stream_batches, to_batch
@@ -57,6 +58,9 @@ class MemoryContext:
         return begin_beside(partial(write, self.folder / str(step)), "checkpoint")
 
     def wants_stop(self) -> bool:
+        return False
+
+    def must_leave(self) -> bool:
         return False
 
 
@@ -214,16 +218,57 @@ def _follow(
         {"model.projector_batch_norm": False, "objective.variant": "cross_covariance"},
     ],
 )
-def test_one_two_and_four_workers_follow_the_same_curve(
+def test_any_number_of_workers_follows_the_same_curve(
     small_settings: Settings, changes: dict[str, object]
 ) -> None:
-    """Loss, every gradient, biases' included, and the weights after four steps, in float64."""
+    """Loss, every gradient, biases' included, and the weights after four steps, in float64.
+
+    Three workers have 11, 11 and 10 images.
+    """
     settings = override(small_settings, {"data.global_batch": 32, **changes})
     expected = run_workers(1, _follow, settings, torch.float64)[0]
-    for world_size in (2, 4):
+    for world_size in (2, 3, 4):
         for told in run_workers(world_size, _follow, settings, torch.float64):
             for name, value in expected.items():
                 error = (told[name] - value).double().norm() / value.double().norm().clamp(
                     min=1e-12
                 )
                 assert error < 1e-10, (world_size, name, float(error))
+
+
+@dataclass
+class NoticedContext(MemoryContext):
+    """Hears after three steps that its node will be taken away, and maybe of a stop, too."""
+
+    also_stops: bool = False
+    looks: int = 0
+
+    def must_leave(self) -> bool:
+        self.looks += 1
+        return self.looks == 3
+
+    def wants_stop(self) -> bool:
+        return self.also_stops and self.looks == 2
+
+
+@pytest.mark.parametrize("also_stops", [False, True])
+def test_a_notice_ends_training_at_once_after_a_checkpoint(
+    small_settings: Settings, tmp_path: Path, also_stops: bool
+) -> None:
+    """A run that shall stop does not go on elsewhere."""
+    settings = override(small_settings, {"training.checkpoint_every_epochs": 3})
+    shards = ShardSet.open(settings.data.train)
+    folder = tmp_path / "run"
+    context = NoticedContext(folder, also_stops=also_stops)
+    goes_on = train(
+        BarlowTwinsLearner(settings, CPU, steps_per_epoch=2),
+        settings,
+        steps_per_epoch=2,
+        batches=local_batches(settings, shards, start=0, stop=6, device=CPU),
+        context=context,
+        probe=build_probe(settings, CPU),
+    )
+    assert goes_on is not also_stops
+    assert [step for step, measures in context.reports if "train/loss" in measures] == [1, 2, 3]
+    assert [found.name for found in folder.iterdir()] == ["3"]
+    assert verify_checkpoint(folder / "3")["step"] == 3

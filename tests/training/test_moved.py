@@ -50,7 +50,7 @@ def test_a_moved_storage_holds_the_run_its_images_and_its_encoder(
     assert Path(encoder.settings.data.train).is_relative_to(tmp_path / "B")
     assert run is not None
     assert run.uri == f"sqlite:///{tmp_path / 'B' / 'mlflow.db'}"
-    record = find_run(str(tmp_path / "B" / "small"), tmp_path / "B")
+    record = find_run(str(tmp_path / "B" / "small"), str(tmp_path / "B"))
     assert record.settings is not None
     assert Path(record.settings.data.train).exists()
     assert forecast(moved).problems == ()

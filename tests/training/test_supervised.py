@@ -39,6 +39,8 @@ from bt_ray.training.classify import build_task, classify
 from bt_ray.training.launch import pretrain
 from bt_ray.training.local import LocalContext
 from bt_ray.training.loop import train
+from bt_ray.training.recorder import FolderRecorder
+from bt_ray.training.stop import StopRequest
 from tests.workers import run_workers
 
 CPU = torch.device("cpu")
@@ -262,6 +264,7 @@ def _train(
             return done()
 
     learner = task.build_learner(shards, CPU, steps_per_epoch)
+    recorder = FolderRecorder(task.run_folder, StopRequest())
     train(
         learner,
         settings,
@@ -270,7 +273,7 @@ def _train(
             settings, shards, start=0, stop=steps_per_epoch * settings.schedule.epochs,
             device=CPU, rank=rank, world_size=world_size,
         ),
-        context=Silent(task.run_folder, shards.root, CPU, MemoryTracker(), rank=rank),
+        context=Silent(task.run_folder, shards.root, CPU, recorder, rank=rank),
         probe=task.build_probe(CPU, rank, world_size),
     )  # fmt: skip
     return dict(learner.module.state_dict()), scores

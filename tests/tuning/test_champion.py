@@ -1,5 +1,7 @@
 """Who becomes the champion: only who beats the present one by more than another seed would."""
 
+from pathlib import Path
+
 import pytest
 from mlflow import MlflowClient
 
@@ -29,9 +31,10 @@ def let_contend(settings: Settings, name: str, *, seeds: int) -> Verdict:
         name=name,
         settings=to_json(hold_out(settings)),
         folder=f"{settings.storage}/sweeps/{name}",
+        storage=f"{settings.storage}/sweeps/{name}",
         score="knn_top1",
         study="sqlite://",
-        parent=start_run(override(settings, {"name": name}))[0],
+        parent=start_run(override(settings, {"name": name}), Path(settings.storage) / name)[0],
     )
     pretrain(order.trial_settings(0, {}), register=False, parent=order.parent)
     record = describe(order, 0, {}, {}, "finished")

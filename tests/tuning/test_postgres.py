@@ -88,8 +88,8 @@ def test_thirty_processes_begin_one_study_and_each_trial_is_recorded_once(
 
 def test_one_sweep_has_thirty_trials_at_once(url: str, tmp_path: Path) -> None:
     """They report in turn; the next start continues those that have not ended, and no other."""
-    order = TrialOrder(name="s", settings="{}", folder=str(tmp_path), score="knn_top1", study=url,
-                       parent=MlflowRun("sqlite://", "0"))  # fmt: skip
+    order = TrialOrder(name="s", settings="{}", folder=str(tmp_path), storage=str(tmp_path),
+                       score="knn_top1", study=url, parent=MlflowRun("sqlite://", "0"))  # fmt: skip
 
     def start(begun: list[int]) -> tuple[SweepStudy, StudySearch]:
         study = SweepStudy(url, "s", SPACE, order.records)

@@ -12,7 +12,6 @@ from ray.tune.experiment import Trial
 from bt_ray.config import override, to_json
 from bt_ray.presets import preset
 from bt_ray.tracking.mlflow import MlflowRun
-from bt_ray.training.stop import StopRequest
 from bt_ray.tuning.callback import TrialCallback
 from bt_ray.tuning.fitting import Place
 from bt_ray.tuning.order import SweepOrder
@@ -24,6 +23,7 @@ from bt_ray.tuning.space import SearchSpace, load_space
 from bt_ray.tuning.study import SweepStudy
 from bt_ray.tuning.study_storage import own_study
 from bt_ray.tuning.trial import PRUNED, TrialOrder
+from bt_ray.tuning.wishes import WishBoard
 
 SPACE = load_space("redundancy_weight")
 EPOCHS = 9
@@ -33,7 +33,7 @@ EPOCHS = 9
 def order(tmp_path: Path) -> TrialOrder:
     parent = MlflowRun("sqlite://", "0")
     return TrialOrder(
-        name="s", settings="{}", folder=str(tmp_path), score="knn_top1",
+        name="s", settings="{}", folder=str(tmp_path), storage=str(tmp_path), score="knn_top1",
         study=own_study(tmp_path), parent=parent,
     )  # fmt: skip
 
@@ -80,16 +80,14 @@ def test_a_trial_that_lags_is_asked_to_stop_until_it_does(order: TrialOrder) -> 
         SimpleNamespace(config=config, status=Trial.RUNNING) for config in (leads, lags)
     ]
     board = Board((), total=2, epochs=EPOCHS, at_once=2)
-    callback = TrialCallback(order, search, board, lambda progress: None)
-    requests = [StopRequest(order.run_folder(number)) for number in (0, 1)]
-    for _ in range(2):
+    for _ in range(2):  # whoever passes wishes on was killed in between
+        wishes = WishBoard()
+        callback = TrialCallback(order, search, board, lambda progress: None, wishes)
         callback.on_step_begin(1, running)
-        assert [request.is_made() for request in requests] == [False, True]
-        with requests[1].listening(None):
-            assert not requests[1].is_made()
+        assert [wishes.read(number) for number in (0, 1)] == [None, "give up"]
     search.stopping = True
     callback.on_step_begin(1, running)
-    assert all(request.is_made() for request in requests)
+    assert [wishes.read(number) for number in (0, 1)] == ["stop", "give up"]
 
 
 def test_a_trial_at_its_last_epoch_is_not_given_up(order: TrialOrder) -> None:

@@ -96,8 +96,10 @@ def joined(cpus: int | None) -> Iterator[None]:
             ray.shutdown()
 
 
-def nodes_without(source: Source, folder: Path) -> list[str]:
+def nodes_without(source: Source, folder: Path | None) -> list[str]:
     """Addresses of the nodes that cannot read an image of the source, or do not see the folder.
+
+    Without a folder, the destination is a storage that all nodes reach by its URI.
 
     A node that does not answer within a minute is left out: its tasks may say more.
     """
@@ -116,9 +118,9 @@ def nodes_without(source: Source, folder: Path) -> list[str]:
 
 
 @ray.remote
-def _reaches(source: Source, folder: Path) -> bool:
+def _reaches(source: Source, folder: Path | None) -> bool:
     try:
-        return folder.is_dir() and next(source.read(), None) is not None
+        return (folder is None or folder.is_dir()) and next(source.read(), None) is not None
     except DataError:
         return False
 

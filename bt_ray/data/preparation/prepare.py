@@ -1,7 +1,6 @@
 """Turns the images that a user names into shards, written once below the storage of all runs."""
 
 import logging
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,8 @@ from bt_ray.data.shards.manifest import SCHEMA_VERSION, Manifest
 from bt_ray.data.shards.shard_set import ShardSet, is_shards
 from bt_ray.data.sources import Source, open_source
 from bt_ray.errors import DataError
+from bt_ray.storage.store import Store
+from bt_ray.storage.working_copy import is_far
 
 _log = logging.getLogger(__name__)
 _ROW_BYTES = 20  # of a table: numbers and offsets, beside names and images
@@ -77,7 +78,7 @@ def prepare_data(settings: Settings, on_progress: OnProgress | None = None) -> S
         if described is not None and described.source is not None:
             rows = settings.data.rows_per_row_group
             told = on_progress or ProgressLog()
-            _write(described.source, Path(described.root), rows, told, treatment)
+            _write(described.source, described.root, rows, told, treatment)
     test_root = None if test is None else test.root
     if test_root is not None and _content(train.root) == _content(test_root):
         _log.warning(SAME_IMAGES)
@@ -143,12 +144,12 @@ def write_source(source: Source, storage: str, *, rows_per_row_group: int) -> st
     """The shards of `source` below the storage of all runs, written if they are not there."""
     root = _root_of(source, storage, rows_per_row_group)
     if not _is_finished(root):
-        _write(source, Path(root), rows_per_row_group, ProgressLog(), Treatment())
+        _write(source, root, rows_per_row_group, ProgressLog(), Treatment())
     return root
 
 
 def _root_of(source: Source, storage: str, rows_per_row_group: int) -> str:
-    return str(Path(storage) / "shards" / f"{source.identity}-{rows_per_row_group}")
+    return Store(storage).below(f"shards/{source.identity}-{rows_per_row_group}").uri
 
 
 def _is_finished(root: str) -> bool:
@@ -159,7 +160,7 @@ def _is_finished(root: str) -> bool:
     try:
         return is_shards(root) and bool(ShardSet.open(root))
     except DataError:
-        tree = (Path(root) / MANIFEST).read_bytes()
+        tree = Store(root).read(MANIFEST)
         if is_json(tree):
             raise
         return False
@@ -167,24 +168,25 @@ def _is_finished(root: str) -> bool:
 
 def _write(
     source: Source,
-    root: Path,
+    root: str,
     rows_per_row_group: int,
     on_progress: OnProgress,
     treatment: Treatment,
 ) -> None:
     """Writes the shards, or goes on to, where no other process does."""
-    root.parent.mkdir(parents=True, exist_ok=True)
+    store = Store(root)
     with sole_writer(root, source):
-        if _is_finished(str(root)):
+        if _is_finished(root):
             return
-        if (root / MANIFEST).exists():
-            _log.warning("%s is empty or was cut short; the shards are written anew.", root)
-            shutil.rmtree(root)
-        remove_mended(root, source)
+        if MANIFEST in store.sizes():
+            _log.warning("%s is empty or was cut short; the shards are written anew.", store.shown)
+            store.clear()
+        if not is_far(root):
+            remove_mended(Path(root), source)
         with open_runner_within(source, root, rows_per_row_group=rows_per_row_group) as run_all:
             write_shards(
                 source,
-                str(root),
+                root,
                 rows_per_row_group=rows_per_row_group,
                 treatment=treatment,
                 run_all=run_all,

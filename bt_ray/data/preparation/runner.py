@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from bt_ray.data.location import public_name
 from bt_ray.data.preparation.tasks import RunAll, one_after_the_other
 from bt_ray.data.sources import Source
 from bt_ray.errors import DataError
+from bt_ray.storage.working_copy import is_far
 
 _LARGE_BYTES = 2**28  # takes one process longer than Ray takes to start
 _MOST_ALONE_BYTES = 2**31  # takes one process some three minutes
@@ -38,7 +40,7 @@ def open_runner(source: Source, *, cpus: int | None = None) -> Iterator[RunAll]:
 
 
 @contextmanager
-def open_runner_within(source: Source, root: Path, *, rows_per_row_group: int) -> Iterator[RunAll]:
+def open_runner_within(source: Source, root: str, *, rows_per_row_group: int) -> Iterator[RunAll]:
     """The same for a run, whose user may not have thought of which node reaches what.
 
     If there are nodes that do not reach the source or the destination `root`, this process prepares
@@ -52,7 +54,8 @@ def open_runner_within(source: Source, root: Path, *, rows_per_row_group: int) -
             return
         from bt_ray.data.preparation.parallel import nodes_without
 
-        far = nodes_without(source, root.parent)
+        folder = None if is_far(root) else Path(root).parent
+        far = nodes_without(source, folder)
         if not far:
             yield run_all
         elif source.num_bytes < _MOST_ALONE_BYTES:
@@ -61,14 +64,14 @@ def open_runner_within(source: Source, root: Path, *, rows_per_row_group: int) -
             raise DataError(
                 f"{source.name} ({source.num_bytes / 2**30:.1f} GB) is not prepared yet, and the "
                 f"cluster cannot do it: {', '.join(far)} cannot read it, or cannot reach "
-                f"{root.parent}. On a machine that reaches both, give "
+                f"{public_name(root)}. On a machine that reaches both, give "
                 f"`{command(source, root, rows_per_row_group)}`, and then this command again."
             )
 
 
-def command(source: Source, root: Path, rows_per_row_group: int) -> str:
+def command(source: Source, root: str, rows_per_row_group: int) -> str:
     """The command that prepares the source on one machine, outside the cluster."""
-    words = ["python", "-m", "pipelines.prepare", source.name, str(root)]
+    words = ["python", "-m", "pipelines.prepare", source.name, public_name(root)]
     words += ["--rows-per-row-group", str(rows_per_row_group)]
     if "RAY_ADDRESS" in os.environ or "RAY_JOB_ID" in os.environ:
         words = ["env", "-u", "RAY_ADDRESS", "-u", "RAY_JOB_ID", *words]

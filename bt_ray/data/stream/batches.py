@@ -13,7 +13,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.block import Batch, Block, on_device, to_block
 from bt_ray.data.stream.decode import make_views, read_steps
 from bt_ray.data.stream.feed import Feed
-from bt_ray.data.stream.plan import build_plan
+from bt_ray.data.stream.plan import build_plan, worker_rows
 from bt_ray.data.stream.spares import find_spares
 from bt_ray.errors import PlanError
 
@@ -29,10 +29,16 @@ def to_batch(
     return on_device(to_block(columns, settings, steps_per_epoch), device)
 
 
-def check_place(columns: Columns, step: int, rank: int, num_rows: int) -> None:
-    """Raises PlanError unless these are exactly the rows that the plan gives this worker now."""
+def check_place(
+    columns: Columns, step: int, rank: int, num_rows: int, first: int | None = None
+) -> None:
+    """Raises PlanError unless these are exactly the rows that the plan gives this worker now.
+
+    Args:
+      first: of the worker's `num_rows` slots of the step; none: where all have so many.
+    """
     steps, slots = columns["step"], columns["slot"]
-    first = rank * num_rows
+    first = rank * num_rows if first is None else first
     if not (
         len(steps) == num_rows
         and (steps == step).all()
@@ -58,11 +64,12 @@ def stream_batches(
 
     The feed raises PlanError if a block holds other rows than the plan's.
     """
-    num_rows = settings.data.global_batch // world_size
+    rows = worker_rows(settings.data.global_batch, world_size)
+    first, num_rows = sum(rows[:rank]), rows[rank]
 
     def checked() -> Iterator[Block]:
         for step, columns in enumerate(blocks, start=start):
-            check_place(columns, step, rank, num_rows)
+            check_place(columns, step, rank, num_rows, first)
             yield to_block(columns, settings, steps_per_epoch)
 
     return Feed(checked(), device)
@@ -87,11 +94,11 @@ def _read_blocks(
     settings: Settings, shards: ShardSet, start: int, stop: int, rank: int, world_size: int
 ) -> Iterator[Block]:
     plan = build_plan(settings, shards.manifest)
-    size = settings.data.global_batch // world_size
+    rows = worker_rows(settings.data.global_batch, world_size)
     spares = partial(find_spares, shards, plan)
     for span in plan.spans(start, stop):
         table = read_steps(shards, plan, max(start, span.first_step), min(stop, span.stop_step))
-        for first in range(rank * size, table.num_rows, plan.global_batch):
-            part = table.slice(first, size)
+        for first in range(sum(rows[:rank]), table.num_rows, plan.global_batch):
+            part = table.slice(first, rows[rank])
             columns = make_views(part, settings, plan.steps_per_epoch, spares)
             yield to_block(columns, settings, plan.steps_per_epoch)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -31,7 +31,7 @@ from bt_ray.config import Settings
 from bt_ray.data.shards.manifest import Manifest
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.decode import Columns, make_views
-from bt_ray.data.stream.plan import Plan, build_plan, chunks
+from bt_ray.data.stream.plan import Plan, build_plan, chunks, worker_rows
 from bt_ray.data.stream.spares import find_spares
 from bt_ray.data.stream.window import HeldWindow, parts, samples_of
 from bt_ray.ray_internals import Limits, limit_blocks_ahead, schedule_attentively
@@ -56,7 +56,7 @@ MakeViews = Callable[..., Columns]
 
 def steps_of_a_row(settings: Settings) -> int:
     """How many steps a row holds at most: 2,048 images, or 216 MB of views."""
-    size = settings.data.global_batch // max(1, settings.scaling.workers)
+    size = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
     image_bytes = settings.views.count * 3 * settings.views.image_px**2
     return max(1, min(_IMAGES_OF_A_ROW // size, _BYTES_OF_A_ROW // (size * image_bytes)))
 
@@ -64,7 +64,7 @@ def steps_of_a_row(settings: Settings) -> int:
 def num_readers(settings: Settings, manifest: Manifest) -> int:
     """How many windows are read at once, so that all workers get what GPUs take."""
     image_bytes = manifest.num_bytes / max(1, manifest.num_rows)
-    bytes_per_s = settings.scaling.workers * _IMAGES_PER_S * image_bytes
+    bytes_per_s = settings.scaling.max_workers * _IMAGES_PER_S * image_bytes
     return min(_MOST_READERS, max(1, math.ceil(bytes_per_s / _READER_BYTES_PER_S)))
 
 
@@ -118,7 +118,8 @@ class Reader:
         """Tables of one row each, their columns packed into lists."""
         start, stop = chunk["start"][0].as_py(), chunk["stop"][0].as_py()
         steps = [max(start, span.first_step) for span in self._plan.spans(start, stop)]
-        size = self._plan.global_batch // self._workers
+        rows = worker_rows(self._plan.global_batch, self._workers)
+        slots = list(pairwise(accumulate(rows, initial=0)))
         held: list[HeldWindow] = []
         with ThreadPoolExecutor(1, "windows") as pool:  # the next one, while this one is packed
             windows = pool.map(partial(HeldWindow.read, self._shards, self._plan), steps)
@@ -126,8 +127,8 @@ class Reader:
                 held = [window for window in held if window.span.stop_step > first]
                 while not held or held[-1].span.stop_step < last:
                     held.append(next(windows))
-                for rank in range(self._workers):
-                    yield _pack(samples_of(held, first, last, rank * size, size))
+                for begin, end in slots:
+                    yield _pack(samples_of(held, first, last, begin, end - begin))
 
 
 def _pack(table: pa.Table) -> pa.Table:
@@ -178,12 +179,14 @@ def build_dataset(
     *,
     start: int,
     stop: int,
+    workers: int | None = None,
     most_decoders: int | None = None,
     make: MakeViews = make_views,
 ) -> ray.data.Dataset:
     """A data set whose rows are the workers' parts of steps `start` to `stop`, one a block.
 
     Args:
+      workers: that there are now; none: as many as the settings say, of a range the fewest.
       most_decoders: none: as many as the cluster has CPUs for, and training takes.
       make: what makes the columns of a step.
     """
@@ -192,7 +195,8 @@ def build_dataset(
     schedule_attentively(context)
     shards = ShardSet.open(settings.data.train)
     plan = build_plan(settings, shards.manifest)
-    workers, most_steps = settings.scaling.workers, steps_of_a_row(settings)
+    workers = settings.scaling.min_workers if workers is None else workers
+    most_steps = steps_of_a_row(settings)
     readers = num_readers(settings, shards.manifest)
     step_bytes = plan.global_batch * shards.manifest.num_bytes // shards.manifest.num_rows
     source = PlanSource(

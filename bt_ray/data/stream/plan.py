@@ -27,8 +27,9 @@ _GROUP_ORDER, _ROW_ORDER = 0, 1
 
 
 def worker_rows(global_batch: int, num_workers: int) -> tuple[int, ...]:
-    """How many rows of every batch each worker gets, by rank."""
-    return (global_batch // num_workers,) * num_workers
+    """How many rows of every batch each worker gets, by rank; the first may get one more."""
+    share, left = divmod(global_batch, num_workers)
+    return (share + 1,) * left + (share,) * (num_workers - left)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ from bt_ray.data.stream.spares import find_spares
 from bt_ray.errors import DataError, SettingsError, UnreadableImagesError
 from bt_ray.tracking.tracker import read_history
 from bt_ray.training.launch import pretrain
-from bt_ray.training.quarantine import Quarantine, list_images, read_quarantine
+from bt_ray.training.quarantine import Quarantine, describe_images
+from bt_ray.training.recorder import FolderRecorder, read_quarantine
+from bt_ray.training.stop import StopRequest
 from tests.training.test_loop import MemoryContext
 
 BROKEN = (3, 200)
@@ -187,8 +189,11 @@ def test_a_list_whose_last_line_was_cut_short_is_gone_on_with(
     settings: Settings, tmp_path: Path
 ) -> None:
     file = tmp_path / "quarantine.jsonl"
-    list_images(file, settings.data.train, [1, 2])
+    images = describe_images(settings.data.train, [1, 2, 3])
+    FolderRecorder(tmp_path, StopRequest()).list_images(images[:2])
     file.write_bytes(file.read_bytes()[:-9])
     assert [image["row"] for image in read_quarantine(file)] == [1]
-    list_images(file, settings.data.train, [1, 2, 3])
+    again = FolderRecorder(tmp_path, StopRequest())
+    for _ in range(2):
+        again.list_images(images)
     assert [image["row"] for image in read_quarantine(file)] == [1, 2, 3]
