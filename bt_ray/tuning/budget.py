@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from statistics import mean
 
+import psutil
+
 from bt_ray.config import Settings, override
 from bt_ray.errors import SettingsError
 from bt_ray.forecast.forecast import Forecast, forecast
@@ -53,7 +55,7 @@ def forecast_sweep(space: SearchSpace, settings: Settings, order: SweepOrder) ->
     trials = max(0, order.total(len(points)) - len(records))
     if order.retry_failed:
         trials = sum(record.state == "failed" for record in records)
-    forecasts = [_forecast(changed, folder.name) for changed in _sizes(space, settings)]
+    forecasts = _that_fit([_forecast(changed, folder.name) for changed in _sizes(space, settings)])
     for ahead in forecasts:
         if ahead.problems:
             raise ahead.problems[0]
@@ -83,6 +85,12 @@ def _sizes(space: SearchSpace, settings: Settings) -> list[Settings]:
             (changed.model, changed.data.global_batch, changed.views.image_px), changed
         )
     return list(found.values())[:_MOST_MEASURED]
+
+
+def _that_fit(forecasts: list[Forecast]) -> list[Forecast]:
+    """Without models that no machine like this one has memory for: such trials are passed over."""
+    there = psutil.virtual_memory().total
+    return [ahead for ahead in forecasts if ahead.size.memory.total <= there] or forecasts
 
 
 def _forecast(settings: Settings, name: str) -> Forecast:

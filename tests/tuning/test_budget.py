@@ -6,7 +6,7 @@ from bt_ray.tuning.budget import check_budget, forecast_sweep
 from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.progress import Board, SweepProgress
 from bt_ray.tuning.records import TrialRecord
-from bt_ray.tuning.space import load_space
+from bt_ray.tuning.space import SearchSpace, load_space
 from pipelines.sweep_table import build_table, describe, human
 
 
@@ -41,6 +41,21 @@ def test_a_sweep_beyond_its_hours_is_refused(small_settings: Settings) -> None:
     check_budget(budget, SweepOrder(max_hours=2 * budget.hours))
     with pytest.raises(SettingsError, match=r"max_hours=.* allows less.*--trials"):
         check_budget(budget, SweepOrder(max_hours=budget.hours / 2))
+
+
+@pytest.mark.run
+def test_a_size_that_fits_nowhere_neither_ends_a_sweep_nor_counts(small_settings: Settings) -> None:
+    space = SearchSpace(
+        name="wide",
+        propose=lambda trial: {
+            "model.projector_widths": [64, trial.suggest_categorical("width", [32, 2**31])]
+        },
+        points=({"width": 2**31}, {"width": 32}),
+    )
+    settings = override(small_settings, {"scaling.workers": 0})
+    budget = forecast_sweep(space, settings, SweepOrder(trials=2))  # nor has a disk room for it
+    assert budget.measured == 1
+    assert budget.hours is not None
 
 
 def ended(number: int, score: float, seconds: float) -> TrialRecord:

@@ -9,7 +9,8 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.experiment import Trial
 
-from bt_ray.config import Settings, to_json
+from bt_ray.config import override, to_json
+from bt_ray.presets import preset
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tuning.callback import TrialCallback
 from bt_ray.tuning.fitting import Place
@@ -111,9 +112,7 @@ def test_no_trial_begins_without_room(order: TrialOrder) -> None:
     assert start(search, order, "e")["number"] == 2
 
 
-def test_a_trial_that_does_not_fit_never_begins(
-    order: TrialOrder, small_settings: Settings
-) -> None:
+def test_a_trial_that_does_not_fit_never_begins(order: TrialOrder) -> None:
     """The study avoids its like, a start that follows does not try it again, others go on."""
     wide = SearchSpace(
         name="wide",
@@ -122,7 +121,8 @@ def test_a_trial_that_does_not_fit_never_begins(
         },
         points=({"width": 9_000_000}, {"width": 32}, {"width": 9_000_000}),
     )
-    order = replace(order, settings=to_json(small_settings))
+    small = override(preset("digits"), {"data.global_batch": 4, "training.precision": "fp32"})
+    order = replace(order, settings=to_json(small))
     study = SweepStudy(order.study, order.name, wide, order.records)
     for point in wide.points:
         study.optuna.enqueue_trial(point)
