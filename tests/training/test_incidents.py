@@ -11,7 +11,7 @@ from bt_ray.config import Settings, override
 from bt_ray.errors import RunFailedError
 from bt_ray.presets import preset
 from bt_ray.training import cluster, incidents
-from bt_ray.training.incidents import Incidents, nccl_environment, why
+from bt_ray.training.incidents import Incidents, nccl_environment, watch, why
 
 
 class LostError(Exception):
@@ -207,3 +207,11 @@ def test_workers_do_not_start_where_nothing_is_left_to_read_their_data(
     _has(monkeypatch, CPU=8.0)
     assert not seen.finds_room()
     assert clock[0] == 80
+
+
+def test_a_worker_that_does_not_answer_is_found_within_a_minute() -> None:
+    """And peers that wait for it in a sum do not hold up its replacement."""
+    told = watch(_incidents(), _settings())._environment
+    found_s = float(told["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"])
+    assert found_s + float(told["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"]) < 60
+    assert found_s >= 30  # a busy machine is no dead one
