@@ -27,7 +27,6 @@ LONG = [
     "--training.probe-every-epochs", "50000", "--training.log-every-steps", "1",
 ]  # fmt: skip
 PATIENCE_S = 240
-NOTES = []
 
 
 @dataclass(frozen=True)
@@ -148,25 +147,29 @@ def test_a_job_that_is_stopped_loses_nothing_and_goes_on(cluster: Cluster, tmp_p
 
 
 def test_losses_a_hang_a_notice_and_the_end_of_all_nodes(cluster: Cluster, tmp_path: Path) -> None:
-    """One failure in a row is allowed; four come, with a checkpoint between them."""
-    env = os.environ | {"RAY_ADDRESS": cluster.head.address}
-    env["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"  # other tests do without
+    """One failure in a row is allowed; more come, with a checkpoint between them."""
+    env = os.environ | {
+        "RAY_ADDRESS": cluster.head.address,
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",  # other tests do without
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "15",  # a test has no time for 45
+    }
     command = pretraining(tmp_path, "--scaling.max-failures", "1", "--scaling.wait-minutes", "0.2")
     run = subprocess.Popen(
         command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     try:
         next_checkpoint(tmp_path, run)
-        for number in (signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP):
+        for number in (signal.SIGKILL, signal.SIGSTOP):
             before = workers()
             assert len(before) == 2
             victim = next(iter(before.values()))
             victim.send_signal(number)
-            NOTES.append((number.name, until_replaced(before, run), next_checkpoint(tmp_path, run)))
+            assert until_replaced(before, run) < 90
+            next_checkpoint(tmp_path, run)
         before = workers()
         first_new = len(steps(tmp_path))
         drain(cluster.head, next(iter(before.values())))
-        NOTES.append(("notice", until_replaced(before, run)))
+        assert until_replaced(before, run) < 60  # its node would go then
         next_checkpoint(tmp_path, run)
         seen = steps(tmp_path)[first_new - 1 :]
         assert seen == list(range(seen[0], seen[0] + len(seen)))  # none is lost, none comes twice

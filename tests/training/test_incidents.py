@@ -1,6 +1,7 @@
 """How many losses a run survives, and how long it waits for lost nodes."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from ray.train import ControllerError
 from bt_ray.config import Settings, override
 from bt_ray.errors import RunFailedError
 from bt_ray.presets import preset
-from bt_ray.training import cluster, incidents
-from bt_ray.training.incidents import Incidents, nccl_environment, why
+from bt_ray.ray_internals import Watch
+from bt_ray.training import cluster, fit, incidents
+from bt_ray.training.assignment import Pretraining
+from bt_ray.training.incidents import Incidents, nccl_environment, watch, why
 
 
 class LostError(Exception):
@@ -207,3 +210,25 @@ def test_workers_do_not_start_where_nothing_is_left_to_read_their_data(
     _has(monkeypatch, CPU=8.0)
     assert not seen.finds_room()
     assert clock[0] == 80
+
+
+def test_a_worker_that_does_not_answer_is_found_within_a_minute() -> None:
+    """And peers that wait for it in a sum do not hold up its replacement."""
+    told = watch(_incidents(), _settings())._environment
+    found_s = float(told["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"])
+    assert found_s + float(told["TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S"]) < 60
+    assert found_s >= 30  # a busy machine is no dead one
+
+
+def test_ray_train_is_told_of_the_time_out_and_counts_nothing_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fit, "_most_decoders", lambda settings: None)
+    settings = _settings(collective_timeout_s=77, max_failures=1)
+    trainer = fit._trainer(Pretraining(settings, tmp_path), 9, (), _incidents(), on_gpu=True)
+    assert trainer.backend_config.timeout_s == 77
+    counts = trainer.run_config.failure_config
+    assert (counts.max_failures, counts.controller_failure_limit) == (-1, -1)
+    workers = trainer.run_config.worker_runtime_env["env_vars"]
+    assert workers["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "1"
+    assert any(isinstance(told, Watch) for told in trainer.run_config.callbacks)
