@@ -52,7 +52,8 @@ _IDLE_STEP_S, _PAUSE_S = 0.01, 0.05
 _TOLD_S = 1.0
 """Ray exports a gauge only while it is set every few seconds."""
 
-_ANSWERED_S = 5.0
+_ANSWERED_S, _TOLD_WITHIN_S = 5.0, 30.0
+"""Seconds for a node to take a connection; for Ray to say what is whose."""
 
 CHUNKS_AHEAD = "chunks_ahead"
 """The gauge's name after `ray_bt_ray_`."""
@@ -333,7 +334,7 @@ class ClusterPolicy(ScalingPolicy):
                 self._autoscaling_coordinator.get_reserved_resources.remote(
                     self._requester_id, recompute=True
                 ),
-                timeout=_ANSWERED_S,
+                timeout=_TOLD_WITHIN_S,
             )
         except RayError:
             return 0

@@ -92,7 +92,7 @@ class ScalingSettings:
     """Training workers (W); 0 runs everything in the calling process. A range such as 16..32 takes
     as many as the cluster has room for: fewer when a node goes, more when it is back. Never changes
     a result."""
-    grow_minutes: float = 10
+    grow_minutes: float = 1
     """Minutes that a range's workers train, at least, before more of them take over at a
     checkpoint."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
