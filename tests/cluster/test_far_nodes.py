@@ -123,6 +123,22 @@ def test_other_nodes_evaluate_embed_and_report_it(nodes: Nodes, tmp_path: Path) 
     run = _STORAGE.replace("/runs?", "/runs/far?")
     for number, words in (
         (2, ["evaluate", "knn", run, "--storage", _STORAGE]),
+        (
+            3,
+            [
+                "evaluate",
+                "linear",
+                run,
+                "--storage",
+                _STORAGE,
+                "--workers",
+                "2",
+                "--epochs",
+                "1",
+                "--batch",
+                "128",
+            ],
+        ),
         (3, ["embed", "digits:test", _STORAGE.replace("/runs?", "/vectors?"), "--model", run]),
         (HEAD, ["report", run, "--output", str(tmp_path / "report.html")]),
     ):
