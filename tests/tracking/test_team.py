@@ -227,11 +227,13 @@ def test_a_model_is_registered_promoted_rolled_back_and_served(
     assert model["versions"][0]["tags"]["champion.anyway"] == "it is the newer one"
 
     (port,), log = free_ports(1), tmp_path / "serving.log"
+    binaries = str(Path(sys.executable).parent)
     server = subprocess.Popen(
-        [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m",
+        [f"{binaries}/mlflow", "models", "serve", "-m",
          "models:/digits@champion", "--env-manager", "local", "--host", "127.0.0.1",
          "--port", str(port), "--workers", "1"],
         cwd=tmp_path, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+        env=os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"},
     )  # fmt: skip
     try:
         _wait_for(port, 600)
