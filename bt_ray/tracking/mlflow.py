@@ -105,7 +105,7 @@ def refusal(error: BaseException, server: str) -> str | None:
     Args:
       server: how it is named.
     """
-    status = _status(error)
+    status = status_of(error)
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
     who = f"the user {user!r}" if user else "whoever asks without MLFLOW_TRACKING_USERNAME"
     if status == 401:
@@ -122,7 +122,7 @@ def refusal(error: BaseException, server: str) -> str | None:
     return None
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
     """The HTTP status of a refusal, whichever of MLflow's ways it came by."""
     found = getattr(getattr(error, "response", None), "status_code", None)
     if found is None and isinstance(error, MlflowException):

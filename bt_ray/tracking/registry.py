@@ -20,7 +20,7 @@ from bt_ray.errors import TrackingError
 from bt_ray.model.weights import ENCODER
 from bt_ray.redaction import without_credentials
 from bt_ray.storage.working_copy import place_of
-from bt_ray.tracking.mlflow import MlflowRun, answering
+from bt_ray.tracking.mlflow import MlflowRun, answering, status_of
 from bt_ray.tracking.registry_card import attach_card, write_card
 from bt_ray.tracking.registry_facts import RunFacts
 from bt_ray.tracking.registry_files import digest_of, save_model, step_of
@@ -45,8 +45,9 @@ def reserve_name(uri: str, name: str) -> None:
             _make_model(client, name)
             client.set_registered_model_tag(name, _MAKER, __version__)
         except MlflowException as error:
+            why = "it is not this user's to edit" if status_of(error) == 403 else error.message
             raise TrackingError(
-                f"The model registry refuses the model {name!r} ({error.message}). Nothing was "
+                f"The model registry refuses the model {name!r} ({why}). Nothing was "
                 "trained: give another --tracking.registered-model, or the right to make it."
             ) from error
 

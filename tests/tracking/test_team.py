@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tyro
 from mlflow import MlflowClient
 
 from benchmarks.ray_nodes import free_ports
@@ -24,6 +25,7 @@ from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.tracking.registry import reserve_name
 from bt_ray.tracking.tracker import METRICS, JsonLinesTracker
 from bt_ray.training.launch import pretrain
+from pipelines import register
 from tests.tracking.team import Team, team_mlflow
 from tests.tracking.test_registered_model import _ask, _wait_for, picture
 
@@ -167,7 +169,7 @@ def test_who_is_not_let_in_is_told_so(
         start_run(override(small_settings, {"tracking.experiment": "theirs"}))
     start_run(override(small_settings, {"tracking.experiment": "guest's own"}))
     reserve_name(user.uri, "guest's own")
-    with pytest.raises(TrackingError, match=r"registry refuses the model 'theirs' \(Perm.*Nothing"):
+    with pytest.raises(TrackingError, match=r"refuses the model 'theirs' \(it is not this user"):
         reserve_name(user.uri, "theirs")
 
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wr0ng-password")
@@ -186,11 +188,9 @@ def registry(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def answer(*arguments: str) -> dict[str, Any]:
-    done = registry(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    """The same in this process, which saves seconds: the record of what was done."""
+    order: Any = tyro.cli(register.Order, args=[*arguments, "--json"])
+    return register._COMMANDS[type(order)](order)
 
 
 @pytest.mark.timeout(900)
@@ -227,11 +227,13 @@ def test_a_model_is_registered_promoted_rolled_back_and_served(
     assert model["versions"][0]["tags"]["champion.anyway"] == "it is the newer one"
 
     (port,), log = free_ports(1), tmp_path / "serving.log"
+    binaries = str(Path(sys.executable).parent)
     server = subprocess.Popen(
-        [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m",
+        [f"{binaries}/mlflow", "models", "serve", "-m",
          "models:/digits@champion", "--env-manager", "local", "--host", "127.0.0.1",
          "--port", str(port), "--workers", "1"],
         cwd=tmp_path, stdout=log.open("w"), stderr=subprocess.STDOUT, start_new_session=True,
+        env=os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"},
     )  # fmt: skip
     try:
         _wait_for(port, 600)
