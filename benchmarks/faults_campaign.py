@@ -12,7 +12,7 @@ from bt_ray.errors import BtRayError, RunFailedError
 from bt_ray.json_files import read_json, write_json
 
 _FIRST_STEP_S, _ENDS_S, _STEP_S = 180.0, 240.0, 1.0
-_EARLIEST, _LATEST, _SPREAD = INTERVAL + 2, 3 * INTERVAL, 4
+_EARLIEST, _LATEST, _SPREAD = INTERVAL + 2, 3 * INTERVAL, 2
 """Of a run's steps, those after which its first fault happens; of later ones, the span."""
 _FREE_S, _ASK_S = 60.0, 5.0
 """How long a killed command may leave its name taken; how often that is looked at."""
@@ -68,7 +68,7 @@ class Campaign:
         self._place.settle()
         truth = self.undisturbed(faults[0].epochs)
         storage = next((f.storage for f in faults if f.storage != "runs"), "storage")
-        name = "-then-".join(fault.name for fault in faults)
+        name = faults[0].name if len(faults) == 1 else "several"
         run = self._place.run(name, getattr(self._place, storage), faults[0].epochs)
         scene = Scene(self._place, run, Random(f"{self._seed} {name}"))
         blows: list[_Blow] = []
@@ -79,7 +79,8 @@ class Campaign:
                         fault.surround(scene)
                 run.start()
                 for index, fault in enumerate(faults):
-                    blows.append(_inflict(fault, scene, index, run.total_steps // len(faults)))
+                    span = (run.total_steps - _EARLIEST) // len(faults)
+                    blows.append(_inflict(fault, scene, index, span))
                     if fault is faults[-1] or fault.again:
                         _see_end(run, blows[-1])
                     if fault is not faults[-1] and fault.again:
@@ -100,7 +101,7 @@ def _inflict(fault: Fault, scene: Scene, index: int, span: int) -> _Blow:
     """Inflicts a run's fault number `index`, in the part of its steps that is this fault's."""
     run = scene.run
     first = index * span + _EARLIEST
-    due = scene.random.randint(first, max(first + _SPREAD, min((index + 1) * span // 2, _LATEST)))
+    due = scene.random.randint(first, max(first + _SPREAD, min(span // 2, _LATEST)))
     run.wait_for(lambda: run.steps() > 0, _FIRST_STEP_S)
     run.wait_for(lambda: run.steps() >= due, _ends_s(run))
     time.sleep(scene.random.uniform(0.0, 0.3))
