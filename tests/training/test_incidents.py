@@ -232,3 +232,24 @@ def test_ray_train_is_told_of_the_time_out_and_counts_nothing_itself(
     workers = trainer.run_config.worker_runtime_env["env_vars"]
     assert workers["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "1"
     assert any(isinstance(told, Watch) for told in trainer.run_config.callbacks)
+
+
+def test_workers_that_nobody_reads_data_for_any_more_are_ended_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    """The nodes that read were lost, and theirs were not. Nodes that come back in time are fine."""
+    seen = _incidents(accelerator="cpu", cpus_per_worker=1, wait_minutes=5)
+
+    def go_on(until_s: float, cpus: float) -> None:
+        _has(monkeypatch, CPU=cpus)
+        while clock[0] < until_s:
+            clock[0] += 2
+            seen.runs()
+
+    for until_s, cpus in ((100, 9), (390, 8), (400, 9), (690, 8)):
+        go_on(until_s, cpus)
+    with pytest.raises(
+        RunFailedError, match=r"for 5 minutes .*make 9 CPUs; the cluster has 8\..*same command"
+    ):
+        go_on(800, 8)
+    assert clock[0] == pytest.approx(710, abs=20)
