@@ -11,12 +11,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from bt_ray.config import Settings
 from bt_ray.errors import LaunchError, RunFailedError
 from bt_ray.ray_internals import Watch
-from bt_ray.training.cluster import (
-    ask_autoscaler,
-    check_resources,
-    cpus_needed,
-    minutes_to_wait,
-)
+from bt_ray.training.cluster import ask_autoscaler, check_resources, cpus_needed, minutes_to_wait
 
 CONTINUES = "What is saved is kept; the same command continues it."
 _START_S = (10.0, 60.0)
@@ -130,7 +125,7 @@ class Incidents:
         if self._waits_since is None:
             self._waits_since = now
         minutes = minutes_to_wait(self._settings, is_start=False)
-        if now - self._waits_since >= 60 * minutes:
+        if now - self._waits_since >= max(_START_S[0], 60 * minutes):
             raise RunFailedError(
                 f"Workers could not be started again for {minutes:g} minutes "
                 f"(scaling.wait_minutes): {self._lack() or _others_use_it(error)} {CONTINUES}"

@@ -168,6 +168,20 @@ def test_left_out_the_wait_after_a_loss_is_a_quarter_of_an_hour(clock: list[floa
     seen.waits(TimeoutError())
 
 
+def test_without_a_wait_workers_have_seconds_to_get_their_places(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One may land on a node that dies at that moment."""
+    _has(monkeypatch, CPU=200.0, GPU=8.0)
+    seen = _incidents(wait_minutes=0)
+    seen.lost(LostError(), was_announced=False)
+    clock[0] = 9
+    seen.waits(TimeoutError())
+    clock[0] = 10
+    with pytest.raises(RunFailedError, match="for 0 minutes"):
+        seen.waits(TimeoutError())
+
+
 def test_workers_get_places_soon_or_ray_train_tries_again() -> None:
     """Ray Train asks only then whether the wait is over."""
     for minutes, seconds in ((0, 10.0), (0.5, 30.0), (60, 60.0), (None, 60.0)):
