@@ -31,7 +31,7 @@ from ray.data._internal.execution.operators.output_splitter import OutputSplitte
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_initialized
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2._internal.execution.controller.state import (
     ReschedulingState,
@@ -199,6 +199,9 @@ class Watcher(Protocol):
     def began(self) -> None:
         """All workers have started."""
 
+    def runs(self) -> None:
+        """They run; told every few seconds."""
+
     def lost(self, error: Exception, *, was_announced: bool) -> None:
         """Workers failed, and all are about to be replaced.
 
@@ -210,7 +213,7 @@ class Watcher(Protocol):
         """Workers could not be started, and that is tried again."""
 
 
-class Watch(ControllerCallback):
+class Watch(ControllerCallback, WorkerGroupCallback):
     """Has Ray Train's controller tell the watcher; goes into `RunConfig.callbacks`.
 
     Args:
@@ -228,6 +231,10 @@ class Watch(ControllerCallback):
         """Puts the start of workers off, as Ray Train does if it finds no places for them."""
         if not self._watcher.finds_room():
             raise WorkerGroupStartupTimeoutError(resize_decision.num_workers)
+
+    def after_worker_group_poll_status(self, worker_group_status: object) -> None:
+        """Tells that workers run."""
+        self._watcher.runs()
 
     def after_controller_state_update(self, previous_state: object, current_state: object) -> None:
         """Tells of workers that began, were lost, or cannot begin."""

@@ -148,6 +148,9 @@ class Told:
     def began(self) -> None:
         self.heard.append("began")
 
+    def runs(self) -> None:
+        self.heard.append("runs")
+
     def lost(self, error: Exception, *, was_announced: bool) -> None:
         self.heard.append(f"lost {was_announced}")
 
@@ -195,6 +198,8 @@ def test_ray_trains_controller_tells_of_its_workers(
     ):
         watch.after_controller_state_update(previous, current)
         previous = current
+    watch.after_worker_group_poll_status(None)
+    assert told.heard.pop() == "runs"
     assert told.heard == ["began", "lost False", "lost True", "lost True", "waits", "began"]
     with pytest.raises(RETRYABLE_CONTROLLER_ERRORS):  # so Ray Train asks again
         watch.before_controller_execute_resize_decision(resize)

@@ -103,15 +103,6 @@ def ask_autoscaler(settings: Settings | None) -> None:
     request_resources(bundles=[] if settings is None else _bundles(settings))
 
 
-def is_room(settings: Settings, cpus: float) -> bool:
-    """Whether the cluster has what `check_resources` wants."""
-    try:
-        check_resources(settings, cpus, ray.cluster_resources())
-    except LaunchError:
-        return False
-    return True
-
-
 def _bundles(settings: Settings) -> list[dict[str, float]]:
     """What an autoscaler is asked for: a place for each worker, and one for reading data."""
     scaling = settings.scaling

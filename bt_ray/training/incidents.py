@@ -11,18 +11,12 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from bt_ray.config import Settings
 from bt_ray.errors import BtRayError, LaunchError, RunFailedError
 from bt_ray.ray_internals import Watch
-from bt_ray.training.cluster import (
-    ask_autoscaler,
-    check_resources,
-    cpus_needed,
-    is_room,
-    minutes_to_wait,
-)
+from bt_ray.training.cluster import ask_autoscaler, check_resources, cpus_needed, minutes_to_wait
 
 CONTINUES = "What is saved is kept; the same command continues it."
 _START_S = (10.0, 60.0)
 """Seconds for workers to get their places before Ray Train tries again: at least, at most."""
-_POLL_S = 2.0
+_POLL_S, _LOOK_S = 2.0, 10.0
 _TRACE, _LONGEST = "Traceback (most recent", 400
 _WATCHED = {
     # A worker that is stopped, or whose machine hangs, is found after this time. Its answer needs
@@ -71,6 +65,8 @@ class Incidents:
         self.losses = 0
         """In a row, without a new checkpoint in between."""
         self._waits_since: float | None = None
+        self._short_since: float | None = None
+        self._looked = 0.0
 
     def finds_room(self) -> bool:
         """Whether the cluster has all that the run needs; waits for it a part of the minutes.
@@ -78,9 +74,9 @@ class Incidents:
         Ray Train looks for the workers' places alone. Without a CPU for reading besides, they would
         start, and wait for their data forever. An autoscaler is asked for all.
         """
-        cpus, asked = cpus_needed(self._settings), False
+        asked = False
         deadline = time.monotonic() + _start_timeout_s(self._settings)
-        while not (has_room := is_room(self._settings, cpus)) and time.monotonic() < deadline:
+        while not (has_room := self._lack() is None) and time.monotonic() < deadline:
             ask_autoscaler(self._settings)  # again: others that ask push it out
             asked = True
             time.sleep(_POLL_S)
@@ -91,6 +87,28 @@ class Incidents:
     def began(self) -> None:
         """All workers have started."""
         self._waits_since = None
+
+    def runs(self) -> None:
+        """Workers run. Raises: RunFailedError if nothing is left to read their data, for too long.
+
+        They would wait for it without a word, and for ever.
+        """
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        lack = self._lack()
+        if lack is None:
+            self._short_since = None
+            return
+        if self._short_since is None:
+            self._short_since = now
+        minutes = minutes_to_wait(self._settings, is_start=False)
+        if now - self._short_since >= max(_LOOK_S, 60 * minutes):
+            raise RunFailedError(
+                f"Nothing was left to read the run's data for {minutes:g} minutes "
+                f"(scaling.wait_minutes): {lack} {CONTINUES}"
+            )
 
     def lost(self, error: Exception, *, was_announced: bool) -> None:
         """Workers failed, and are replaced.
@@ -123,18 +141,24 @@ class Incidents:
         if self._waits_since is None:
             self._waits_since = now
         minutes = minutes_to_wait(self._settings, is_start=False)
-        if not self._waits_for_ever and now - self._waits_since >= 60 * minutes:
+        most = max(_START_S[0], 60 * minutes)
+        if not self._waits_for_ever and now - self._waits_since >= most:
             raise RunFailedError(
                 f"Workers could not be started again for {minutes:g} minutes "
-                f"(scaling.wait_minutes): {self._missing(error)} {CONTINUES}"
+                f"(scaling.wait_minutes): {self._lack() or _others_use_it(error)} {CONTINUES}"
             )
 
-    def _missing(self, error: Exception) -> str:
+    def _lack(self) -> str | None:
+        """What the cluster lacks for the run, in a sentence; none: nothing."""
         try:
             check_resources(self._settings, cpus_needed(self._settings), ray.cluster_resources())
         except LaunchError as lack:
             return str(lack)
-        return f"the cluster is large enough, but others use it, or they fail{why(error)}"
+        return None
+
+
+def _others_use_it(error: Exception) -> str:
+    return f"the cluster is large enough, but others use it, or they fail{why(error)}"
 
 
 def watch(incidents: Incidents, settings: Settings) -> Watch:

@@ -179,7 +179,7 @@ def test_losses_a_hang_a_notice_and_the_end_of_all_nodes(cluster: Cluster, tmp_p
     finally:
         run.kill()
     assert run.returncode == 1, said
-    assert "could not be started again for 0.2 minutes (scaling.wait_minutes): " in said
+    assert " for 0.2 minutes (scaling.wait_minutes): " in said
     assert "make 2 CPUs; the cluster has 1." in said
 
 

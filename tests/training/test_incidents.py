@@ -168,6 +168,20 @@ def test_left_out_the_wait_after_a_loss_is_a_quarter_of_an_hour(clock: list[floa
     seen.waits(TimeoutError())
 
 
+def test_without_a_wait_workers_have_seconds_to_get_their_places(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One may land on a node that dies at that moment."""
+    _has(monkeypatch, CPU=200.0, GPU=8.0)
+    seen = _incidents(wait_minutes=0)
+    seen.lost(LostError(), was_announced=False)
+    clock[0] = 9
+    seen.waits(TimeoutError())
+    clock[0] = 10
+    with pytest.raises(RunFailedError, match="for 0 minutes"):
+        seen.waits(TimeoutError())
+
+
 def test_workers_get_places_soon_or_ray_train_tries_again() -> None:
     """Ray Train asks only then whether the wait is over."""
     for minutes, seconds in ((0, 10.0), (0.5, 30.0), (60, 60.0), (None, 60.0)):
@@ -232,3 +246,24 @@ def test_ray_train_is_told_of_the_time_out_and_counts_nothing_itself(
     workers = trainer.run_config.worker_runtime_env["env_vars"]
     assert workers["TORCH_NCCL_ASYNC_ERROR_HANDLING"] == "1"
     assert any(isinstance(told, Watch) for told in trainer.run_config.callbacks)
+
+
+def test_workers_that_nobody_reads_data_for_any_more_are_ended_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    """The nodes that read were lost, and theirs were not. Nodes that come back in time are fine."""
+    seen = _incidents(accelerator="cpu", cpus_per_worker=1, wait_minutes=5)
+
+    def go_on(until_s: float, cpus: float) -> None:
+        _has(monkeypatch, CPU=cpus)
+        while clock[0] < until_s:
+            clock[0] += 2
+            seen.runs()
+
+    for until_s, cpus in ((100, 9), (390, 8), (400, 9), (690, 8)):
+        go_on(until_s, cpus)
+    with pytest.raises(
+        RunFailedError, match=r"for 5 minutes .*make 9 CPUs; the cluster has 8\..*same command"
+    ):
+        go_on(800, 8)
+    assert clock[0] == pytest.approx(710, abs=20)
