@@ -93,7 +93,9 @@ class Claim:
         content = self._holder.claim(self._count)
         entry = self._cell.replace(content, self._entry)
         if entry is None:  # taken, removed, or ours, where the answer to a beat was lost
-            entry = self._cell.read() or self._cell.create(content)
+            entry = self._cell.read()
+            if entry is None and not self._is_over.is_set():
+                entry = self._cell.create(content)
             if entry is not None and not self._is_mine(entry):
                 self._lose()
         self._entry = entry or self._entry
