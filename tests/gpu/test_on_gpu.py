@@ -62,9 +62,10 @@ def test_two_views_at_once_are_torchs_batch_norm_of_each(
 
 def _run(settings: Settings, total_steps: int, tmp_path: Path) -> dict[str, Tensor]:
     """The weights after so many steps, from the checkpoint if there is one."""
+    settings = override(settings, {"storage": str(tmp_path)})
     folder = tmp_path / settings.name
     folder.mkdir(parents=True, exist_ok=True)
-    train_here(Pretraining(settings, folder), total_steps)
+    train_here(Pretraining(settings), total_steps)
     checkpoint, step = last_checkpoint(folder)
     assert checkpoint is not None
     assert step == total_steps
@@ -82,7 +83,7 @@ def on_gpu(small_settings: Settings) -> Settings:
 def test_a_step_waits_for_nothing(on_gpu: Settings) -> None:
     """The second half of a few steps, once kernels are compiled and algorithms chosen."""
     device = torch.device("cuda")
-    learner = Pretraining(on_gpu, Path(on_gpu.storage)).build_learner(
+    learner = Pretraining(on_gpu).build_learner(
         ShardSet.open(on_gpu.data.train), device, steps_per_epoch=2
     )
     state, step = begin(learner, on_gpu, device), WholeStep(learner)
@@ -106,7 +107,7 @@ def test_a_step_waits_for_nothing(on_gpu: Settings) -> None:
 
 def test_a_step_whose_gradients_overflow_is_skipped_and_counted(on_gpu: Settings) -> None:
     device = torch.device("cuda")
-    learner = Pretraining(on_gpu, Path(on_gpu.storage)).build_learner(
+    learner = Pretraining(on_gpu).build_learner(
         ShardSet.open(on_gpu.data.train), device, steps_per_epoch=2
     )
     state, step = begin(learner, on_gpu, device), WholeStep(learner)

@@ -239,7 +239,7 @@ def test_ray_train_is_told_of_the_time_out_and_counts_nothing_itself(
 ) -> None:
     monkeypatch.setattr(fit, "_most_decoders", lambda settings: None)
     settings = _settings(collective_timeout_s=77, max_failures=1)
-    trainer = fit._trainer(Pretraining(settings, tmp_path), 9, (), _incidents(), on_gpu=True)
+    trainer = fit._trainer({"assignment": Pretraining(settings)}, 9, (), _incidents(), on_gpu=True)
     assert trainer.backend_config.timeout_s == 77
     counts = trainer.run_config.failure_config
     assert (counts.max_failures, counts.controller_failure_limit) == (-1, -1)

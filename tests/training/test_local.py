@@ -62,7 +62,7 @@ def test_a_run_that_lost_its_last_checkpoint_goes_on_from_the_one_before(
 ) -> None:
     stop = total_steps(settings)
     whole, again = tmp_path / "whole", tmp_path / "again"
-    train_here(Pretraining(settings, whole), stop)
+    train_here(Pretraining(override(settings, {"name": "whole"})), stop)
     shutil.copytree(whole, again)
     start = again / "probes" / "step-000000000.npz"
     written = start.stat().st_mtime_ns
@@ -71,7 +71,7 @@ def test_a_run_that_lost_its_last_checkpoint_goes_on_from_the_one_before(
     assert step == stop == 6
     (newest / ENCODER).write_bytes(b"cut short")
     assert last_checkpoint(again)[1] == 5
-    train_here(Pretraining(settings, again), stop)
+    train_here(Pretraining(override(settings, {"name": "again"})), stop)
     folders = [last_checkpoint(folder)[0] for folder in (whole, again)]
     files = [(folder / ENCODER).read_bytes() for folder in folders if folder]
     assert files[0] == files[1]
