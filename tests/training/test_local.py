@@ -148,9 +148,13 @@ def test_a_gpu_that_is_not_there_is_said(settings: Settings) -> None:
         pretrain(override(settings, {"scaling.accelerator": "gpu"}))
 
 
-def test_storage_must_be_a_folder(settings: Settings) -> None:
-    with pytest.raises(SettingsError, match=r"storage=s3://bucket/runs must be a folder"):
-        pretrain(override(settings, {"storage": "s3://bucket/runs"}))
+@pytest.mark.parametrize(
+    "storage", ["ftp://host/runs", "s3://KEY:HIDDEN@bucket/runs?endpoint_override=127.0.0.1:9"]
+)
+def test_a_storage_that_cannot_be_written_to_is_named(settings: Settings, storage: str) -> None:
+    with pytest.raises(SettingsError, match=r"storage=(ftp|s3)://\w+/runs must be") as raised:
+        pretrain(override(settings, {"storage": storage}))
+    assert "HIDDEN" not in str(raised.value)
 
 
 def status(summary_folder: Path) -> str:
