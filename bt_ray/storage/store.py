@@ -40,12 +40,16 @@ class Store:
         return Store(f"{place.rstrip('/')}/{name}{mark}{options}")
 
     def sizes(self) -> dict[str, int]:
-        """Names of all files below, and their sizes in bytes; none if there is no such folder."""
+        """Names of all files below, and their sizes in bytes; none if there is no such folder.
+
+        Names that lead elsewhere (object stores take `..` for a name) are left out.
+        """
         with self._answering() as (filesystem, path):
             selector = pa.fs.FileSelector(path, recursive=True, allow_not_found=True)
             infos = filesystem.get_file_info(selector)
             files = (info for info in infos if info.type == pa.fs.FileType.File)
-            return {str(info.path)[len(path) + 1 :]: int(info.size) for info in files}
+            sizes = {str(info.path)[len(path) + 1 :]: int(info.size) for info in files}
+            return {name: size for name, size in sizes.items() if is_inside(name)}
 
     def read(self, name: str) -> bytes:
         """What a small file holds. Raises: FileNotFoundError, too."""
@@ -115,6 +119,11 @@ class Store:
             raise StorageError(
                 f"The storage {self.shown} does not answer, or refuses ({first_line(error)})."
             ) from error
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name of a file is one below its folder, on any system."""
+    return "\\" not in name and not {"", ".", ".."} & set(name.split("/"))
 
 
 def _each(do: Callable[[str], None], names: list[str]) -> None:

@@ -16,6 +16,7 @@ from bt_ray.config import Settings, override, to_json
 from bt_ray.errors import LaunchError
 from bt_ray.storage.names import folder_of
 from bt_ray.storage.store import Store
+from bt_ray.storage.working_copy import place_of
 from bt_ray.tracking.tracker import METRICS
 from bt_ray.training.launch import pretrain
 from bt_ray.training.run_folder import sole_owner
@@ -126,6 +127,23 @@ def test_commands_take_the_runs_uri(settings: Settings, store: Store, tmp_path: 
         assert done.returncode == 0, done.stderr[-3000:]
     assert any(name.startswith("evaluations/") for name in store.sizes())
     assert b"small" in (tmp_path / "report.html").read_bytes()
+
+
+def test_no_object_is_written_elsewhere_than_below_the_copy(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    import boto3
+
+    place = f"http://{store.uri.partition('endpoint_override=')[2].partition('&')[0]}"
+    client = boto3.client("s3", endpoint_url=place)
+    names = ("../../../../outside", "fine/inside", "a//b", "c/./d")
+    for name in names:
+        client.put_object(Bucket="far", Key=f"runs/hostile/{name}", Body=b"x")
+    folder = place_of(store.below("hostile").uri)
+    assert [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()] == [
+        "fine/inside"
+    ]
+    assert not list(tmp_path.parent.rglob("outside"))
 
 
 def test_an_ablation_is_kept_there(settings: Settings, store: Store, tmp_path: Path) -> None:
