@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import ray.data
 import ray.train
-from ray.exceptions import ActorDiedError
+from ray.exceptions import RayActorError
 from ray.train import (
     CheckpointConfig,
     FailureConfig,
@@ -67,7 +67,7 @@ def fit(
         while True:
             try:
                 have_left = _run(_trainer(order, total_steps, callbacks, incidents, on_gpu))
-            except ActorDiedError as error:  # Ray Train's controller, which Ray does not replace
+            except RayActorError as error:  # Ray Train's controller died; Ray replaces none
                 if incidents.count() > settings.scaling.max_failures:
                     raise RunFailedError(
                         f"Ray Train's controller died too often: {error}"
@@ -83,7 +83,7 @@ def fit(
 def _run(trainer: TorchTrainer) -> bool:
     """Whether the workers left a node that will be taken away, and shall go on elsewhere.
 
-    Raises: ActorDiedError if Ray Train's controller died; RunFailedError; errors of bt_ray there.
+    Raises: RayActorError if Ray Train's controller died; RunFailedError; errors of bt_ray there.
     """
     try:
         return bool(beside(trainer.fit).return_value)  # type: ignore[attr-defined]
