@@ -1,6 +1,7 @@
 """Ray Tune's search for a sweep: Optuna proposes trials, judges them and learns how they ended."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -10,6 +11,7 @@ from bt_ray.tuning.fitting import Misfit, Place, check_memory
 from bt_ray.tuning.records import TrialRecord
 from bt_ray.tuning.space import Changes, Params, SearchSpace
 from bt_ray.tuning.study import SweepStudy, number_of
+from bt_ray.tuning.study_storage import patiently
 from bt_ray.tuning.trial import PRUNED, TrialOrder, describe
 
 
@@ -58,15 +60,22 @@ class StudySearch(Searcher):
         while self._left and not self.stopping:
             if self._room is not None and len(self._running) >= self._room():
                 return None
-            study = self._study
-            trial = study.reopen(self._begun.pop(0)) if self._begun else study.optuna.ask()
+            trial = patiently(self._begin)
             self._left -= 1
-            changes = dict(self._space.propose(trial))
+            changes = dict(patiently(partial(self._space.propose, trial)))
             if self._fits(trial, changes):
                 self._trials[trial_id] = trial
                 self._running.add(trial_id)
                 return {"number": number_of(trial), "params": trial.params, "changes": changes}
         return self.FINISHED
+
+    def _begin(self) -> optuna.Trial:
+        """The next trial that was begun, or else a new one."""
+        if not self._begun:
+            return self._study.optuna.ask()
+        trial = self._study.reopen(self._begun[0])
+        self._begun.pop(0)
+        return trial
 
     def _fits(self, trial: optuna.Trial, changes: Changes) -> bool:
         """Whether the trial fits into memory; if not, that is recorded, and the trial has ended."""
@@ -81,7 +90,7 @@ class StudySearch(Searcher):
         record = describe(self._order, number, trial.params, changes, "failed", why,
                           needed_bytes=misfit.needed_bytes)  # fmt: skip
         self._order.records.keep(record)
-        self._study.tell(trial, record)
+        patiently(lambda: self._study.tell(trial, record))
         self._misfits.append(record)
         return False
 
@@ -119,7 +128,7 @@ class StudySearch(Searcher):
         if "score" not in result:
             return
         trial = self._trials[trial_id]
-        lags = self._study.note(trial, result["epoch"], result["score"])
+        lags = patiently(lambda: self._study.note(trial, result["epoch"], result["score"]))
         if lags and result["epoch"] < self._epochs:
             (self._order.run_folder(number_of(trial)) / PRUNED).touch()
 
@@ -131,7 +140,7 @@ class StudySearch(Searcher):
         trial = self._trials[trial_id]
         record = self._order.records.read(number_of(trial))
         if record is not None:
-            self._study.tell(trial, record)
+            patiently(lambda: self._study.tell(trial, record))
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: the study is kept in its storage."""

@@ -1,23 +1,29 @@
 """The database of Optuna's study: which one, opened by many processes at once, and what it says."""
 
+import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import OptunaError
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.exceptions import OptunaError, StorageInternalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from bt_ray.errors import BtRayError, LaunchError, SettingsError
 from bt_ray.redaction import redact, without_credentials
 
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 VARIABLE = "BT_RAY_STUDY"
 """Environment variable that names the database where no option does."""
 _FROM_FILE = "@"
 _LOCK_WAIT_S = 20
+_PATIENCE_S, _PAUSE_S = 120.0, 2.0
 _MAKES_TABLES = 0x62745F726179
 """Number of the lock that whoever opens a study in PostgreSQL holds for that moment."""
 
@@ -100,6 +106,25 @@ def open_study_storage(url: str) -> optuna.storages.RDBStorage:
         options = {"pool_size": 1, "pool_pre_ping": True}
     with answering_study(url, ValueError, OSError), _one_at_a_time(url):  # ValueError: of no URL
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
+
+
+def patiently(job: Callable[[], T]) -> T:
+    """What `job` returns; a database that does not answer is asked again, for two minutes.
+
+    A server may be started again meanwhile. Trials go on; what they report waits.
+    """
+    deadline = time.monotonic() + _PATIENCE_S
+    told = False
+    while True:
+        try:
+            return job()
+        except (OperationalError, StorageInternalError):
+            if time.monotonic() > deadline:
+                raise
+        if not told:
+            _log.warning("Optuna's study does not answer; asking again for up to two minutes.")
+            told = True
+        time.sleep(_PAUSE_S)
 
 
 @contextmanager

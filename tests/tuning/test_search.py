@@ -5,13 +5,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from ray.tune.experiment import Trial
+from sqlalchemy.exc import OperationalError
 
 from bt_ray.config import override, to_json
 from bt_ray.presets import preset
 from bt_ray.tracking.mlflow import MlflowRun
+from bt_ray.tuning import study_storage
 from bt_ray.tuning.callback import TrialCallback
 from bt_ray.tuning.fitting import Place
 from bt_ray.tuning.order import SweepOrder
@@ -151,3 +155,38 @@ def test_a_trial_that_does_not_fit_never_begins(order: TrialOrder) -> None:
     study = SweepStudy(order.study, order.name, wide, order.records)
     assert study.reconcile() == []
     assert [trial.state for trial in study.trials()] == [TrialState.PRUNED] * 2
+
+
+def test_a_database_that_is_away_for_a_while_ends_no_sweep(
+    order: TrialOrder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    study, search = open_search(order)
+    monkeypatch.setattr(study_storage, "_PAUSE_S", 0.0)
+    for name in ("ask", "report", "tell"):
+        whose = optuna.Trial if name == "report" else optuna.Study
+        monkeypatch.setattr(whose, name, away_twice(getattr(whose, name)))
+    config = start(search, order, "a")
+    search.on_trial_result("a", {"epoch": 3.0, "score": 0.5})
+    order.records.keep(TrialRecord(number=0, name="s-000", params=config["params"], changes={},
+                                   state="finished", score=0.5))  # fmt: skip
+    search.on_trial_complete("a")
+    [trial] = study.trials()
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
+    assert trial.intermediate_values == {3: 0.5}
+    assert caplog.text.count("Optuna's study does not answer") == 3
+    monkeypatch.setattr(study_storage, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(optuna.Study, "ask", away_twice(optuna.Study.ask))
+    with pytest.raises(OperationalError):
+        search.suggest("b")
+
+
+def away_twice(method: Any) -> Any:
+    """The method of a study whose database fails it two times."""
+    left = [StorageInternalError("away"), OperationalError("SELECT", {}, OSError("refused"))]
+
+    def called(*args: Any, **options: Any) -> Any:
+        if left:
+            raise left.pop()
+        return method(*args, **options)
+
+    return called
