@@ -6,7 +6,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from benchmarks.ray_nodes import free_ports
 
 PASSWORD = secrets.token_hex(8)
 _STARTS_WITHIN_S = 60
@@ -25,20 +26,15 @@ _USER, _HOST = "postgres", "127.0.0.1"
 def serve_postgres() -> Iterator[str]:
     """The URL, password and all, of a server with an empty database, while the context lasts."""
     programs = _find_programs()
-    port = _free_port()
+    (port,) = free_ports(1)
     folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/var/tmp"))
     try:
         as_user: list[str] = []
         if os.geteuid() == 0:  # as which PostgreSQL refuses to run
             user = pwd.getpwnam(_USER)
             os.chown(folder, user.pw_uid, user.pw_gid)
-            as_user = [
-                "setpriv",
-                "--pdeathsig=INT",
-                f"--reuid={_USER}",
-                f"--regid={_USER}",
-                "--clear-groups",
-            ]
+            as_user = ["setpriv", "--pdeathsig=INT", f"--reuid={_USER}", f"--regid={_USER}",
+                       "--clear-groups"]  # fmt: skip
         secret = folder / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)
@@ -49,7 +45,8 @@ def serve_postgres() -> Iterator[str]:
         )  # fmt: skip
         server = subprocess.Popen(
             [*as_user, programs / "postgres", "-D", folder / "data", "-h", _HOST, "-p", str(port),
-             "-k", folder, "-c", "fsync=off", "-c", "log_min_messages=panic"],
+             "-k", folder, "-c", "fsync=off", "-c", "log_min_messages=panic",
+             "-c", "max_connections=200"],
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -67,12 +64,6 @@ def _find_programs() -> Path:
     if name is None:
         pytest.skip("needs PostgreSQL (Debian: postgresql)")
     return Path(name).resolve().parent
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((_HOST, 0))
-        return int(free.getsockname()[1])
 
 
 def _wait(programs: Path, folder: Path, port: int, server: "subprocess.Popen[bytes]") -> None:

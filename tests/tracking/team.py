@@ -2,10 +2,8 @@
 
 import os
 import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ import pytest
 
 from benchmarks.ray_nodes import free_ports
 from tests.object_store import CREDENTIALS, object_store
+from tests.postgres import serve_postgres
 
 BUCKET = "team"
 _CONFIG = """[mlflow]
@@ -48,59 +47,6 @@ class Team:
         }
 
 
-def postgres_programs() -> Path:
-    """The folder of PostgreSQL's programs, which Debian keeps off the path."""
-    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
-        if (folder / "initdb").is_file():
-            return folder
-    found = shutil.which("initdb")
-    if found is None:
-        pytest.skip("needs PostgreSQL: apt-get install postgresql")
-    return Path(found).parent
-
-
-@contextmanager
-def postgres() -> Iterator[str]:
-    """The URI of an empty database, with its password; the server runs as the user postgres."""
-    programs, password = postgres_programs(), secrets.token_hex(8)
-    (port,) = free_ports(1)
-    as_user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
-    with tempfile.TemporaryDirectory(prefix="postgres-", dir="/tmp") as place:
-        folder = Path(place)
-        (folder / "password").write_text(password)
-        for path in (folder, folder / "password"):
-            if as_user:
-                shutil.chown(path, "postgres", "postgres")
-        data = str(folder / "data")
-        subprocess.run(
-            [programs / "initdb", "-D", data, "-U", "mlflow", "--auth=scram-sha-256",
-             f"--pwfile={folder}/password", "--no-sync", "--encoding=UTF8"],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
-            **as_user,  # type: ignore[call-overload]
-        )  # fmt: skip
-        server = subprocess.Popen(
-            [programs / "postgres", "-D", data, "-k", place, "-h", "127.0.0.1", "-p", str(port),
-             "-c", "fsync=off", "-c", "max_connections=200"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder,
-            **as_user,
-        )  # fmt: skip
-        try:
-            _wait_for_postgres(programs, port)
-            yield f"postgresql+psycopg://mlflow:{password}@127.0.0.1:{port}/postgres"
-        finally:
-            server.send_signal(2)  # a fast shutdown
-            server.wait(60)
-
-
-def _wait_for_postgres(programs: Path, port: int) -> None:
-    for _ in range(240):
-        ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]
-        if subprocess.run(ready, check=False).returncode == 0:
-            return
-        time.sleep(0.25)
-    raise TimeoutError("PostgreSQL does not start.")
-
-
 @contextmanager
 def team_mlflow(folder: Path) -> Iterator[Team]:
     """An MLflow server with all of that; artifacts go through it."""
@@ -109,7 +55,7 @@ def team_mlflow(folder: Path) -> Iterator[Team]:
     password = secrets.token_hex(8)
     (port,) = free_ports(1)
     with ExitStack() as stack:
-        database = stack.enter_context(postgres())
+        database = stack.enter_context(serve_postgres())
         options = stack.enter_context(object_store(BUCKET))
         store = options.partition("endpoint_override=")[2].partition("&")[0]
         config = folder / "auth.ini"
