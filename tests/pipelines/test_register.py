@@ -102,7 +102,7 @@ def template(shared_settings: Settings) -> Path:
             ("fair", 0.80, {}), ("better", 0.90, {}), ("otherwise", 0.95, {"probe.neighbors": 7}),
         ):  # fmt: skip
             folder, run = finished(shared_settings, name, knn, **changes)
-            source = find_source(str(folder), Path(shared_settings.storage))
+            source = find_source(str(folder), shared_settings.storage)
             registry.register_encoder(run, source.checkpoint, source.settings)
     return Path(shared_settings.storage)
 
