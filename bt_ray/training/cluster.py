@@ -6,10 +6,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.exceptions import TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bt_ray.config import Settings
@@ -28,6 +29,8 @@ DATA_CPUS = 1.0
 """Logical CPUs that reading data needs, at least, besides the workers'."""
 _POLL_S = 2.0
 _WAIT_MINUTES = 15.0
+_KNOWN_S, _ASKED_AGAIN_S = 20.0, 0.5
+"""How long Ray's scheduler may not have heard of a node that has just come."""
 _SHARE, _EXAMINED_S = 0.001, 60.0  # of a GPU, to look at it; seconds for all nodes to answer
 _LOCALLY = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # none takes this node away
@@ -177,18 +180,42 @@ def _examine_nodes() -> list[Card | str]:
 
 
 def _ask_nodes(look: Callable[[], T], num_gpus: float = 0) -> list[T]:
-    """What the function returns on each node, those with GPUs alone if it takes a share of one."""
-    asked = [
-        ray.remote(num_gpus=num_gpus, num_cpus=0)(look)
-        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        .remote()
-        for node in ray.nodes()
-        if node["Alive"] and (num_gpus == 0 or node["Resources"].get("GPU", 0) > 0)
-    ]
-    done, late = ray.wait(asked, num_returns=len(asked), timeout=_EXAMINED_S) if asked else ([], [])
-    for task in late:
-        ray.cancel(task)
-    return ray.get(done)
+    """What the function returns on each node, those with GPUs alone if it takes a share of one.
+
+    A node that has just come is asked again until Ray's scheduler has heard of it, one that has
+    gone is left out.
+    """
+    found: list[T] = []
+    wanted = {
+        node["NodeID"] for node in _living() if num_gpus == 0 or node["Resources"].get("GPU", 0) > 0
+    }
+    give_up = time.monotonic() + _KNOWN_S
+    while wanted:
+        remote = ray.remote(num_gpus=num_gpus, num_cpus=0)(look)
+        asked = {
+            remote.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)
+            ).remote(): node_id
+            for node_id in wanted
+        }
+        done, late = ray.wait(list(asked), num_returns=len(asked), timeout=_EXAMINED_S)
+        for task in late:
+            ray.cancel(task)
+        unknown = set()
+        for task in done:
+            try:
+                found.append(ray.get(task))
+            except TaskUnschedulableError:
+                unknown.add(asked[task])
+        wanted = unknown & {node["NodeID"] for node in _living()}
+        if time.monotonic() > give_up:
+            break
+        time.sleep(_ASKED_AGAIN_S if wanted else 0)
+    return found
+
+
+def _living() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def best_on_cluster(settings: Settings) -> Precision:
