@@ -24,8 +24,8 @@ class Settings:
     name: str
     """Name of the run and of its folder; the same name continues the same run."""
     storage: str = "runs"
-    """Folder of all runs, of written shards and of the MLflow store, which all nodes mount; or a URI
-    such as s3://bucket/runs, where each run keeps its own MLflow store unless there is a server."""
+    """Folder of all runs, written shards and the MLflow store, which all nodes mount; or a URI such
+    as s3://bucket/runs, where each run keeps an MLflow store of its own without a server."""
     data: DataSettings
     views: ViewSettings = field(default_factory=ViewSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
