@@ -30,6 +30,7 @@ from ray.data._internal.execution.operators.map_operator import MapOperator
 from ray.data._internal.execution.operators.output_splitter import OutputSplitter
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_initialized
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.context import get_train_context
@@ -54,6 +55,9 @@ _TOLD_S = 1.0
 
 _ANSWERED_S, _TOLD_WITHIN_S = 5.0, 30.0
 """Seconds for a node to take a connection; for Ray to say what is whose."""
+
+TRAIN_NOTES = CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+"""What Ray Train calls the file of its notes on checkpoints, in its folder of a run."""
 
 CHUNKS_AHEAD = "chunks_ahead"
 """The gauge's name after `ray_bt_ray_`."""

@@ -212,6 +212,13 @@ def test_ray_trains_controller_tells_of_its_workers(
         assert [*signature(theirs).parameters] == [*signature(ours).parameters], name
 
 
+def test_ray_train_notes_its_version_with_its_checkpoints() -> None:
+    from ray.train.v2._internal.execution.checkpoint import checkpoint_manager as theirs
+
+    assert ray_internals.TRAIN_NOTES.endswith(".json")
+    assert "ray_version" in theirs._CheckpointManagerState.model_fields
+
+
 def test_a_worker_looks_where_ray_train_notes_that_its_node_is_drained(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,5 +1,6 @@
 """Ray Train, driven: it replaces lost workers; errors and signals are handled here."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,9 @@ from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
 from bt_ray.data.location import locate
 from bt_ray.data.stream.ingest_group import DataForGroup, Steps
 from bt_ray.errors import BtRayError, RunFailedError
+from bt_ray.ray_internals import TRAIN_NOTES
 from bt_ray.storage.names import origin_of
+from bt_ray.storage.store import Store
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
 from bt_ray.training.cluster import cpus_needed, is_trial, uses_gpu
@@ -112,7 +115,9 @@ def _trainer(
     assignment: Assignment = order["assignment"]
     settings = assignment.settings
     origin = origin_of(assignment.run_folder)
-    filesystem, path = locate(str(assignment.run_folder) if origin is None else origin.uri)
+    store = Store(str(assignment.run_folder)) if origin is None else origin
+    filesystem, path = locate(store.uri)
+    drop_unreadable_notes(store.below(_TRAIN))
     trainer = TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config=order,
@@ -148,6 +153,23 @@ def _trainer(
     if settings.scaling.is_elastic:
         follow_cluster(trainer, settings.scaling, total_steps)
     return trainer
+
+
+def drop_unreadable_notes(store: Store) -> None:
+    """Removes Ray Train's notes on checkpoints where it would refuse to begin with them.
+
+    A full disk empties them, and another version of Ray reads none but its own. Our checkpoints are
+    found without them.
+    """
+    try:
+        notes = json.loads(store.read(TRAIN_NOTES))
+        is_readable = notes["ray_version"] == ray.__version__
+    except FileNotFoundError:
+        return
+    except (ValueError, TypeError, KeyError):
+        is_readable = False
+    if not is_readable:
+        store.remove(TRAIN_NOTES)
 
 
 def _most_decoders(settings: Settings) -> int | None:

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import ControllerError
 
 from bt_ray.config import Settings, override
 from bt_ray.errors import RunFailedError
 from bt_ray.presets import preset
-from bt_ray.ray_internals import Watch
+from bt_ray.ray_internals import TRAIN_NOTES, Watch
+from bt_ray.storage.store import Store
 from bt_ray.training import cluster, fit, incidents
 from bt_ray.training.assignment import Pretraining
 from bt_ray.training.incidents import Incidents, nccl_environment, watch, why
@@ -267,3 +269,19 @@ def test_workers_that_nobody_reads_data_for_any_more_are_ended_with_a_sentence(
     ):
         go_on(800, 8)
     assert clock[0] == pytest.approx(710, abs=20)
+
+
+@pytest.mark.parametrize(
+    ("notes", "stays"),
+    [("", False), ('{"checkpoint_results"', False), ("[]", False),
+     ('{"ray_version": "2.0.0"}', False), (f'{{"ray_version": "{ray.__version__}"}}', True)],
+)  # fmt: skip
+def test_rays_notes_that_it_would_refuse_are_dropped(
+    tmp_path: Path, notes: str, stays: bool
+) -> None:
+    """A full disk empties them, and Ray would not begin."""
+    file = tmp_path / TRAIN_NOTES
+    fit.drop_unreadable_notes(Store(str(tmp_path)))
+    file.write_text(notes)
+    fit.drop_unreadable_notes(Store(str(tmp_path)))
+    assert file.exists() == stays
