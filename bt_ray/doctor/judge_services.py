@@ -152,8 +152,8 @@ def judge_no_server(storage: str) -> Finding:
         return _tracking("storage", f"{found}: runs are recorded in an SQLite file", "good", "")
     return _tracking(
         "MLFLOW_TRACKING_URI", found, "note",
-        f"Without an MLflow server each run in {public_name(storage)} keeps its records for itself, "
-        "and there is no model registry: name one by MLFLOW_TRACKING_URI.",
+        f"Without an MLflow server each run in {public_name(storage)} keeps its records for "
+        "itself, and there is no model registry: name one by MLFLOW_TRACKING_URI.",
     )  # fmt: skip
 
 
