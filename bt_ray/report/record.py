@@ -12,7 +12,7 @@ from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import CheckpointError, SettingsError, TrackingError
 from bt_ray.redaction import without_credentials
 from bt_ray.storage.names import below, is_far
-from bt_ray.storage.working_copy import place_of
+from bt_ray.storage.working_copy import beside, place_of
 from bt_ray.tracking.mlflow_history import RecordedFacts, find_recorded, recorded_history
 from bt_ray.tracking.mlflow_record import recorded_run
 from bt_ray.tracking.mlflow_store import tracking_uri
@@ -124,7 +124,7 @@ def _of_folder(folder: Path) -> RunRecord:
         missing.append("kNN: it needs labelled images in data.train and data.test.")
     if checkpoint is None:
         missing.append(f"Map, neighbours and snippet: {damage}")
-    evaluations = _evaluations(folder.parent, run_id)
+    evaluations = _evaluations(beside(folder, "evaluations"), run_id)
     if not evaluations:
         missing.append("Evaluations: none yet; see `python -m pipelines.evaluate --help`.")
     return RunRecord(
@@ -199,11 +199,11 @@ def _by_evaluation(scores: Mapping[str, float]) -> tuple[Mapping[str, Any], ...]
     )
 
 
-def _evaluations(storage: Path, run_id: str | None) -> tuple[Mapping[str, Any], ...]:
-    """The evaluations of this run below the storage, sorted by name."""
+def _evaluations(folder: Path, run_id: str | None) -> tuple[Mapping[str, Any], ...]:
+    """The evaluations of this run in the folder of all, sorted by name."""
     if run_id is None:
         return ()
-    found = [_read_json(file) for file in sorted((storage / "evaluations").glob("*.json"))]
+    found = [_read_json(file) for file in sorted(folder.glob("*.json"))]
     mine = [record for record in found if record.get("run_id") == run_id and record.get("scores")]
     return tuple(sorted(mine, key=lambda record: str(record.get("evaluation"))))
 

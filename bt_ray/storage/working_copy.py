@@ -44,6 +44,18 @@ def place_of(name: str) -> Path:
     return folder / inside
 
 
+def beside(folder: Path, name: str) -> Path:
+    """The folder of this name beside a run's, as a copy that is up to date if the run's is one.
+
+    Raises: StorageError.
+    """
+    origin = origin_of(folder)
+    if origin is None:
+        return folder.parent / name
+    place, mark, options = origin.uri.partition("?")
+    return place_of(f"{place.rpartition('/')[0]}/{name}{mark}{options}")
+
+
 def read_far_json(folder: str, name: str) -> dict[str, Any] | None:
     """The object in a file of a far folder; none if there is none. Raises: StorageError."""
     try:

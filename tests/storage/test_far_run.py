@@ -127,6 +127,7 @@ def test_commands_take_the_runs_uri(settings: Settings, store: Store, tmp_path: 
         assert done.returncode == 0, done.stderr[-3000:]
     assert any(name.startswith("evaluations/") for name in store.sizes())
     assert b"small" in (tmp_path / "report.html").read_bytes()
+    assert "Evaluations" not in done.stderr, "those of the run are found beside it"
 
 
 def test_no_object_is_written_elsewhere_than_below_the_copy(
