@@ -22,11 +22,11 @@ from ray.train.torch import TorchTrainer
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, newest_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.allocator import KEEP_FREED_MEMORY
-from bt_ray.data.location import locate
+from bt_ray.data.location import locate, refusal
 from bt_ray.data.stream.ingest_group import DataForGroup, Steps
 from bt_ray.errors import BtRayError, RunFailedError
 from bt_ray.ray_internals import TRAIN_NOTES
-from bt_ray.storage.names import origin_of
+from bt_ray.storage.names import name_of, origin_of
 from bt_ray.storage.store import Store
 from bt_ray.training.assignment import Assignment
 from bt_ray.training.background import begin_beside
@@ -69,7 +69,8 @@ def fit(
         order = {"assignment": assignment, "recorder": recorder}
         while True:
             try:
-                have_left = _run(_trainer(order, total_steps, callbacks, incidents, on_gpu))
+                trainer = _trainer(order, total_steps, callbacks, incidents, on_gpu)
+                have_left = _run(trainer, name_of(run_folder))
             except RayActorError as error:  # Ray Train's controller died; Ray replaces none
                 if incidents.count() > settings.scaling.max_failures:
                     raise RunFailedError(
@@ -83,9 +84,11 @@ def fit(
         raise failure
 
 
-def _run(trainer: TorchTrainer) -> bool:
+def _run(trainer: TorchTrainer, place: str) -> bool:
     """Whether the workers left a node that will be taken away, and shall go on elsewhere.
 
+    Args:
+      place: where the run is kept, in words.
     Raises: RayActorError if Ray Train's controller died; RunFailedError; errors of bt_ray there.
     """
     try:
@@ -94,6 +97,9 @@ def _run(trainer: TorchTrainer) -> bool:
         cause = getattr(error, "controller_failure", None)
         if isinstance(cause, BtRayError):  # of `Incidents`, or the storage's
             raise cause from error
+        refused = refusal(cause, place) if isinstance(cause, OSError) else None
+        if refused is not None:  # Ray Train's own notes lie there, too
+            raise refused from error
         raise RunFailedError(f"Ray Train gave up on the run{why(error)} {CONTINUES}") from error
 
 
