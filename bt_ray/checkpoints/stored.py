@@ -10,7 +10,7 @@ from bt_ray.data.lock import held
 from bt_ray.errors import StorageError
 from bt_ray.storage.names import origin_of
 from bt_ray.storage.store import Store
-from bt_ray.storage.working_copy import CHECKPOINT
+from bt_ray.storage.working_copy import CHECKPOINT, size_of
 
 REJECTED = "manifest-rejected.json"
 """Name of the manifest of a checkpoint that was found to be damaged."""
@@ -70,7 +70,7 @@ def bring_tensors(folder: Path) -> None:
         missing = [
             name
             for name, listed in manifest.files.items()
-            if name in there and _size(folder / name) != listed.num_bytes
+            if name in there and size_of(folder / name) != listed.num_bytes
         ]
         origin.download(missing, folder)
 
@@ -125,7 +125,3 @@ def _is_of_checkpoint(name: str) -> bool:
 
 def _read(file: Path) -> bytes | None:
     return file.read_bytes() if file.is_file() else None
-
-
-def _size(file: Path) -> int | None:
-    return file.stat().st_size if file.is_file() else None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,13 +113,19 @@ class Store:
     @contextmanager
     def _answering(self) -> Iterator[tuple[pa.fs.FileSystem, str]]:
         try:
-            yield locate(self.uri)
+            yield _opened(self.uri)
         except (FileNotFoundError, StorageError):
             raise
         except OSError as error:
             raise StorageError(
                 f"The storage {self.shown} does not answer, or refuses ({first_line(error)})."
             ) from error
+
+
+@cache
+def _opened(uri: str) -> tuple[pa.fs.FileSystem, str]:
+    """The file system and the path there, once a process: S3 is asked for a bucket's region."""
+    return locate(uri)
 
 
 def is_inside(name: str) -> bool:

@@ -90,7 +90,7 @@ def bring(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder / "copying.lock"):
             there = origin.sizes()
-            sizes = {name: _size(folder / name) for name in there}
+            sizes = {name: size_of(folder / name) for name in there}
             origin.download([name for name in there if sizes[name] != there[name]], folder)
 
 
@@ -118,7 +118,8 @@ def _is_copied(name: str, but: Collection[str]) -> bool:
     return not (goes_itself or is_other or file.endswith(_KEPT_HERE) or file == "claim.json")
 
 
-def _size(file: Path) -> int | None:
+def size_of(file: Path) -> int | None:
+    """Of a file here, in bytes; none if there is none."""
     return file.stat().st_size if file.is_file() else None
 
 

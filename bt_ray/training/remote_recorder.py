@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,45 @@ class _Desk(FolderRecorder):
         self._stop.make()
 
 
+class Asking:
+    """A question to an actor, and the last answer: who asks does not wait for it.
+
+    Args:
+      ask: asks it.
+    """
+
+    def __init__(self, ask: Callable[[], Any]) -> None:
+        self._ask = ask
+        self._asked: Any = None
+        self._answer: Any = None
+
+    def last(self) -> Any:
+        """The last answer, none before the first; each call asks again for the next time."""
+        if self._asked is None:
+            self._asked = self._ask()
+        elif ray.wait([self._asked], timeout=0)[0]:
+            self._answer = ray.get(self._asked)
+            self._asked = self._ask()
+        return self._answer
+
+
+def begin_here(kind: type[Any], *arguments: Any) -> Any:
+    """An actor on this node, which takes no CPU and begins again if it is killed.
+
+    A call that it was killed in is repeated: it must do no harm twice.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(kind)
+    return actor.options(scheduling_strategy=here).remote(*arguments)
+
+
 class RemoteRecorder:
     """Hands over to the actor, and waits for nothing but in `flush`."""
 
     def __init__(self, desk: Any) -> None:
         self._desk = desk
         self._sent: deque[ray.ObjectRef[None]] = deque()
-        self._asked: ray.ObjectRef[bool] | None = None
-        self._shall_stop = False
+        self._wish = Asking(desk.wants_stop.remote)
 
     def __reduce__(self) -> tuple[type["RemoteRecorder"], tuple[Any]]:
         return RemoteRecorder, (self._desk,)
@@ -78,12 +109,7 @@ class RemoteRecorder:
 
     def wants_stop(self) -> bool:
         """What the last answer was; it asks again for the next time."""
-        if self._asked is None:
-            self._asked = self._desk.wants_stop.remote()
-        elif ray.wait([self._asked], timeout=0)[0]:
-            self._shall_stop = ray.get(self._asked)
-            self._asked = self._desk.wants_stop.remote()
-        return self._shall_stop
+        return bool(self._wish.last())
 
     def send_measures(self) -> None:
         """Waits until the actor has sent them."""
@@ -127,10 +153,7 @@ def recording(storage: str, run_folder: Path, stop: StopRequest) -> Iterator[Rem
       storage: of all runs, which the folder may be copied to.
       stop: is passed on to it.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Calls are repeated if it is killed: a measure that is there twice counts once.
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Desk)
-    desk: Any = actor.options(scheduling_strategy=here).remote(storage, run_folder)
+    desk = begin_here(_Desk, storage, run_folder)
     is_over = threading.Event()
     threading.Thread(target=_pass_on, args=(stop, desk, is_over), daemon=True).start()
     try:

@@ -1,9 +1,12 @@
 """What the sweep's process wishes of its trials' processes, which may be on other machines."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from bt_ray.training.remote_recorder import Asking, begin_here
 
 Wish = Literal["stop", "give up"]
 
@@ -38,9 +41,7 @@ class RemoteWishes:
     """Wishes in an actor beside the sweep's process, which ends with it."""
 
     def __init__(self) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WishBoard)
-        self._board: Any = actor.options(scheduling_strategy=here).remote()
+        self._board: Any = begin_here(WishBoard)
 
     def leave(self, number: int, wish: Wish) -> None:
         """Leaves a wish; the sweep repeats it while the trial runs."""
@@ -50,24 +51,7 @@ class RemoteWishes:
         """What is wished; waits for the answer."""
         return ray.get(self._board.read.remote(number))  # type: ignore[no-any-return]
 
-    def asking(self, number: int) -> "Asking":
-        """Asks for one trial, without waiting."""
-        return Asking(self._board, number)
-
-
-class Asking:
-    """Whether a trial shall stop, by the last answer; each call asks again for the next time."""
-
-    def __init__(self, board: Any, number: int) -> None:
-        self._board, self._number = board, number
-        self._asked: Any = None
-        self._answer: Wish | None = None
-
-    def __call__(self) -> bool:
-        """Whether something is wished, as far as is known."""
-        if self._asked is None:
-            self._asked = self._board.read.remote(self._number)
-        elif ray.wait([self._asked], timeout=0)[0]:
-            self._answer = ray.get(self._asked)
-            self._asked = self._board.read.remote(self._number)
-        return self._answer is not None
+    def asking(self, number: int) -> Callable[[], bool]:
+        """Whether anything is wished of one trial, as far as is known; it does not wait."""
+        wish = Asking(partial(self._board.read.remote, number))
+        return lambda: wish.last() is not None
