@@ -128,7 +128,7 @@ def _pretrained() -> Pretrained:
     """The same weights wherever it is called."""
     torch.manual_seed(0)
     settings = _settings()
-    return Pretrained(build_encoder(settings.model).eval(), settings)
+    return Pretrained(build_encoder(settings).eval(), settings)
 
 
 def by_actors(images: Path, out: Path) -> Block:
@@ -175,7 +175,7 @@ def _bare_loop(files: list[Path]) -> Block:
             for file in batch
         ]
         levels = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
-        found = encoder(normalize(levels)).numpy()
+        found = encoder(normalize(levels, _settings().data)).numpy()
         vectors |= zip((file.name for file in batch), found, strict=True)
         began = began or time.perf_counter()
     speed = (len(files) - _BATCH_SIZE) / (time.perf_counter() - began)

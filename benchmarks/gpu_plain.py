@@ -74,7 +74,7 @@ class PlainRun:
         self._layout = (
             torch.channels_last if settings.training.channels_last else torch.contiguous_format
         )
-        self.twins: Twins = build_twins(settings.model)
+        self.twins: Twins = build_twins(settings)
         self.twins.to(device, memory_format=self._layout)  # type: ignore[call-overload]
         self.optimizer = PlainLars(list(self.twins.parameters()), settings)
         is_fp16 = settings.training.precision == "fp16"

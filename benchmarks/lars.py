@@ -48,7 +48,7 @@ def main() -> None:
     order = guarded(lambda: tyro.cli(Benchmark, prog="python -m benchmarks.lars"))
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     settings = preset("imagenet_300")
-    twins = build_twins(settings.model).to(device)
+    twins = build_twins(settings).to(device)
     for parameter in twins.parameters():
         parameter.grad = torch.randn_like(parameter)
     optimizer = build_optimizer(settings, twins)

@@ -145,7 +145,7 @@ def bare_images_per_s(folder: Path, settings: Settings, warmup_steps: int, steps
 
     def step() -> None:
         set_rates(learner.optimizer, next(steps_done) / (warmup_steps + steps))
-        view_a, view_b = (to_input(view, settings.training) for view in next(batches))
+        view_a, view_b = (to_input(view, settings) for view in next(batches))
         with autocast(settings.training, _CPU):
             z_a, z_b = learner.module(view_a, view_b)
         objective(z_a, z_b).loss.backward()

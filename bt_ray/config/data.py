@@ -19,6 +19,9 @@ WITHOUT: Mapping[Transformation, Mapping[str, Any]] = {
 """Transformation → the changes to the views' settings that leave it out."""
 
 
+_MOST_CHANNELS = 32
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """What is learned from, and in what portions."""
@@ -30,6 +33,17 @@ class DataSettings:
     labels: Literal["found", "none"] = "found"
     """Where labels come from: found: from what the source tells, such as its subfolders; none: the
     images are taken without labels, as from folders that are dates."""
+    channels: int = 3
+    """Channels of an image, 1 to 32. 1 and 3: images are converted, from colour to grey and from
+    grey to colour; any other number: every image must have as many."""
+    bit_depth: Literal[8, 16] = 8
+    """Bits of a channel's levels: deeper images are brought to 8, or keep up to 16 of theirs."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel that is subtracted, as a share of the highest level; none: for 8-bit RGB
+    ImageNet's, or that of timm's encoder; for other images what was measured when their shards
+    were written."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel, likewise, that is divided by."""
     global_batch: int = 256
     """Images of one optimizer step, over all workers (N)."""
     rows_per_row_group: int = 256
@@ -52,6 +66,37 @@ class DataSettings:
             "a correlation needs two images.",
         )
         require_probability("data", self, "max_bad_rate")
+        require(
+            1 <= self.channels <= _MOST_CHANNELS,
+            f"data.channels={self.channels} must lie between 1 and {_MOST_CHANNELS}.",
+        )
+        require(
+            (self.mean is None) == (self.std is None),
+            f"data.mean={self.mean} and data.std={self.std} must be given together, or neither.",
+        )
+        if self.mean is not None and self.std is not None:
+            self._check_statistics(self.mean, self.std)
+
+    def _check_statistics(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        for name, values in (("mean", mean), ("std", std)):
+            require(
+                len(values) == self.channels,
+                f"data.{name}={values} must have data.channels={self.channels} numbers.",
+            )
+        require_probability("data", self, "mean")
+        require(
+            all(0 < value <= 1 for value in std), f"data.std={std} must lie above 0, and up to 1."
+        )
+
+    @property
+    def highest_level(self) -> int:
+        """255 or 65,535."""
+        return (1 << self.bit_depth) - 1
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether images have three channels of 8 bits, for which there are the fastest ways."""
+        return self.channels == 3 and self.bit_depth == 8
 
 
 @dataclass(frozen=True, kw_only=True)

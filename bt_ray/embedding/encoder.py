@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bt_ray.config import SETTINGS_FILE, TrainingSettings, to_json
+from bt_ray.config import SETTINGS_FILE, DataSettings, TrainingSettings, to_json
 from bt_ray.data.location import locate, public_name, write_whole
 from bt_ray.embedding.manifest import Precision
 from bt_ray.errors import CheckpointError, DataError
@@ -53,13 +53,14 @@ class Encoder:
     image_px: int
     device: torch.device
     training: TrainingSettings
+    data: DataSettings
 
     @torch.inference_mode()
     def __call__(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Vectors (n, F) of n images, each uint8 (px, px, 3)."""
         levels = torch.from_numpy(np.stack(pixels)).to(self.device).permute(0, 3, 1, 2)
         with autocast(self.training, self.device):
-            found: torch.Tensor = self.module(normalize(levels))
+            found: torch.Tensor = self.module(normalize(levels, self.data))
         vectors: NDArray[np.float32] = found.float().cpu().numpy()
         return vectors
 
@@ -109,4 +110,5 @@ def load_encoder(root: str, digest: str, computation: Computation) -> Encoder:
         pretrained.settings.views.image_px,
         device,
         replace(pretrained.settings.training, precision=computation.precision),
+        pretrained.settings.data,
     )

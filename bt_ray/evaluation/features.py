@@ -92,7 +92,8 @@ def encode_groups(
     images = load_images(table, settings.views.image_px)
     parts = [np.empty((0, cast(int, encoder.num_features)), np.float32)]
     for block in images.pixels.split(_BLOCK):
-        levels = normalize(block.to(device)).contiguous(memory_format=torch.channels_last)
+        levels = normalize(block.to(device), settings.data)
+        levels = levels.contiguous(memory_format=torch.channels_last)
         parts.append(encoder(levels).float().cpu().numpy())
     whole = take_rows(table, images.rows.numpy())
     return Encoded(

@@ -37,7 +37,8 @@ def encode_files(
         for first in range(0, len(files), _BLOCK):
             views = list(pool.map(lambda file: _view(file, px), files[first : first + _BLOCK]))
             pixels = torch.from_numpy(np.stack(views).transpose(0, 3, 1, 2).copy())
-            levels = normalize(pixels.to(device)).contiguous(memory_format=torch.channels_last)
+            levels = normalize(pixels.to(device), pretrained.settings.data)
+            levels = levels.contiguous(memory_format=torch.channels_last)
             parts.append(encoder(levels).float().cpu().numpy())
             on_progress(first + len(views))
     if fingerprint(pretrained.encoder) != before:

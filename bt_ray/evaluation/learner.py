@@ -78,7 +78,7 @@ class ClassifierLearner:
 
     def embed(self, batch: Batch) -> Embedded:
         """Representations (n, F) of the images' one view, and their labels (n,)."""
-        view = to_input(batch.views[0], self._settings.training)
+        view = to_input(batch.views[0], self._settings)
         labels = self._labels[torch.tensor(batch.samples)]
         if self._device.type == "cuda":
             labels = labels.pin_memory()  # from there a copy need not be waited for

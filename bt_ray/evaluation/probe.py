@@ -20,9 +20,9 @@ from bt_ray.evaluation.knn import knn_top1
 from bt_ray.evaluation.labelled import digest, read_labels
 from bt_ray.evaluation.spectrum import eigenvalues, mean_correlation, mean_deviation, rank_me
 from bt_ray.methods.learner import Probing
-from bt_ray.model.inputs import normalize
+from bt_ray.model.inputs import to_input
 from bt_ray.model.twins import Twins
-from bt_ray.precision import autocast, memory_format
+from bt_ray.precision import autocast
 
 SHARED_IMAGES = "knn/held_out_in_training"
 """Measure: held-out images that are training images; there is none if none are."""
@@ -135,10 +135,9 @@ class Probe:
 
     def _represent(self, twins: Twins, pixels: Tensor) -> Tensor:
         """float32 (n, F) representations of this worker's images."""
-        layout = memory_format(self.settings.training)
         with autocast(self.settings.training, self.device):
             parts = [
-                twins.encoder(normalize(block.to(self.device)).contiguous(memory_format=layout))
+                twins.encoder(to_input(block.to(self.device), self.settings))
                 for block in pixels.split(_BLOCK)
             ]
         return torch.cat(parts).float()

@@ -13,8 +13,8 @@ from bt_ray.evaluation.accuracy import count_hits, guesses_counted
 from bt_ray.evaluation.images import LabelledImages, load_images
 from bt_ray.methods.learner import Probing
 from bt_ray.model.classifier import Classifier
-from bt_ray.model.inputs import normalize
-from bt_ray.precision import autocast, memory_format
+from bt_ray.model.inputs import to_input
+from bt_ray.precision import autocast
 
 _BLOCK = 256
 
@@ -36,14 +36,13 @@ class Scorer:
         """`test/top1` and, from six classes on, `test/top5`; the classifier is as it was."""
         was_training = classifier.training
         classifier.eval()
-        layout = memory_format(self.settings.training)
         shards = ShardSet.open(str(self.settings.data.test))
         counted = guesses_counted(len(shards.manifest.classes))
         hits, seen = dict.fromkeys(counted, 0), 0
         for images in self._images(shards):
             parts = zip(images.pixels.split(_BLOCK), images.labels.split(_BLOCK), strict=True)
             for pixels, labels in parts:
-                levels = normalize(pixels.to(self.device)).contiguous(memory_format=layout)
+                levels = to_input(pixels.to(self.device), self.settings)
                 with autocast(self.settings.training, self.device):
                     logits = classifier(levels).float().cpu()
                 for k in counted:

@@ -76,7 +76,7 @@ def measure_size(settings: Settings) -> Size:
     rows = max(2, rows)  # what batch norm without its other workers can do
     px = settings.views.image_px
     with FakeTensorMode():
-        twins = build_twins(settings.model)
+        twins = build_twins(settings)
         known = _storages([*twins.parameters(), *twins.buffers()])
         weights = sum(known.values())
         levels_bytes = _LEVELS_FINISHED_HERE if settings.views.photometry == "device" else _LEVELS

@@ -49,10 +49,12 @@ def trace_model(settings: Settings, images: int) -> list[Operation]:
     px = settings.views.image_px
     record = _Record()
     with FakeTensorMode(), record:
-        twins = build_twins(settings.model)
+        twins = build_twins(settings)
         record.begin(twins)
         with _autocast(settings):
-            embeddings = twins.projector(twins.encoder(torch.empty(2 * images, 3, px, px)))
+            embeddings = twins.projector(
+                twins.encoder(torch.empty(2 * images, settings.data.channels, px, px))
+            )
             if twins.predictor is not None:
                 embeddings = torch.cat([twins.predictor(embeddings[:images]), embeddings[images:]])
         record.turn_back(embeddings)
@@ -64,10 +66,10 @@ def trace_encoder(settings: Settings, images: int) -> list[Operation]:
     px = settings.views.image_px
     record = _Record()
     with FakeTensorMode(), record:
-        encoder = build_encoder(settings.model)
+        encoder = build_encoder(settings)
         record.begin(encoder)
         with _autocast(settings):
-            features = encoder(torch.empty(images, 3, px, px))
+            features = encoder(torch.empty(images, settings.data.channels, px, px))
         record.turn_back(features)
     return record.operations
 

@@ -32,7 +32,7 @@ class BarlowTwinsLearner:
         self._settings, self._device = settings, device
         self._steps_per_epoch = steps_per_epoch
         torch.manual_seed(settings.training.seed)
-        self.module = build_twins(settings.model)
+        self.module = build_twins(settings)
         if world_size() > 1:
             self.module.globalize_batch_norm()
         if settings.training.activation_checkpointing:
@@ -53,7 +53,7 @@ class BarlowTwinsLearner:
 
     def embed(self, batch: Batch) -> Embedded:
         """Representations (n, F) of each of the two views."""
-        view_a, view_b = (to_input(view, self._settings.training) for view in batch.views)
+        view_a, view_b = (to_input(view, self._settings) for view in batch.views)
         with self._autocast():
             return self.module.represent(view_a, view_b)
 

@@ -4,7 +4,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from bt_ray.config import ModelSettings
+from bt_ray.config import Settings
 
 # Channels and stride of each layer.
 _SMALL_LAYERS = {
@@ -13,17 +13,18 @@ _SMALL_LAYERS = {
 }
 
 
-def build_encoder(settings: ModelSettings) -> nn.Module:
-    """A module that turns images (n, 3, px, px) into representations (n, F).
+def build_encoder(settings: Settings) -> nn.Module:
+    """A module that turns images (n, c, px, px) into representations (n, F).
 
     Its weights are new, drawn by torch's global generator; its attribute `num_features` is F.
     """
-    if settings.encoder in _SMALL_LAYERS:
-        return ConvEncoder(_SMALL_LAYERS[settings.encoder])
+    model = settings.model
+    if model.encoder in _SMALL_LAYERS:
+        return ConvEncoder(_SMALL_LAYERS[model.encoder])
     import torchvision  # here: it takes as long to import as torch, and small encoders need none
 
-    encoder = torchvision.models.get_model(settings.encoder, weights=None, zero_init_residual=True)
-    if settings.stem == "cifar":
+    encoder = torchvision.models.get_model(model.encoder, weights=None, zero_init_residual=True)
+    if model.stem == "cifar":
         encoder.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
         encoder.maxpool = nn.Identity()
     encoder.num_features = encoder.fc.in_features

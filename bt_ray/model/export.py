@@ -96,7 +96,7 @@ def _read_safetensors(pretrained: Pretrained, file: Path) -> Encode:
 
 
 def _with_weights(pretrained: Pretrained, tensors: dict[str, Tensor]) -> Encode:
-    encoder = build_encoder(pretrained.settings.model)
+    encoder = build_encoder(pretrained.settings)
     encoder.load_state_dict(tensors)
     return encoder.eval()
 

@@ -5,36 +5,53 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from bt_ray.config import TrainingSettings
+from bt_ray.config import DataSettings, Settings
 from bt_ray.precision import memory_format
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+_EVEN_MEAN, _EVEN_STD = 0.5, 0.25
+Shares = tuple[float, ...]
 
 
-def normalize(levels: Tensor) -> Tensor:
-    """Levels (n, 3, h, w), 0 to 255, normalised by ImageNet's mean and deviation: float32.
+def normalize(levels: Tensor, data: DataSettings) -> Tensor:
+    """Levels (n, c, h, w), normalised by the settings' mean and deviation: float32.
 
     Args:
       levels: of any type; bytes are widened by the subtraction itself.
     """
-    mean, std = statistics(levels.device)
+    mean, std = statistics(*_shares(data), data.highest_level, levels.device)
     x = levels if levels.dtype == torch.uint8 else levels.float()
     return (x - mean) / std
 
 
+def _shares(data: DataSettings) -> tuple[Shares, Shares]:
+    """Mean and deviation of each channel, as shares of the highest level.
+
+    Where nobody knows them: ImageNet's of three channels, and those of evenly spread levels.
+    """
+    if data.mean is not None and data.std is not None:
+        return data.mean, data.std
+    if data.channels == len(_IMAGENET_MEAN):
+        return _IMAGENET_MEAN, _IMAGENET_STD
+    return (_EVEN_MEAN,) * data.channels, (_EVEN_STD,) * data.channels
+
+
 @cache
-def statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of the three channels in levels, (1, 3, 1, 1), made once a device.
+def statistics(
+    mean: Shares, std: Shares, highest_level: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the channels in levels, (1, c, 1, 1), made once a device.
 
     The device would be stopped by a copy at every step.
     """
     with torch.inference_mode(False):  # whoever asks first, others may want gradients
-        both = torch.tensor((_IMAGENET_MEAN, _IMAGENET_STD)) * 255
-        mean, std = both.to(device).view(2, 1, 3, 1, 1)
-        return mean, std
+        both = torch.tensor((mean, std)) * highest_level
+        of_mean, of_std = both.to(device).view(2, 1, len(mean), 1, 1)
+        return of_mean, of_std
 
 
-def to_input(levels: Tensor, settings: TrainingSettings) -> Tensor:
-    """The encoder's input (n, 3, px, px): `normalize`d levels, in the settings' memory layout."""
-    return normalize(levels).contiguous(memory_format=memory_format(settings))
+def to_input(levels: Tensor, settings: Settings) -> Tensor:
+    """The encoder's input (n, c, px, px): `normalize`d levels, in the settings' memory layout."""
+    layout = memory_format(settings.training)
+    return normalize(levels, settings.data).contiguous(memory_format=layout)

@@ -49,7 +49,7 @@ def load_folder(folder: Path) -> Pretrained:
     Raises: CheckpointError if the weights are not those of the settings' encoder.
     """
     settings = read_settings(folder / SETTINGS_FILE)
-    encoder = build_encoder(settings.model)
+    encoder = build_encoder(settings)
     load_weights(encoder, folder / ENCODER)
     return Pretrained(encoder.eval(), settings)
 
@@ -60,7 +60,7 @@ def load_file_of_weights(file: Path, settings: Settings) -> Pretrained:
     Raises: CheckpointError if it cannot be read, or is of another architecture.
     """
     model = settings.model
-    encoder = build_encoder(model)
+    encoder = build_encoder(settings)
     found = {
         name: tensor for name, tensor in _bare_names(_read(file)).items()
         if not name.startswith("fc.")
@@ -119,4 +119,4 @@ def _bare_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def untrained(pretrained: Pretrained) -> Pretrained:
     """The same architecture with new weights, drawn with the seed of the run's settings."""
     torch.manual_seed(pretrained.settings.training.seed)
-    return Pretrained(build_encoder(pretrained.settings.model).eval(), pretrained.settings)
+    return Pretrained(build_encoder(pretrained.settings).eval(), pretrained.settings)

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from bt_ray.config import ModelSettings
+from bt_ray.config import Settings
 from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.projector import build_projector
@@ -81,19 +81,20 @@ class Twins(nn.Module):
         return of_a, of_b
 
 
-def build_twins(settings: ModelSettings) -> Twins:
+def build_twins(settings: Settings) -> Twins:
     """Twins with new weights, drawn by torch's global generator, on the CPU.
 
     The predictor is an MLP like the projector, always with batch norm: "2 fully connected layers
     of size 8192 … with batch normalization followed by a ReLU nonlinearity in the hidden layer".
     """
-    encoder, widths = build_encoder(settings), settings.projector_widths
+    model = settings.model
+    encoder, widths = build_encoder(settings), model.projector_widths
     projector = build_projector(
         encoder.num_features,  # type: ignore[arg-type]
         widths,
-        batch_norm=settings.projector_batch_norm,
+        batch_norm=model.projector_batch_norm,
     )
     predictor = None
-    if settings.predictor_widths is not None:
-        predictor = build_projector(widths[-1], settings.predictor_widths)
-    return Twins(encoder, projector, predictor, stop_gradient=settings.stop_gradient)
+    if model.predictor_widths is not None:
+        predictor = build_projector(widths[-1], model.predictor_widths)
+    return Twins(encoder, projector, predictor, stop_gradient=model.stop_gradient)

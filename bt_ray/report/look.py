@@ -55,7 +55,10 @@ def look_at(pretrained: Pretrained, most_images: int) -> Look:
     pixels, labels = images.pixels[:most_images], images.labels[:most_images]
     if not len(pixels):
         raise DataError(f"No image in {shards.root!r} can be decoded.")
-    features = [pretrained.encoder(normalize(block)).float() for block in pixels.split(_BLOCK)]
+    features = [
+        pretrained.encoder(normalize(block, settings.data)).float()
+        for block in pixels.split(_BLOCK)
+    ]
     return Look(
         np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()),
         torch.cat(features),

@@ -32,7 +32,7 @@ class EncoderModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-define
     def load_context(self, context: Any) -> None:
         """Builds the encoder from the settings and loads its weights."""
         self._settings = from_json(Path(context.artifacts["settings"]).read_text())
-        self._encoder = build_encoder(self._settings.model)
+        self._encoder = build_encoder(self._settings)
         load_weights(self._encoder, Path(context.artifacts["weights"]))
         self._encoder.eval()
 
@@ -50,7 +50,7 @@ class EncoderModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-define
             block = range(first, min(first + _BLOCK, len(images)))
             pixels = np.stack([self._pixels(i, images[i]) for i in block])
             levels = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-            parts.append(self._encoder(normalize(levels)).numpy())
+            parts.append(self._encoder(normalize(levels, self._settings.data)).numpy())
         return np.concatenate(parts)
 
     def _pixels(self, number: int, encoded: bytes | str) -> NDArray[np.uint8]:

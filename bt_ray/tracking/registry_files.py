@@ -35,7 +35,7 @@ def save_model(folder: Path, checkpoint: Path, *, run_id: str, logged: LoggedMod
       logged: how MLflow records the model.
     """
     settings = from_json((checkpoint / SETTINGS_FILE).read_text())
-    num_features = cast(int, build_encoder(settings.model).num_features)
+    num_features = cast(int, build_encoder(settings).num_features)
     mlflow.pyfunc.save_model(
         path=str(folder),
         mlflow_model=Model(
@@ -62,7 +62,7 @@ def save_model(folder: Path, checkpoint: Path, *, run_id: str, logged: LoggedMod
 
 def digest_of(checkpoint: Path) -> str:
     """The digest of the encoder's weights in a checkpoint. Raises: CheckpointError; OSError."""
-    encoder = build_encoder(from_json((checkpoint / SETTINGS_FILE).read_text()).model)
+    encoder = build_encoder(from_json((checkpoint / SETTINGS_FILE).read_text()))
     load_weights(encoder, checkpoint / ENCODER)
     return fingerprint(encoder)
 

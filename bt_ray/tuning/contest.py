@@ -81,7 +81,10 @@ class Contest:
         encoder = place_encoder(pretrained, device)
         plain, view_a, view_b = (
             torch.cat(
-                [encoder(normalize(block.to(device))).float() for block in part.split(_BLOCK)]
+                [
+                    encoder(normalize(block.to(device), settings.data)).float()
+                    for block in part.split(_BLOCK)
+                ]
             )
             for part in (load_images(table, px).pixels, pairs.view_a, pairs.view_b)
         )

@@ -45,7 +45,7 @@ def test_both_losses_are_the_papers() -> None:
 def test_both_optimizers_go_the_same_way() -> None:
     settings = override(build_settings(Benchmark(tiny=True)), {"data.global_batch": 256})
     torch.manual_seed(0)
-    twins, others = build_twins(settings.model), build_twins(settings.model)
+    twins, others = build_twins(settings), build_twins(settings)
     others.load_state_dict(twins.state_dict())
     ours, theirs = build_optimizer(settings, twins), PlainLars(list(others.parameters()), settings)
     for _ in range(3):

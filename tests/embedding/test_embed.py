@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 def new_encoder(seed: int = 0) -> Pretrained:
     settings: Settings = override(preset("digits"), {"views.image_px": 8})
     torch.manual_seed(seed)
-    return Pretrained(build_encoder(settings.model).eval(), settings)
+    return Pretrained(build_encoder(settings).eval(), settings)
 
 
 @pytest.fixture(scope="module")

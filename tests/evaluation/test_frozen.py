@@ -106,7 +106,7 @@ def test_test_images_in_the_bank_are_refused() -> None:
 @pytest.fixture
 def pretrained(small_settings: Settings) -> Pretrained:
     torch.manual_seed(0)
-    return Pretrained(build_encoder(small_settings.model).eval(), small_settings)
+    return Pretrained(build_encoder(small_settings).eval(), small_settings)
 
 
 def test_features_are_the_encoders_of_every_image_in_order(

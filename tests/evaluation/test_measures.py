@@ -163,6 +163,6 @@ def test_cross_correlation_is_that_of_the_objective() -> None:
 def test_encoders_say_how_many_features_they_give(
     small_settings: Settings, name: str, stem: str
 ) -> None:
-    model = override(small_settings, {"model.encoder": name, "model.stem": stem}).model
-    encoder = build_encoder(model).eval()
+    settings = override(small_settings, {"model.encoder": name, "model.stem": stem})
+    encoder = build_encoder(settings).eval()
     assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, encoder.num_features)

@@ -52,7 +52,7 @@ def bare_root(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_probe_measures_and_leaves_the_twins_as_they_were(small_settings: Settings) -> None:
-    twins = build_twins(small_settings.model)
+    twins = build_twins(small_settings)
     before = {name: value.clone() for name, value in twins.state_dict().items()}
     probing = build_probe(small_settings, CPU)(twins)
     assert set(probing.measures) == ALWAYS | {"knn/top1"}
@@ -69,7 +69,7 @@ def test_probe_measures_and_leaves_the_twins_as_they_were(small_settings: Settin
 
 def test_weights_that_are_no_longer_finite_end_the_run(small_settings: Settings) -> None:
     """By a sentence, not by the first measure that cannot be computed."""
-    twins = build_twins(small_settings.model)
+    twins = build_twins(small_settings)
     next(twins.parameters()).data.fill_(torch.nan)
     with pytest.raises(NonFiniteLossError, match=r"lower optimizer\.weight_rate"):
         build_probe(small_settings, CPU)(twins)

@@ -22,7 +22,7 @@ WIRES = ("10GbE", "25GbE", "100GbE", "100 RoCE", "4x100 IB")
 
 def test_every_gradient_is_complete_once_and_flops_are_three_forwards() -> None:
     operations = trace_model(SMALL, 4)
-    twins = build_twins(SMALL.model)
+    twins = build_twins(SMALL)
     assert sum(op.gradient_bytes for op in operations) == 4 * sum(
         parameter.numel() for parameter in twins.parameters()
     )
@@ -38,7 +38,7 @@ def test_every_gradient_is_complete_once_and_flops_are_three_forwards() -> None:
 def test_flops_are_those_of_a_real_forward() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    twins = build_twins(SMALL.model)
+    twins = build_twins(SMALL)
     with FlopCounterMode(display=False) as counter:
         twins.projector(twins.encoder(torch.zeros(4, 3, 64, 64)))
     traced = trace_model(SMALL, 2)

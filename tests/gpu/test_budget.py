@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bt_ray.config import ModelSettings, override
+from bt_ray.config import DataSettings, Settings, override
 from bt_ray.data.stream.block import Batch
 from bt_ray.data.stream.plan import worker_rows
 from bt_ray.distributed.collectives import _RowsToColumns, all_reduce_sum
@@ -39,7 +39,7 @@ def _world() -> Iterator[None]:
 @pytest.fixture
 def twins() -> Twins:
     with torch.device(GPU):
-        made = build_twins(ModelSettings())
+        made = build_twins(Settings(name="budget", data=DataSettings(train="digits")))
     made.globalize_batch_norm()
     return made
 

@@ -159,11 +159,11 @@ class DoubleLearner(BarlowTwinsLearner):
 
     def __init__(self, settings: Settings, device: torch.device, *, steps_per_epoch: int) -> None:
         super().__init__(settings, device, steps_per_epoch=steps_per_epoch)
-        self._training = settings.training
+        self._given = settings
         self.module.double()
 
     def embed(self, batch: Batch) -> Embedded:
-        view_a, view_b = (to_input(view, self._training).double() for view in batch.views)
+        view_a, view_b = (to_input(view, self._given).double() for view in batch.views)
         return self.module.represent(view_a, view_b)
 
 

@@ -13,7 +13,7 @@ from bt_ray.model.pretrained import Pretrained
 @pytest.fixture
 def pretrained(small_settings: Settings) -> Pretrained:
     torch.manual_seed(0)
-    return Pretrained(build_encoder(small_settings.model).eval(), small_settings)
+    return Pretrained(build_encoder(small_settings).eval(), small_settings)
 
 
 @pytest.mark.parametrize("standardize", [False, True])

@@ -20,7 +20,7 @@ def pretrained() -> Pretrained:
     """A ResNet-18 whose running statistics are not those of a new one."""
     settings = override(preset("images"), {"model.encoder": "resnet18", "views.image_px": 32})
     torch.manual_seed(0)
-    encoder = build_encoder(settings.model)
+    encoder = build_encoder(settings)
     encoder(torch.randn(8, 3, 32, 32))
     return Pretrained(encoder.eval(), settings)
 

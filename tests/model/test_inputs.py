@@ -1,16 +1,16 @@
 """The encoder's input: its levels, its layout, and what it costs a device."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
-from bt_ray.config import TrainingSettings
+from bt_ray.config import DataSettings, Settings, override
 from bt_ray.model import inputs
 from bt_ray.model.inputs import normalize, to_input
 from tests.gpu.trace import GPU, Trace, fake_gpu, needs_fake_gpu
 
+RGB = DataSettings(train="digits")
+SETTINGS = Settings(name="inputs", data=RGB)
 LEVELS = torch.arange(256, dtype=torch.uint8).repeat(2 * 3 * 4).view(2, 3, 32, 32)
 
 
@@ -23,14 +23,14 @@ def as_written(levels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
 def test_levels_of_any_type_are_normalised_to_the_same_bits(dtype: torch.dtype) -> None:
-    found = normalize(LEVELS.to(dtype))
+    found = normalize(LEVELS.to(dtype), RGB)
     assert found.dtype == torch.float32
     assert torch.equal(found, as_written(LEVELS))
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_the_layout_is_the_settings(channels_last: bool) -> None:
-    settings = replace(TrainingSettings(), channels_last=channels_last)
+    settings = override(SETTINGS, {"training.channels_last": channels_last})
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for levels in (LEVELS, LEVELS.contiguous(memory_format=torch.channels_last)):
         found = to_input(levels, settings)
@@ -40,13 +40,12 @@ def test_the_layout_is_the_settings(channels_last: bool) -> None:
 
 @needs_fake_gpu
 def test_mean_and_deviation_are_copied_to_a_device_once() -> None:
-    settings = replace(TrainingSettings(), channels_last=True)
     with fake_gpu(), Trace() as trace:
         levels = torch.empty(64, 3, 224, 224, dtype=torch.uint8, device=GPU)
-        to_input(levels, settings)
+        to_input(levels, SETTINGS)
         assert [crossing.way for crossing in trace.crossings] == ["cpu to cuda"]
         trace.reset()
-        to_input(levels, settings)
+        to_input(levels, SETTINGS)
     assert not trace.crossings
     assert trace.num_launches == 3  # subtraction, division, layout
     assert trace.bytes < 0.21e9
@@ -55,9 +54,9 @@ def test_mean_and_deviation_are_copied_to_a_device_once() -> None:
 def test_what_was_first_asked_for_without_gradients_serves_those_who_want_them() -> None:
     inputs.statistics.cache_clear()
     with torch.inference_mode():
-        normalize(LEVELS)
+        normalize(LEVELS, RGB)
     levels = LEVELS.float().requires_grad_()
-    normalize(levels).sum().backward()
+    normalize(levels, RGB).sum().backward()
     expected = 1 / (torch.tensor((0.229, 0.224, 0.225)) * 255)
     assert levels.grad is not None
     torch.testing.assert_close(levels.grad[0, :, 0, 0], expected)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bt_ray.config import ModelSettings, Settings, differences, override
+from bt_ray.config import Settings, differences, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches
 from bt_ray.errors import SettingsError
@@ -102,12 +102,12 @@ def test_nothing_is_computed_twice_without_a_graph_or_in_eval_mode() -> None:
 def test_resnets_are_supported_and_others_are_refused(small_settings: Settings) -> None:
     for name, stages in (("resnet18", [2, 2, 2, 2]), ("resnet50", [3, 4, 6, 3])):
         with torch.device("meta"):
-            encoder = build_encoder(ModelSettings(encoder=name))  # type: ignore[arg-type]
+            encoder = build_encoder(override(small_settings, {"model.encoder": name}))
         recompute_blocks(encoder)
         found = [len(m) for m in encoder.children() if isinstance(m, RecomputedBlocks)]
         assert found == stages
     with pytest.raises(SettingsError, match=r"ConvEncoder has no nn\.Sequential of blocks"):
-        recompute_blocks(build_encoder(ModelSettings(encoder="conv4")))
+        recompute_blocks(build_encoder(override(small_settings, {"model.encoder": "conv4"})))
     with pytest.raises(SettingsError, match=r"model\.encoder=conv4 has none"):
         override(small_settings, {"training.activation_checkpointing": True})
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bt_ray.config import ModelSettings
+from bt_ray.config import DataSettings, ModelSettings, Settings
 from bt_ray.model.twins import Twins, build_twins
 from tests.workers import run_workers
 
@@ -13,13 +13,17 @@ PREDICTOR = (24, 12)
 
 def build(predictor_widths: tuple[int, ...] | None, *, stop_gradient: bool) -> Twins:
     torch.manual_seed(0)
-    settings = ModelSettings(
+    model = ModelSettings(
         encoder="conv4",
         projector_widths=(16, 12),
         predictor_widths=predictor_widths,
         stop_gradient=stop_gradient,
     )
-    return build_twins(settings).double()
+    return build_twins(_settings(model)).double()
+
+
+def _settings(model: ModelSettings) -> Settings:
+    return Settings(name="twins", data=DataSettings(train="digits"), model=model)
 
 
 def views() -> tuple[Tensor, Tensor]:
@@ -72,13 +76,13 @@ def test_autocast_keeps_the_gradient_of_the_first_view() -> None:
 
 def test_the_predictor_has_the_papers_form() -> None:
     """Two layers, batch norm and ReLU after the first, whatever the projector lacks."""
-    settings = ModelSettings(
+    model = ModelSettings(
         encoder="conv4",
         projector_widths=(12,),
         projector_batch_norm=False,
         predictor_widths=(24, 12),
     )
-    predictor = build_twins(settings).predictor
+    predictor = build_twins(_settings(model)).predictor
     assert predictor is not None
     kinds = [type(module).__name__ for module in predictor.children()]
     assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear"]

@@ -101,7 +101,7 @@ def test_the_papers_model_is_moved_by_few_launches(
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     settings = preset("imagenet_1000")
     with fake_gpu(), torch.device(GPU), Trace() as traffic:
-        twins = build_twins(settings.model)
+        twins = build_twins(settings)
         optimizer = build_optimizer(settings, twins)
         scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
         state = TrainingState(twins, optimizer, scaler)

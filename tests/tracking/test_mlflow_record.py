@@ -46,7 +46,7 @@ def checkpoint_of(settings: Settings) -> Path:
     """What the registry takes of a checkpoint."""
     folder = folder_of(settings) / "checkpoint"
     folder.mkdir(exist_ok=True)
-    save_weights(build_encoder(settings.model), folder / ENCODER)
+    save_weights(build_encoder(settings), folder / ENCODER)
     (folder / SETTINGS_FILE).write_text(to_json(settings))
     return folder
 

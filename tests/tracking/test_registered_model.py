@@ -32,7 +32,7 @@ def model_of(settings: Settings, tmp_path: Path) -> Path:
     torch.manual_seed(0)
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
-    save_weights(build_encoder(settings.model), checkpoint / ENCODER)
+    save_weights(build_encoder(settings), checkpoint / ENCODER)
     (checkpoint / SETTINGS_FILE).write_text(to_json(settings))
     run, _ = start_run(settings)
     version = register_encoder(run, checkpoint, settings)

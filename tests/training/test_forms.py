@@ -43,7 +43,7 @@ def _train(
                 step, total_steps=STEPS, warmup_steps=WARMUP_STEPS, final_factor=1e-3
             )
             set_rates(state.optimizer, factor)
-            views = (to_input(v, settings.training).to(dtype) for v in batch.views)
+            views = (to_input(v, settings).to(dtype) for v in batch.views)
             objective(*twins(*views)).loss.backward()
             state.optimizer.step()
             state.optimizer.zero_grad()

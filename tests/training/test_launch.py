@@ -93,11 +93,13 @@ def test_a_run_ends_in_a_registered_encoder_and_a_truthful_record(two_workers: S
     model = mlflow.pyfunc.load_model(f"models:/{summary.model_version}")
     images = ShardSet.open(settings.data.test or "").read(np.array([0]))["image"].to_pylist()
     got = model.predict(pd.DataFrame({"image": images}))
-    encoder = build_encoder(settings.model)
+    encoder = build_encoder(settings)
     load_weights(encoder, Path(summary.paths["checkpoint"]) / "encoder.safetensors")
     pixels = np.stack([np.asarray(central(decode(image), 8)) for image in images])
     with torch.no_grad():
-        expected = encoder.eval()(normalize(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())))
+        expected = encoder.eval()(
+            normalize(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()), settings.data)
+        )
     assert got.shape == (64, 256)
     np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5, atol=1e-5)
 

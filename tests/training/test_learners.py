@@ -41,7 +41,7 @@ class MeanTeacher:
         self.begun += 1
 
     def embed(self, batch: Batch) -> Embedded:
-        view_a, view_b = (to_input(view, self._settings.training) for view in batch.views)
+        view_a, view_b = (to_input(view, self._settings) for view in batch.views)
         return self.module["student"](view_a), self.module["teacher"](view_b)
 
     def objective(self, embedded: Embedded) -> Outcome:

@@ -196,7 +196,7 @@ def _follow(
     for batch in local_batches(
         settings, shards, start=0, stop=4, device=CPU, rank=rank, world_size=world_size
     ):
-        result = objective(*twins(*(to_input(v, settings.training).to(dtype) for v in batch.views)))
+        result = objective(*twins(*(to_input(v, settings).to(dtype) for v in batch.views)))
         result.loss.backward()
         if not losses:
             told |= {f"grad {n}": p.grad.clone() for n, p in state.module.named_parameters()}  # type: ignore[union-attr]

@@ -60,7 +60,7 @@ def settings(small_settings: Settings) -> Settings:
 def pretrained(settings: Settings) -> Pretrained:
     """With batch norm's statistics as training leaves them: random features of a good scale."""
     torch.manual_seed(0)
-    encoder = build_encoder(settings.model).train()
+    encoder = build_encoder(settings).train()
     for _ in range(20):
         encoder(torch.randn(64, 3, 8, 8))
     return Pretrained(encoder.eval(), settings)
@@ -195,7 +195,7 @@ def test_what_shapes_the_result_names_the_task(pretrained: Pretrained) -> None:
     )
     assert task_of(elsewhere, FROZEN).run_folder == task.run_folder
     torch.manual_seed(1)
-    other = Pretrained(build_encoder(pretrained.settings.model), pretrained.settings)
+    other = Pretrained(build_encoder(pretrained.settings), pretrained.settings)
     folders = [
         task_of(other, FROZEN).run_folder,
         task_of(pretrained, replace(FROZEN, head_rate=0.1)).run_folder,
@@ -307,7 +307,7 @@ def test_a_steps_gradient_is_that_of_the_mean_cross_entropy(pretrained: Pretrain
         load_folder(task.start), 10, frozen=True, standardize=True
     )
     batch = next(local_batches(settings, shards, start=0, stop=1, device=CPU))
-    logits = expected(to_input(batch.views[0], settings.training))
+    logits = expected(to_input(batch.views[0], settings))
     cross_entropy(logits, read_labels(shards)[torch.tensor(batch.samples)]).backward()
     linear = expected.head[1]  # type: ignore[index]
     torch.testing.assert_close(weights["head.1.weight"], linear.weight - 0.3 * linear.weight.grad)

@@ -22,7 +22,7 @@ PROTOCOL = Protocol(epochs=3, batch=64, head_rate=0.1, encoder_rate=0.01, weight
 @pytest.fixture
 def pretrained(small_settings: Settings) -> Pretrained:
     torch.manual_seed(0)
-    return Pretrained(build_encoder(small_settings.model).eval(), small_settings)
+    return Pretrained(build_encoder(small_settings).eval(), small_settings)
 
 
 @pytest.mark.cluster

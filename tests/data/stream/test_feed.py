@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bt_ray.config import TrainingSettings
+from bt_ray.config import DataSettings, Settings
 from bt_ray.data.stream import feed as feeding
 from bt_ray.data.stream.block import Batch, Block, on_device
 from bt_ray.data.stream.feed import Feed
@@ -22,7 +22,7 @@ from tests.data.views.test_views import draw
 from tests.gpu.trace import GPU, Trace, fake_gpu, needs_fake_gpu
 
 CPU = torch.device("cpu")
-HOSTS = TrainingSettings(channels_last=True)
+HOSTS = Settings(name="hosts", data=DataSettings(train="digits"))
 
 
 def block(step: int, *, rows: int = 2, px: int = 6, photometry: bool = True) -> Block:
