@@ -21,6 +21,8 @@ from bt_ray.storage.store import Store
 
 CHECKPOINT = "checkpoint_"
 """How names of checkpoints begin."""
+BEST = "best"
+"""Name of the folder with a run's best checkpoint, in the run's."""
 _GOES_ITSELF = (CHECKPOINT, "shards", "train")
 """How names of folders begin that are not copied; Ray Train keeps notes of its own in `train`."""
 _KEPT_HERE = (".lock", ".held", ".new", ".part", "-wal", "-shm", "-journal")
@@ -39,9 +41,16 @@ def place_of(name: str) -> Path:
     if place.rpartition("/")[2].startswith(CHECKPOINT):  # of the run two folders above it
         place, *parts = place.rsplit("/", 2)
         inside = Path(*parts)
+    elif place.endswith(f"/{BEST}") and not _holds_run(name):
+        place, inside = place.removesuffix(f"/{BEST}"), Path(BEST)
     folder = folder_of(f"{place}{mark}{options}")
     pull(folder)
     return folder / inside
+
+
+def _holds_run(folder: str) -> bool:
+    """Whether a far folder has settings of its own, as that of a run called `best` has."""
+    return read_far_json(folder, "settings.json") is not None
 
 
 def beside(folder: Path, name: str) -> Path:

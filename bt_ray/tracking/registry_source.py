@@ -87,7 +87,7 @@ def _folder(reference: str, storage: str) -> Path:
 def _check_finished(run_folder: Path) -> None:
     summary = read_json(run_folder / SUMMARY) or {}
     steps, total = summary.get("steps"), summary.get("total_steps")
-    if steps is None or total is None or steps < total:
+    if steps is None or total is None or not summary.get("is_finished", steps >= total):
         done = "does not say that it has finished" if steps is None else f"did {steps} of {total}"
         raise RegistryError(
             f"The run in {run_folder} {done}{'' if steps is None else ' steps'}: the same command "
