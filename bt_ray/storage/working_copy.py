@@ -41,16 +41,21 @@ def place_of(name: str) -> Path:
     if place.rpartition("/")[2].startswith(CHECKPOINT):  # of the run two folders above it
         place, *parts = place.rsplit("/", 2)
         inside = Path(*parts)
-    elif place.endswith(f"/{BEST}") and not _holds_run(name):
+    elif place.endswith(f"/{BEST}") and not holds_run(name):
         place, inside = place.removesuffix(f"/{BEST}"), Path(BEST)
     folder = folder_of(f"{place}{mark}{options}")
     pull(folder)
     return folder / inside
 
 
-def _holds_run(folder: str) -> bool:
-    """Whether a far folder has settings of its own, as that of a run called `best` has."""
-    return read_far_json(folder, "settings.json") is not None
+def holds_run(name: str) -> bool:
+    """Whether a path or a URI names a folder with settings of its own, such as a run's.
+
+    Raises: StorageError.
+    """
+    if is_far(name):
+        return read_far_json(name, "settings.json") is not None
+    return (place_of(name) / "settings.json").is_file()
 
 
 def beside(folder: Path, name: str) -> Path:

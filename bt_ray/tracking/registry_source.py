@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bt_ray.checkpoints.best import Which, require_best
 from bt_ray.checkpoints.checkpoint import find_checkpoint
 from bt_ray.checkpoints.manifest import MANIFEST
 from bt_ray.config import SETTINGS_FILE, Settings, read_settings
@@ -29,7 +30,9 @@ class Source:
     run: MlflowRun
 
 
-def find_source(reference: str, storage: str, name: str | None = None) -> Source:
+def find_source(
+    reference: str, storage: str, name: str | None = None, which: Which = "last"
+) -> Source:
     """The encoder that `reference` means.
 
     Args:
@@ -37,6 +40,7 @@ def find_source(reference: str, storage: str, name: str | None = None) -> Source
         a checkpoint, of whatever step.
       storage: of all runs, a path or a URI.
       name: of the model in the registry; none: as the run's settings have it.
+      which: of the run's checkpoints, if the reference is a run.
     Raises: RegistryError if there is no such run, it has not finished, or MLflow does not know it;
       CheckpointError if it is damaged; TrackingError.
     """
@@ -45,7 +49,7 @@ def find_source(reference: str, storage: str, name: str | None = None) -> Source
         checkpoint, run_folder = place, place.parent.parent
         find_checkpoint(place)
     else:
-        found = find_checkpoint(place)
+        found = require_best(place) if which == "best" else find_checkpoint(place)
         if found is None:
             raise RegistryError(f"{place} has no checkpoint yet: nothing can be registered.")
         checkpoint, run_folder = found, place

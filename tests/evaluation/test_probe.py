@@ -55,7 +55,7 @@ def test_probe_measures_and_leaves_the_twins_as_they_were(small_settings: Settin
     twins = build_twins(small_settings)
     before = {name: value.clone() for name, value in twins.state_dict().items()}
     probing = build_probe(small_settings, CPU)(twins)
-    assert set(probing.measures) == ALWAYS | {"knn/top1"}
+    assert set(probing.measures) == ALWAYS | {"knn/top1", "knn/neighbors"}
     assert probing.arrays["cross_correlation"].shape == (64, 64)
     assert probing.arrays["eigenvalues"].shape == (256,)
     assert {array.dtype for array in probing.arrays.values()} == {np.dtype(np.float32)}
