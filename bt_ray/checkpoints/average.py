@@ -12,6 +12,7 @@ from bt_ray.config import SETTINGS_FILE
 from bt_ray.errors import CheckpointError
 from bt_ray.model.average import AVERAGE
 from bt_ray.model.weights import ENCODER
+from bt_ray.storage.names import is_far
 from bt_ray.storage.working_copy import holds_run
 
 Weights = Literal["plain", "average"]
@@ -54,7 +55,7 @@ def without_average(reference: str) -> tuple[str, bool]:
 
     A run that is called so is a run.
     """
-    named = reference.removesuffix("/average")
-    if named == reference or holds_run(reference):
+    place, mark, options = reference.partition("?") if is_far(reference) else (reference, "", "")
+    if not place.endswith("/average") or holds_run(reference):
         return reference, False
-    return named, True
+    return f"{place.removesuffix('/average')}{mark}{options}", True

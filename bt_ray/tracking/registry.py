@@ -188,13 +188,14 @@ def card_of(reference: str, run: MlflowRun, settings: Settings, weights: str) ->
     Raises: TrackingError if the server does not answer, or does not know the run.
     """
     with answering(run.uri) as client:
-        step, licence, averaged = None, None, reference.endswith("/average")
+        step, licence, averaged = None, None, False
         if reference.startswith(("models:/", "runs:/")):
             tags = find_version(client, reference).tags
             step, licence = int(tags[STEP]) if STEP in tags else None, tags.get(_LICENCE)
             averaged = AVERAGED in tags
         else:
-            checkpoint = find_checkpoint(place_of(without_average(reference)[0]))
+            named, averaged = without_average(reference)
+            checkpoint = find_checkpoint(place_of(named))
             step = None if checkpoint is None else step_of(checkpoint)
         facts = RunFacts(client, run.run_id)
         return write_card(

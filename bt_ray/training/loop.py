@@ -11,6 +11,7 @@ from bt_ray.checkpoints.state import TrainingState
 from bt_ray.config import Settings
 from bt_ray.data.stream.feed import Feed
 from bt_ray.distributed.collectives import vote
+from bt_ray.distributed.gradients import share_state
 from bt_ray.methods.learner import Learner, Outcome, Probing
 from bt_ray.methods.step import build_step
 from bt_ray.model.average import Average
@@ -120,6 +121,7 @@ def begin(
     if settings.training.average_decay is not None:
         encoder = learner.module.get_submodule("encoder")
         state.average = Average(encoder, settings.training.average_decay)
+        share_state(state.average.encoder)
     if resume is not None:
         restore_checkpoint(resume, state, settings)
     return state
