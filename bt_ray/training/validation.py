@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bt_ray.config import Settings
-from bt_ray.data.preparation.prepare import prepare_data, write_source
+from bt_ray.data.preparation.prepare import prepare_data, root_of, write_source
+from bt_ray.data.shards.manifest import Manifest
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.shards.subset import draw_balanced, subset
+from bt_ray.data.sources import Source
 from bt_ray.errors import DataError, SettingsError
 from bt_ray.evaluation.labelled import read_labels
 
@@ -26,19 +28,21 @@ def split_training(settings: Settings, *, share: float, seed: int = 0) -> tuple[
       seed: of the draw; not `training.seed`, so that runs of other seeds share the split.
     Raises: SettingsError if one of the parts would have too few images; DataError.
     """
+    rows = settings.data.rows_per_row_group
+    train, held_out = (
+        write_source(part, settings.storage, rows_per_row_group=rows)
+        for part in _parts(settings, share, seed)
+    )
+    return train, held_out
+
+
+def _parts(settings: Settings, share: float, seed: int) -> tuple[Source, Source]:
+    """The two parts, to be written. Raises: SettingsError if one would have too few images."""
     shards = ShardSet.open(settings.data.train)
     held = draw_rows(shards, share=share, seed=seed)
     _check(settings, shards, held, share)
     kept = np.setdiff1d(np.arange(shards.manifest.num_rows), held)
-    train, test = (
-        write_source(
-            subset(shards, rows, name),
-            settings.storage,
-            rows_per_row_group=settings.data.rows_per_row_group,
-        )
-        for rows, name in ((kept, "training images"), (held, "held-out images"))
-    )
-    return train, test
+    return subset(shards, kept, "training images"), subset(shards, held, "held-out images")
 
 
 def draw_rows(shards: ShardSet, *, share: float, seed: int) -> NDArray[np.int64]:
@@ -79,10 +83,39 @@ def prepare_validation(settings: Settings) -> Settings:
         root = prepare_data(named).data.test
         _check_apart(settings, str(root))
         return replace(settings, data=replace(data, validation=root))
-    if not settings.training.selects:
+    if not holds_out(settings):
         return settings
     train, held_out = split_training(settings, share=data.validation_share)
     return replace(settings, data=replace(data, train=train, validation=held_out))
+
+
+def holds_out(settings: Settings) -> bool:
+    """Whether a part of the training images will be held out."""
+    return settings.training.selects and settings.data.validation is None
+
+
+def locate_validation(settings: Settings) -> Settings:
+    """The settings as `prepare_validation` would return them, where a part is held out.
+
+    Nothing is written. Raises: SettingsError if there are too few images.
+    """
+    if not holds_out(settings):
+        return settings
+    rows = settings.data.rows_per_row_group
+    train, held_out = (
+        root_of(part, settings.storage, rows)
+        for part in _parts(settings, settings.data.validation_share, seed=0)
+    )
+    return replace(settings, data=replace(settings.data, train=train, validation=held_out))
+
+
+def without_held_out(settings: Settings, manifest: Manifest) -> Manifest:
+    """That of the training images, with as many of them as will be trained on."""
+    if not holds_out(settings):
+        return manifest
+    num_classes, share = max(1, len(manifest.classes)), settings.data.validation_share
+    held = num_classes * max(1, round(share * manifest.num_rows / num_classes))
+    return replace(manifest, num_rows=max(0, manifest.num_rows - held))
 
 
 def _check_apart(settings: Settings, root: str) -> None:
