@@ -15,7 +15,7 @@ from bt_ray.distributed.gradients import share_state
 from bt_ray.methods.learner import Learner, Outcome, Probing
 from bt_ray.methods.step import build_step
 from bt_ray.model.average import Average
-from bt_ray.optim.lars import set_rates
+from bt_ray.optim.build import set_rates
 from bt_ray.precision import choose_algorithms, precision_on
 from bt_ray.training.calendar import build_calendar
 from bt_ray.training.checkpointer import Checkpointer
@@ -23,6 +23,7 @@ from bt_ray.training.context import Context, Measures
 from bt_ray.training.gauges import read_gauges
 from bt_ray.training.meter import Meter
 from bt_ray.training.quarantine import Quarantine
+from bt_ray.training.randomness import seed_step
 from bt_ray.training.selection import Selection, is_out_of_patience
 from bt_ray.training.watch import FiniteWatch
 
@@ -69,6 +70,7 @@ def train(
     with Checkpointer(state, settings, context) as checkpointer:
         for batch in batches:
             set_rates(state.optimizer, learner.rate_factor(state.step))
+            seed_step(settings.training.seed, state.step, context.rank)
             outcome = step.forward(batch)
             watch.look(state.step, outcome.loss, *outcome.outputs)
             step.backward(state.scaler.scale(outcome.loss))
