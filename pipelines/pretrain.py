@@ -60,7 +60,7 @@ def main() -> None:
         "Pretraining ", (settings.name, "bold"), f" on {redact(settings.data.train)}"
     )
     console.print(what, soft_wrap=True)
-    was_finished = guarded(lambda: is_finished(settings))
+    finished_before = guarded(lambda: finished_steps(settings))
     warn_of_faults(settings)
     from bt_ray.training.launch import pretrain
 
@@ -73,7 +73,7 @@ def main() -> None:
                 on_preparation=progress.show_preparation,
             )
         )
-    if was_finished:
+    if finished_before == summary.steps:
         console.print("This run was finished: nothing was trained again. --name starts another.")
     print_summary(asdict(summary))
     finish(asdict(summary))
@@ -123,15 +123,15 @@ _SNIPPET = """
 """
 
 
-def is_finished(settings: Settings) -> bool:
-    """Whether a run of this name has done all its steps."""
+def finished_steps(settings: Settings) -> int | None:
+    """The steps after which a run of this name was finished; none if it was not."""
     if is_far(settings.storage):
         summary = read_far_json(below(settings.storage, settings.name), "summary.json") or {}
     else:
         file = Path(absolute(settings.storage)) / settings.name / "summary.json"
         summary = read_json(file) or {}
-    was_whole = "steps" in summary and summary["steps"] == summary.get("total_steps")
-    return bool(summary.get("is_finished", was_whole))
+    steps = summary.get("steps")
+    return steps if summary.get("is_finished", steps == summary.get("total_steps")) else None
 
 
 def print_summary(summary: dict[str, Any]) -> None:
