@@ -115,7 +115,9 @@ def without_held_out(settings: Settings, manifest: Manifest) -> Manifest:
         return manifest
     num_classes, share = max(1, len(manifest.classes)), settings.data.validation_share
     held = num_classes * max(1, round(share * manifest.num_rows / num_classes))
-    return replace(manifest, num_rows=max(0, manifest.num_rows - held))
+    kept = max(0, manifest.num_rows - held)
+    num_bytes = manifest.num_bytes * kept // max(1, manifest.num_rows)
+    return replace(manifest, num_rows=kept, num_bytes=num_bytes)
 
 
 def _check_apart(settings: Settings, root: str) -> None:

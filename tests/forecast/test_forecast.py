@@ -279,4 +279,4 @@ def test_a_dry_run_of_a_run_that_holds_images_out_finds_it(small_settings: Setti
     assert ahead.problems == ()
     assert ahead.total_steps == 3 * 3  # of 320 images; of all 360 they would be four an epoch
     assert ahead.plan is not None
-    assert ahead.plan == build_plan(prepared, ShardSet.open(prepared.data.train).manifest)
+    assert ahead.plan.num_rows == ShardSet.open(prepared.data.train).manifest.num_rows
