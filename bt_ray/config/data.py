@@ -8,6 +8,7 @@ from typing import Any, Literal
 from bt_ray.config.checks import require, require_positive, require_probability, require_range
 
 Transformation = Literal["crop", "flip", "jitter", "grayscale", "blur", "solarize"]
+"""A transformation of the paper's Fig. 3."""
 WITHOUT: Mapping[Transformation, Mapping[str, Any]] = {
     "crop": {"crop_area": (1.0, 1.0)},
     "flip": {"flip_probability": 0.0},
@@ -111,8 +112,19 @@ class ViewSettings:
     """Area of the random crop, as a share of the image: lowest and highest."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Aspect ratio (width / height) of the random crop: lowest and highest."""
+    crop_min_px: int = 0
+    """No side of a crop is shorter than this many pixels of the encoded image, or than the image's
+    own side if that is shorter: for objects that a smaller crop would miss; 0: no floor."""
     flip_probability: float = 0.5
     """Probability of the horizontal flip."""
+    vertical_flip_probability: float = 0.0
+    """Probability of the vertical flip: for images without an up and a down."""
+    quarter_turns: bool = False
+    """Whether views are turned by 0, 90, 180 or 270 degrees, each as likely: for images from above
+    and through a microscope."""
+    rotation_degrees: float = 0.0
+    """Views are rotated by an angle that is drawn from ± this, about their middle (at most 180);
+    what comes in at the corners is the view's own reflection, never black."""
     jitter_probability: float = 0.8
     """Probability of the colour jitter."""
     jitter_brightness: float = 0.4
@@ -132,7 +144,7 @@ class ViewSettings:
     solarize_probability: tuple[float, float] = (0.0, 0.2)
     """Probability of solarization: first view, second view."""
     solarize_threshold: int = 128
-    """Pixels at or above this are inverted by solarization."""
+    """Levels at or above this, of 255, are inverted by solarization."""
     photometry: Literal["loader", "device"] = "loader"
     """Where colour, blur and solarization are applied: image by image beside the decoder, or
     batched on the training device."""
@@ -151,6 +163,7 @@ class ViewSettings:
             "views",
             self,
             "flip_probability",
+            "vertical_flip_probability",
             "jitter_probability",
             "jitter_brightness",
             "jitter_contrast",
@@ -162,6 +175,14 @@ class ViewSettings:
         require(
             0 <= self.jitter_hue <= 0.5,
             f"views.jitter_hue={self.jitter_hue} must lie between 0 and 0.5 turns.",
+        )
+        require(
+            self.crop_min_px >= 0,
+            f"views.crop_min_px={self.crop_min_px} must be 0, for no floor, or more.",
+        )
+        require(
+            0 <= self.rotation_degrees <= 180,
+            f"views.rotation_degrees={self.rotation_degrees} must lie between 0 and 180.",
         )
 
     def without(self, *transformations: Transformation) -> "ViewSettings":
