@@ -20,6 +20,8 @@ WITHOUT: Mapping[Transformation, Mapping[str, Any]] = {
 """Transformation → the changes to the views' settings that leave it out."""
 
 
+COLOURS = 3
+"""Channels of an image that has saturation, hues and a grey of its own."""
 _MOST_CHANNELS = 32
 
 

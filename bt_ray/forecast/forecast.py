@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS
-from bt_ray.config import Settings, check_pretraining
+from bt_ray.config import Settings, check_pretraining, idle_colours
 from bt_ray.cpu.count import available_cpus
 from bt_ray.data.preparation.prepare import SAME_IMAGES, Described, describe_data
 from bt_ray.data.stream.plan import Plan, build_plan
@@ -107,6 +107,8 @@ def forecast(settings: Settings) -> Forecast:
     hours = None
     if total_steps is not None and rate is not None:
         hours = total_steps * settings.data.global_batch / rate / 3600
+    colours = idle_colours(settings)
+    warnings = [memory, _cpu_warning(settings), slow, _same(train, test), colours]
     return Forecast(
         run_folder=run_folder,
         train=train,
@@ -121,7 +123,7 @@ def forecast(settings: Settings) -> Forecast:
         images_per_s=rate,
         hours=hours,
         problems=tuple(problems),
-        warnings=tuple(filter(None, [memory, _cpu_warning(settings), slow, _same(train, test)])),
+        warnings=tuple(filter(None, warnings)),
     )
 
 

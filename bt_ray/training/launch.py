@@ -1,5 +1,6 @@
 """From settings to a registered encoder: shards, Ray Train, MLflow, summary."""
 
+import logging
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from ray.train import UserCallback
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint, replaced_images, stream_digest
-from bt_ray.config import Settings, check_pretraining
+from bt_ray.config import Settings, check_pretraining, idle_colours
 from bt_ray.config.training import part_rows
 from bt_ray.data.location import public_name
 from bt_ray.data.preparation.claim import REJECTED
@@ -34,6 +35,7 @@ from bt_ray.training.run_folder import claim_folder, locate_storage, open_storag
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary, keep, summarize
 
+_log = logging.getLogger(__name__)
 _NO_REGISTRY = (
     "The encoder is not in a model registry: a storage by URI has none. Name an MLflow server by "
     "MLFLOW_TRACKING_URI, and the same command registers it."
@@ -67,6 +69,8 @@ def pretrain(
     """
     name_user()
     check_pretraining(settings)
+    if (idle := idle_colours(settings)) is not None:
+        _log.warning(idle)
     settings = locate_storage(settings)
     open_storage(settings)
     settings = prepare_data(settings, on_preparation)

@@ -63,7 +63,7 @@ def make_views(
     pair = draw_pair(columns, settings, steps_per_epoch)
     data, views = settings.data, settings.views
     px, threshold = views.image_px, views.solarize_threshold
-    decode, crop, photometry = _operations(settings)
+    decode, crop, photometry = operations(settings)
     shape = (views.count, table.num_rows, data.channels, px, px)
     made = np.empty(shape, dtype=level_type(data))
     for i, encoded in enumerate(table["image"]):
@@ -96,7 +96,7 @@ def bytes_of_views(settings: Settings) -> int:
     return views.count * data.channels * (data.bit_depth // 8) * views.image_px**2
 
 
-def _operations(
+def operations(
     settings: Settings,
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """What decodes an image, crops a view of it, and does its photometry."""

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
+from bt_ray.config.data import COLOURS
 from bt_ray.data.views.photometry import fused
 from bt_ray.data.views.photometry.eager import apply_eager
-from bt_ray.data.views.photometry.table import COLOURS, Table
+from bt_ray.data.views.photometry.table import Table
 
 
 def apply_photometry(levels: Tensor, drawn: Table, table: Tensor | None = None) -> Tensor:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bt_ray.config.data import COLOURS
 from bt_ray.data.views.draw import BRIGHTNESS, CONTRAST, HUE, SATURATION
-from bt_ray.data.views.photometry.table import COLOURS, NEVER, Column, Table
+from bt_ray.data.views.photometry.table import NEVER, Column, Table
 from bt_ray.data.views.reference import BOX_PASSES
 
 Operation = Callable[[Tensor, Tensor, int], Tensor]

@@ -5,14 +5,13 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from bt_ray.config.data import COLOURS
 from bt_ray.data.views.draw import CONTRAST, HUE, SATURATION, ViewParameters
 from bt_ray.data.views.reference import extended_box
 
 NO_CHANGE = -1
 NEVER = 1 << 16
 """A threshold of solarization that no level reaches."""
-COLOURS = 3
-"""Channels of a view that has hues, saturation and a grey of its own."""
 _LEVELS_OF_SETTINGS = 255
 
 
