@@ -76,7 +76,8 @@ def multispectral() -> ViewSettings:
     others tells materials apart, so colours stay; brightness and contrast vary with the sun and the
     air, by a fifth.
 
-    Source: crops and blur are those of Wang et al. 2023 (SSL4EO-S12); the rest is ours, not measured.
+    Source: crops and blur are those of Wang et al. 2023 (SSL4EO-S12); the rest is ours, not
+    measured.
     """
     return ViewSettings(
         crop_area=(0.2, 1.0),
@@ -102,9 +103,7 @@ VIEW_PRESETS: Mapping[ViewPreset, Callable[[], ViewSettings]] = {
 
 
 def with_views(settings: Settings, name: ViewPreset) -> Settings:
-    """The settings with this preset's distortions; size and number of views stay, and who makes
-    them.
-    """
+    """The settings with this preset's distortions; how many views, how large and how made stays."""
     mine = settings.views
     views = replace(
         VIEW_PRESETS[name](),

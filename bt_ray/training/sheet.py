@@ -62,7 +62,10 @@ def write_sheet(
 
 
 def write_sheet_of_shards(root: str, settings: Settings, file: Path) -> None:
-    """Writes the sheet of the first images of these shards. Raises: as `write_sheet`, `ShardSet`."""
+    """Writes the sheet of the first images of these shards.
+
+    Raises: DataError if they cannot be read.
+    """
     group = ShardSet.open(root).read(np.array([0])).slice(0, 2 * IMAGES)
     names, encoded = group["sample_id"].to_pylist(), group["image"]
     write_sheet(

@@ -30,7 +30,7 @@ class ExampleView:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An image as evaluations see it, and its views in the order A, B, A, B, …"""
+    """An image as evaluations see it, and its views: A and B of each epoch."""
 
     name: str
     image: Levels
