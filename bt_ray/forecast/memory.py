@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from bt_ray.config import Settings
 from bt_ray.config.model import SMALL_ENCODERS
 from bt_ray.config.training import part_rows
-from bt_ray.data.stream.decode import bytes_of_views
 from bt_ray.model.recompute import find_stages, recompute_blocks
 from bt_ray.model.twins import Twins, build_twins
 from bt_ray.objective.forms import choose_way
@@ -93,8 +92,7 @@ def measure_size(settings: Settings) -> Size:
                 momentum=parameters,
                 activations=_activations(twins, settings, rows),
                 objective=objective_bytes(settings),
-                views=bytes_of_views(settings) * levels_bytes * rows
-                + 2 * settings.data.channels * px**2 * _FLOAT32_BYTES * at_once,
+                views=2 * 3 * px**2 * (levels_bytes * rows + _FLOAT32_BYTES * at_once),
             ),
         )
 
@@ -153,8 +151,7 @@ def _activations(twins: Twins, settings: Settings, rows: int) -> int:
     training = settings.training
     most = max(2, *part_rows(rows, training.micro_batch))
     known = set(_storages([*twins.parameters(), *twins.buffers()]))
-    shape = (most, settings.data.channels, *2 * (settings.views.image_px,))
-    views = [torch.empty(shape) for _ in range(2)]
+    views = [torch.empty(most, 3, *2 * (settings.views.image_px,)) for _ in range(2)]
     known |= _storages(views).keys()
     largest = 0
     with autocast(training, torch.device("cpu")):

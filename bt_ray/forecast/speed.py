@@ -12,7 +12,7 @@ import torch
 from bt_ray.config import Settings
 from bt_ray.config.training import part_rows
 from bt_ray.data.stream.batches import to_batch
-from bt_ray.data.stream.decode import Columns, level_type
+from bt_ray.data.stream.decode import Columns
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.methods.learner import WholeStep
 from bt_ray.methods.step import Step, StepAtOnce, StepInParts
@@ -98,7 +98,7 @@ def _time_step(
     settings: Settings, learner: BarlowTwinsLearner, device: torch.device, rows: int
 ) -> float:
     """Seconds of one step of the loop, from two views on the CPU to new weights."""
-    columns = _columns(settings, rows)
+    columns = _columns(rows, settings.views.image_px)
     step: Step = StepAtOnce(WholeStep(learner))
     if _in_parts(settings):
         step = StepInParts(learner, part_rows(rows, settings.training.micro_batch), None)
@@ -116,13 +116,10 @@ def _in_parts(settings: Settings) -> bool:
     return len(part_rows(rows, settings.training.micro_batch)) > 1
 
 
-def _columns(settings: Settings, rows: int) -> Columns:
+def _columns(rows: int, px: int) -> Columns:
     """What `make_views` would hand over: noise."""
-    data, px = settings.data, settings.views.image_px
     numbers, sides = np.arange(rows), np.full(rows, px)
-    levels = np.random.default_rng(0).integers(
-        0, data.highest_level + 1, (2, rows, data.channels, px, px), dtype=level_type(data)
-    )
+    levels = np.random.default_rng(0).integers(0, 256, (2, rows, 3, px, px), dtype=np.uint8)
     return {
         "row": numbers, "sample": numbers, "slot": numbers, "step": np.zeros_like(numbers),
         "digest": numbers.astype(np.uint64),

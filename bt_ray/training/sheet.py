@@ -109,7 +109,8 @@ def _jitter(settings: Settings) -> str:
     if settings.data.channels == COLOURS:
         amounts |= {"saturation": views.jitter_saturation, "hue": views.jitter_hue}
     told = ", ".join(f"{name} {amount:g}" for name, amount in amounts.items() if amount)
-    return _share("jitter", views.jitter_probability) + f" ({told})" if told else ""
+    probability = views.jitter_probability if told else 0.0
+    return _share("jitter", probability) + (f" ({told})" if probability else "")
 
 
 def _share(name: str, probability: float) -> str:
