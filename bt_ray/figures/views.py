@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 _CELL, _GAP, _WORDS = 1.3, 0.08, 0.4
 """Inches: the side of a picture, what lies between two, and the lines below each."""
 _TOP, _BOTTOM, _SIDE = 0.75, 0.6, 0.1
-_LETTERS_OF_A_CELL, _LETTERS_OF_AN_INCH = 30, 16
+_LETTERS_OF_A_CELL, _LETTERS_OF_AN_INCH = 30, 17
 _SMALL, _PLAIN, _LARGE = 5.5, 7.0, 9.0
 _COLOURS = 3
 
