@@ -40,8 +40,8 @@ _OF_PROGRAMS = frozenset({
     "__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "#recycle",
     "#snapshot", "~snapshot", "$recycle.bin", "recycler", "system volume information",
     "lost+found", "found.000", "network trash folder", "temporary items", "thevolumesettingsfolder",
-    "__pycache__", "node_modules", "_darcs", "mlruns", "mlartifacts",
-    "dicomdir", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "picasa.ini",
+    "__pycache__", "node_modules", "_darcs", "mlruns", "mlartifacts", "dicomdir",
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "picasa.ini",
 })  # fmt: skip
 _UNFINISHED = re.compile(r"~$|^~\$|^#.*#$|\.(part|partial|crdownload|download|tmp|bak|swp|orig)$")
 _KNOWN = mimetypes.MimeTypes()  # Python's own table: the machine's would differ from others'

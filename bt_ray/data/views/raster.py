@@ -21,6 +21,9 @@ from bt_ray.data.views.tiff import read_tiff
 Levels = NDArray[Any]
 """An image, (h, w, c), of whole levels: uint8 or uint16."""
 
+_JPEG, _EXIF = b"\xff\xd8", b"Exif\0\0"
+_EXIF_WITHIN = 2**16
+"""Bytes of a JPEG in which its EXIF begins, if it has some."""
 _GREY = ("1", "L", "LA", "La")
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 
@@ -59,6 +62,24 @@ def _read(encoded: Any, data: DataSettings | Pixels) -> NDArray[Any]:
     else:
         values = _read_picture(image, encoded, data.channels)
     return values if orientation == UPRIGHT else upright(values, orientation)
+
+
+def has_more_bits(encoded: Any, pixels: Pixels) -> bool:
+    """Whether an image that decodes has numbers that 8 bits do not hold."""
+    return _read(encoded, pixels).dtype not in (np.uint8, np.bool_)
+
+
+def is_turned(encoded: Any) -> bool:
+    """Whether an image that decodes has a camera's note that it is not upright."""
+    if bytes(memoryview(encoded).cast("B")[: len(_JPEG)]) == _JPEG:
+        start = bytes(memoryview(encoded).cast("B")[:_EXIF_WITHIN])
+        if _EXIF not in start:
+            return False
+    try:
+        with reference.open_image(encoded) as image:
+            return orientation_of(image) != UPRIGHT
+    except OSError:  # what others than Pillow read has no such note
+        return False
 
 
 def _head(encoded: Any) -> bytes:
