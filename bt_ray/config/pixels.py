@@ -35,6 +35,11 @@ class Pixels:
         return (1 << self.bit_depth) - 1
 
     @property
+    def dtype(self) -> Literal["uint8", "uint16"]:
+        """The type of levels in arrays."""
+        return "uint8" if self.bit_depth == 8 else "uint16"
+
+    @property
     def is_rgb(self) -> bool:
         """Whether images have three channels of 8 bits, for which there are the fastest ways."""
         return self.channels == 3 and self.bit_depth == 8

@@ -60,11 +60,8 @@ def find_bad(job: Job, tasks: Tasks) -> list[BadImage]:
         for digest, part in zip(digests, parts, strict=True)
         if digest not in seen
     }
-    found = [
-        image
-        for record in tasks.run("checked", partial(_look, job.treatment.pixels), unseen)
-        for image in record["rejected"]
-    ]
+    looked = tasks.run("checked", partial(_look, job.treatment.pixels), unseen)
+    found = [image for record in looked for image in record["rejected"]]
     return sort(found + [image for digest in digests for image in seen.get(digest, [])])
 
 

@@ -88,7 +88,7 @@ def prepare_data(settings: Settings, on_progress: OnProgress | None = None) -> S
     if test_root is not None and manifest.content == ShardSet.open(test_root).manifest.content:
         _log.warning(SAME_IMAGES)
     data = replace(settings.data, train=train.root, test=test_root)
-    return replace(settings, data=known_statistics(data, manifest))
+    return known_statistics(replace(settings, data=data), manifest)
 
 
 def describe_data(settings: Settings) -> tuple[Described, Described | None]:
@@ -130,10 +130,11 @@ def _check_pixels(root: str, theirs: Pixels, wanted: Pixels) -> None:
     """Raises DataError for shards whose images were not seen to decode to these pixels."""
     if theirs != wanted:
         raise DataError(
-            f"The shards in {public_name(root)!r} were prepared as {theirs.words}, and data.channels="
-            f"{wanted.channels}, data.bit_depth={wanted.bit_depth} and data.orientation="
-            f"{wanted.orientation} want {wanted.words}; prepare their source again by `python -m "
-            f"pipelines.prepare SOURCE NEW_FOLDER {wanted.flags}`, or set these as the shards are."
+            f"The shards in {public_name(root)!r} were prepared as {theirs.words}, and "
+            f"data.channels={wanted.channels}, data.bit_depth={wanted.bit_depth} and "
+            f"data.orientation={wanted.orientation} want {wanted.words}. Prepare their source "
+            f"again (`python -m pipelines.prepare SOURCE NEW_FOLDER {wanted.flags}`), or set what the "
+            "shards are."
         )
 
 

@@ -68,8 +68,8 @@ def open_runner_within(
             raise DataError(
                 f"{source.name} ({source.num_bytes / 2**30:.1f} GB) is not prepared yet, and the "
                 f"cluster cannot do it: {', '.join(far)} cannot read it, or cannot reach "
-                f"{public_name(root)}. On a machine that reaches both, give "
-                f"`{command(source, root, rows_per_row_group)}{flags}`, and then this command again."
+                f"{public_name(root)}. On a machine that reaches both, give `"
+                f"{command(source, root, rows_per_row_group)}{flags}`, and then this command again."
             )
 
 

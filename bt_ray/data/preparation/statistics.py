@@ -1,5 +1,6 @@
-"""Mean and deviation of each channel, measured while shards are written, by which inputs are
-normalised.
+"""Mean and deviation of each channel, measured while shards are written.
+
+Inputs that are not 8-bit RGB are normalised by them.
 """
 
 import math
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bt_ray.config import DataSettings, Pixels
+from bt_ray.config import Pixels, Settings
 from bt_ray.data.shards.manifest import Manifest
 from bt_ray.data.sources import SourceImage
 from bt_ray.data.views.raster import decode_raster
@@ -88,13 +89,36 @@ def join(records: Sequence[dict[str, Any]], pixels: Pixels) -> dict[str, Any]:
     }
 
 
-def known_statistics(data: DataSettings, manifest: Manifest) -> DataSettings:
-    """The settings with the mean and deviation that these shards were measured to have.
+def known_statistics(settings: Settings, manifest: Manifest) -> Settings:
+    """The settings with the mean and deviation that inputs are to be normalised by, where known.
 
-    They stay as they are for 8-bit RGB, whose numbers are ImageNet's, and where they are given. A
-    channel without any variation has a deviation of one level.
+    Those that are given stay. Of images that are not 8-bit RGB they are what the shards were
+    measured to have; a channel without any variation has a deviation of one level. Of 8-bit RGB
+    they are those of timm's encoder, if it is one, and else left out, which means ImageNet's.
+
+    Args:
+      manifest: of the training images.
     """
-    if data.is_rgb or data.mean is not None or manifest.mean is None or manifest.std is None:
-        return data
-    least = 1 / data.highest_level
-    return replace(data, mean=manifest.mean, std=tuple(max(s, least) for s in manifest.std))
+    data = settings.data
+    if data.mean is not None:
+        return settings
+    if data.is_rgb:
+        found = _of_timm(settings.model.encoder)
+    elif manifest.mean is None or manifest.std is None:
+        found = None
+    else:
+        least = 1 / data.highest_level
+        found = manifest.mean, tuple(max(share, least) for share in manifest.std)
+    if found is None:
+        return settings
+    return replace(settings, data=replace(data, mean=found[0], std=found[1]))
+
+
+def _of_timm(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """What timm's own weights of this encoder were trained with; None of other encoders."""
+    library, _, name = encoder.partition(":")
+    if library != "timm":
+        return None
+    from bt_ray.model.encoder.of_timm import statistics  # here: torch takes seconds to import
+
+    return statistics(name)

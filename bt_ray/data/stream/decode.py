@@ -5,12 +5,14 @@ none of it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 from bt_ray.config import Settings
 from bt_ray.data.shards.shard_set import ShardSet
@@ -20,6 +22,7 @@ from bt_ray.data.stream.spares import Spare
 from bt_ray.data.stream.window import HeldWindow
 from bt_ray.data.views import fast, reference
 from bt_ray.data.views.draw import ViewParameters, draw
+from bt_ray.data.views.raster import decode_raster
 from bt_ray.errors import DataError
 
 Columns = dict[str, NDArray[Any]]
@@ -60,12 +63,13 @@ def make_views(
     pair = draw_pair(columns, settings, steps_per_epoch)
     px = settings.views.image_px
     backend = fast if settings.views.backend == "fast" else reference
+    decode = _decoder(settings)
     made = np.empty((settings.views.count, table.num_rows, 3, px, px), dtype=np.uint8)
     for i, encoded in enumerate(table["image"]):
         try:
-            image = backend.decode(encoded.as_buffer())
+            image = decode(encoded.as_buffer())
         except OSError as fault:
-            image, spare = _stand_in(columns, i, fault, backend.decode, spares)
+            image, spare = _stand_in(columns, i, fault, decode, spares)
             here = np.arange(table.num_rows) == i
             for name in ("sample", "width", "height"):
                 columns[name] = np.where(here, getattr(spare, name), columns[name])
@@ -80,6 +84,15 @@ def make_views(
     columns.update(zip(VIEWS, made, strict=False))
     columns["digest"] = digest_rows(columns["step"], columns["slot"], columns["sample"], pair)
     return columns
+
+
+def _decoder(settings: Settings) -> Callable[[Any], Any]:
+    """What decodes images for the backend's crop; upright, if the settings want that."""
+    is_fast = settings.views.backend == "fast"
+    if settings.data.orientation == "ignored":
+        return fast.decode if is_fast else reference.decode
+    upright = partial(decode_raster, data=settings.data)
+    return upright if is_fast else lambda encoded: Image.fromarray(upright(encoded))
 
 
 def _stand_in(

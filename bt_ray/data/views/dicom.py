@@ -33,7 +33,7 @@ def read_dicom(octets: bytes, channels: int) -> NDArray[Any]:
     try:
         import pydicom
         from pydicom.errors import InvalidDicomError
-        from pydicom.pixels import pixel_array
+        from pydicom.pixels.utils import pixel_array
     except ImportError as error:
         raise OSError(
             "it is a DICOM file, which pydicom reads: install bt-ray[dicom], or pydicom"
@@ -71,7 +71,7 @@ def _shown(values: NDArray[Any], content: Any) -> NDArray[Any]:
     bits, kind = int(content.BitsStored), str(content.PhotometricInterpretation)
     highest = (1 << bits) - 1
     if kind == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut
+        from pydicom.pixels.processing import apply_color_lut
 
         return np.asarray(apply_color_lut(values, content))[..., :3]
     levels = values.astype(np.int64)

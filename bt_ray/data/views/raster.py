@@ -137,5 +137,5 @@ def central_view(encoded: Any, settings: Settings) -> Levels:
         np.asarray(reference.central(Image.fromarray(plane), px))
         for plane in levels.transpose(2, 0, 1).astype(np.float32)
     ]
-    whole = np.rint(np.stack(planes, axis=2)).clip(0, pixels.highest_level)
+    whole: Levels = np.rint(np.stack(planes, axis=2)).clip(0, pixels.highest_level)
     return whole.astype(levels.dtype)

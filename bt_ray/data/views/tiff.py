@@ -56,7 +56,7 @@ def _channel_pages(file: Any, channels: int) -> list[Any] | None:
 
 
 def _is_pillows(page: Any) -> bool:
-    return page.dtype == np.uint8 and page.samplesperpixel <= _MOST_OF_PILLOW
+    return bool(page.dtype == np.uint8 and page.samplesperpixel <= _MOST_OF_PILLOW)
 
 
 def _has_alpha(page: Any) -> bool:
