@@ -133,8 +133,8 @@ def _check_pixels(root: str, theirs: Pixels, wanted: Pixels) -> None:
             f"The shards in {public_name(root)!r} were prepared as {theirs.words}, and "
             f"data.channels={wanted.channels}, data.bit_depth={wanted.bit_depth} and "
             f"data.orientation={wanted.orientation} want {wanted.words}. Prepare their source "
-            f"again (`python -m pipelines.prepare SOURCE NEW_FOLDER {wanted.flags}`), or set what the "
-            "shards are."
+            f"again (`python -m pipelines.prepare SOURCE NEW_FOLDER {wanted.flags}`), or set what "
+            "the shards are."
         )
 
 
