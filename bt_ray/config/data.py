@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bt_ray.config.checks import require, require_positive, require_probability, require_range
+from bt_ray.config.pixels import MOST_CHANNELS, Orientation, Pixels
 
 Transformation = Literal["crop", "flip", "jitter", "grayscale", "blur", "solarize"]
 """A transformation of the paper's Fig. 3."""
@@ -22,7 +23,6 @@ WITHOUT: Mapping[Transformation, Mapping[str, Any]] = {
 
 COLOURS = 3
 """Channels of an image that has saturation, hues and a grey of its own."""
-_MOST_CHANNELS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,9 @@ class DataSettings:
     grey to colour; any other number: every image must have as many."""
     bit_depth: Literal[8, 16] = 8
     """Bits of a channel's levels: deeper images are brought to 8, or keep up to 16 of theirs."""
+    orientation: Orientation = "ignored"
+    """The camera's note of how an image is to be turned (EXIF): ignored, as in the paper, or
+    followed (exif)."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel that is subtracted, as a share of the highest level; none: for 8-bit RGB
     ImageNet's, or that of timm's encoder; for other images what was measured when their shards
@@ -70,8 +73,8 @@ class DataSettings:
         )
         require_probability("data", self, "max_bad_rate")
         require(
-            1 <= self.channels <= _MOST_CHANNELS,
-            f"data.channels={self.channels} must lie between 1 and {_MOST_CHANNELS}.",
+            1 <= self.channels <= MOST_CHANNELS,
+            f"data.channels={self.channels} must lie between 1 and {MOST_CHANNELS}.",
         )
         require(
             (self.mean is None) == (self.std is None),
@@ -92,14 +95,21 @@ class DataSettings:
         )
 
     @property
+    def pixels(self) -> Pixels:
+        """What pixels images are decoded to."""
+        return Pixels(
+            channels=self.channels, bit_depth=self.bit_depth, orientation=self.orientation
+        )
+
+    @property
     def highest_level(self) -> int:
         """255 or 65,535."""
-        return (1 << self.bit_depth) - 1
+        return self.pixels.highest_level
 
     @property
     def is_rgb(self) -> bool:
         """Whether images have three channels of 8 bits, for which there are the fastest ways."""
-        return self.channels == 3 and self.bit_depth == 8
+        return self.pixels.is_rgb
 
 
 @dataclass(frozen=True, kw_only=True)

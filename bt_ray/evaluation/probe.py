@@ -164,7 +164,7 @@ def build_probe(
     settings: Settings, device: torch.device, *, rank: int = 0, world_size: int = 1
 ) -> Probe:
     """A probe over this worker's share of the training images and the held-out ones."""
-    image_px, test = settings.views.image_px, settings.data.test
+    test = settings.data.test
     bank = ShardSet.open(settings.data.train).read_share(
         rank, world_size, settings.probe.bank_images
     )
@@ -172,10 +172,10 @@ def build_probe(
     if test is not None:
         held_out = ShardSet.open(test)
         share = held_out.read_share(rank, world_size, settings.probe.query_images)
-        queries = load_images(share, image_px)
+        queries = load_images(share, settings)
         if (read_labels(held_out) < 0).any():
             query_pairs = _pairs(share, queries, settings, device)
-    images = load_images(bank, image_px)
+    images = load_images(bank, settings)
     pairs = _pairs(bank, images, settings, device)
     return Probe(settings, images, queries, pairs, device, query_pairs)
 

@@ -16,6 +16,7 @@ from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS
 from bt_ray.config import Settings, check_pretraining, idle_colours
 from bt_ray.cpu.count import available_cpus
 from bt_ray.data.preparation.prepare import SAME_IMAGES, Described, describe_data
+from bt_ray.data.preparation.statistics import known_statistics
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import BtRayError, LaunchError
 from bt_ray.forecast.memory import Size, find_fits, measure_size
@@ -180,7 +181,8 @@ def _is_timed(settings: Settings, device: torch.device) -> bool:
 def _prepared(settings: Settings, train: Described, test: Described | None) -> Settings:
     """The settings as `prepare_data` would return them."""
     test_root = None if test is None else test.root
-    return replace(settings, data=replace(settings.data, train=train.root, test=test_root))
+    data = replace(settings.data, train=train.root, test=test_root)
+    return known_statistics(replace(settings, data=data), train.manifest)
 
 
 def _same(train: Described | None, test: Described | None) -> str | None:

@@ -43,7 +43,7 @@ def decode_sample(described: Described, settings: Settings, *, budget_s: float) 
         rows = []
         for image in chunk:
             try:
-                rows.append(to_table((image,)))
+                rows.append(to_table((image,), pixels=settings.data.pixels))
             except DataError as error:
                 unreadable.append(error)
         if rows:

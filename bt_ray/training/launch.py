@@ -158,12 +158,16 @@ def _conclude(
 
 
 def notes_on_images(settings: Settings) -> list[str]:
-    """Sentences on images that were left out when the run's shards were written."""
+    """Sentences on images that were left out, or not turned, when the shards were written."""
     notes = []
     for name in ("train", "test"):
         root = getattr(settings.data, name)
-        rejected = 0 if root is None else ShardSet.open(root).manifest.num_rejected
-        if rejected:
+        if root is None:
+            continue
+        manifest = ShardSet.open(root).manifest
+        if manifest.note_on_turned:
+            notes.append(f"data.{name}: {manifest.note_on_turned}")
+        if rejected := manifest.num_rejected:
             images = f"{rejected:,} image{'s' * (rejected > 1)}"
             notes.append(
                 f"data.{name} is without {images} that cannot be decoded; which ones and why is"

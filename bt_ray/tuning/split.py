@@ -40,6 +40,7 @@ def hold_out(settings: Settings, *, share: float = 0.1, seed: int = 0) -> Settin
             subset(shards, rows, name),
             settings.storage,
             rows_per_row_group=settings.data.rows_per_row_group,
+            pixels=settings.data.pixels,
         )
         for rows, name in ((kept, "training images"), (held, "held-out images"))
     )

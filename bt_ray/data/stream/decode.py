@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
-from bt_ray.config import DataSettings, Settings
+from bt_ray.config import Settings
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.digest import digest_rows
 from bt_ray.data.stream.plan import Plan
@@ -65,7 +66,7 @@ def make_views(
     px, threshold = views.image_px, views.solarize_threshold
     decode, crop, photometry = operations(settings)
     shape = (views.count, table.num_rows, data.channels, px, px)
-    made = np.empty(shape, dtype=level_type(data))
+    made = np.empty(shape, dtype=data.pixels.dtype)
     for i, encoded in enumerate(table["image"]):
         try:
             image = decode(encoded.as_buffer())
@@ -85,11 +86,6 @@ def make_views(
     return columns
 
 
-def level_type(data: DataSettings) -> type[np.uint8] | type[np.uint16]:
-    """What the levels of these images are kept as."""
-    return np.uint8 if data.bit_depth == 8 else np.uint16
-
-
 def bytes_of_views(settings: Settings) -> int:
     """What the views of one image take."""
     views, data = settings.views, settings.data
@@ -103,7 +99,16 @@ def operations(
     if not settings.data.is_rgb:
         return partial(decode_raster, data=settings.data), planes.crop, planes.photometry
     backend = fast if settings.views.backend == "fast" else reference
-    return backend.decode, backend.crop, backend.photometry
+    return _decoder(settings), backend.crop, backend.photometry
+
+
+def _decoder(settings: Settings) -> Callable[[Any], Any]:
+    """What decodes 8-bit RGB for the backend's crop; upright, if the settings want that."""
+    is_fast = settings.views.backend == "fast"
+    if settings.data.orientation == "ignored":
+        return fast.decode if is_fast else reference.decode
+    upright = partial(decode_raster, data=settings.data)
+    return upright if is_fast else lambda encoded: Image.fromarray(upright(encoded))
 
 
 def _stand_in(
