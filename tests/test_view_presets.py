@@ -67,7 +67,7 @@ def test_an_unknown_preset_of_views_is_answered_with_those_there_are(
 def test_settings_of_colours_that_change_nothing_are_named(channels: int) -> None:
     settings = override(preset("images"), {"data.channels": channels})
     sentence = idle_colours(settings) or ""
-    assert "views.jitter_saturation=0.2 and views.jitter_hue=0.1 and views.gray" in sentence
+    assert "(views.jitter_saturation=0.2, views.jitter_hue=0.1, views.gray" in sentence
     assert f"data.channels={channels}" in sentence
     for name in ("medical_gray", "multispectral"):
         assert idle_colours(with_views(settings, name)) is None  # type: ignore[arg-type]

@@ -29,10 +29,10 @@ def idle_colours(settings: Settings) -> str | None:
         "jitter_hue": views.jitter_hue if jitters else 0,
         "grayscale_probability": views.grayscale_probability,
     }
-    named = " and ".join(f"views.{name}={value}" for name, value in idle.items() if value)
+    named = ", ".join(f"views.{name}={value}" for name, value in idle.items() if value)
     if not named:
         return None
     return (
-        f"{named} change nothing: images of data.channels={channels} have no colours. "
-        "--views-preset medical_gray and multispectral are for such images."
+        f"Images of data.channels={channels} have no colours, and what is set of them changes "
+        f"nothing ({named}); --views-preset medical_gray and multispectral are for such images."
     )

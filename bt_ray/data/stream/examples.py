@@ -1,18 +1,16 @@
 """A few images beside views of them, as training sees them, with what was drawn for each view."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from bt_ray.config import Settings
 from bt_ray.config.data import COLOURS
-from bt_ray.data.stream.batches import to_batch
-from bt_ray.data.stream.decode import draw_pair, make_views, operations
+from bt_ray.data.stream.decode import VIEWS, draw_pair, make_views, operations
 from bt_ray.data.views.draw import ViewParameters
 from bt_ray.data.views.raster import central_view
 
@@ -44,20 +42,19 @@ def make_examples(
 
     Args:
       images: names and encoded images, of rows 0, 1, 2, … of the data set. With these numbers they
-        get the very views that a run of the settings trains on.
+        get the very views that a run of the settings trains on; where the device does photometry,
+        to within a level of 255 on average.
     """
+    by_loader = replace(settings, views=replace(settings.views, photometry="loader"))
     table, central = _readable(images, settings, count)
     views: list[list[ExampleView]] = [[] for _ in central]
     for epoch in range(epochs if central else 0):
         step = table.append_column("step", pa.array(np.full(table.num_rows, epoch)))
-        columns = make_views(step, settings, steps_per_epoch=1)
-        finished = to_batch(columns, settings, 1, torch.device("cpu")).views
-        for levels, drawn in zip(finished, draw_pair(columns, settings, 1), strict=True):
+        columns = make_views(step, by_loader, steps_per_epoch=1)
+        for column, drawn in zip(VIEWS, draw_pair(columns, settings, 1), strict=False):
             for i, mine in enumerate(views):
                 words = tuple(_words(drawn, i, columns, settings.data.channels))
-                mine.append(
-                    ExampleView(levels=levels[i].permute(1, 2, 0).contiguous().numpy(), words=words)
-                )
+                mine.append(ExampleView(levels=columns[column][i].transpose(1, 2, 0), words=words))
     names = table["name"].to_pylist()
     return [
         Example(name=name, image=image, views=tuple(mine))
