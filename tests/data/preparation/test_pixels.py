@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from bt_ray.config import Pixels, Settings, override
@@ -35,15 +36,16 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bt_ray.data.preparation.job._ROWS_PER_SHARD", 10)
 
 
+def image(number: int) -> NDArray[np.uint16]:
+    """One of thirty, of five channels, two sizes and three ranges."""
+    return levels(number, size=(12, 9) if number % 2 else (20, 30)) >> (number % 3)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
-    """Thirty images of five channels and two sizes, in files of three kinds."""
-    images = {}
-    for i in range(30):
-        values = levels(i, size=(12, 9) if i % 2 else (20, 30)) >> (i % 3)
-        images[f"{i}.{'tif' if i % 3 == 1 else 'npy'}"] = (
-            pages(values) if i % 3 == 1 else npy(values)
-        )
+    """The thirty images, in files of two kinds."""
+    images = {f"{i}.npy": npy(image(i)) for i in range(20)}
+    images |= {f"{i}.tif": pages(image(i)) for i in range(20, 30)}
     return write_folder(tmp_path / "images", images)
 
 
@@ -250,9 +252,9 @@ def test_a_dry_run_names_images_of_other_channels(folder: str, settings: Setting
     assert described.manifest.pixels == FIVE
     assert described.source is not None
     found = []
-    for image in described.source.read():
+    for one in described.source.read():
         try:
-            to_table((image,), pixels=settings.data.pixels)
+            to_table((one,), pixels=settings.data.pixels)
         except DataError as error:
             found.append(str(error))
     assert len(found) == 1
