@@ -4,9 +4,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
 from rich.table import Table
 from rich.text import Text
 
@@ -19,11 +18,12 @@ from bt_ray.storage.names import absolute, below, is_far
 from bt_ray.storage.working_copy import read_far_json
 from pipelines.preset_table import preset_table
 from pipelines.progress import ProgressLine
+from pipelines.run_order import RunOrder, parse_order
 from pipelines.terminal import command, console, finish, guarded, warn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain:
+class Pretrain(RunOrder):
     """What to pretrain."""
 
     dry_run: bool = False
@@ -35,7 +35,6 @@ class Pretrain:
     """With --dry-run: hardware that need not be here, such as '32 V100, 100GbE', '4x8 V100, 100
     RoCE', '8 H100' or 'N NAME (fp16 300 TFLOP/s, 2 TB/s, 48 GB), 4x100 IB'; the run's time, memory
     and needs are predicted for it."""
-    settings: Annotated[Settings, tyro.conf.arg(name="")]
 
     def __post_init__(self) -> None:
         if self.on is not None and not self.dry_run:
@@ -87,7 +86,7 @@ def parse(arguments: list[str]) -> Pretrain:
     if not arguments or arguments[0].startswith("-"):
         console.print(
             f"usage: python -m pipelines.pretrain {{{','.join(PRESETS)}}} [--dry-run] "
-            "[--section.field value …]\n"
+            "[--views-preset NAME] [--section.field value …]\n"
             "       python -m pipelines.pretrain PRESET --dry-run --on '32 V100, 100GbE'\n"
             "       python -m pipelines.pretrain FOLDER/settings.json [--section.field value …]\n"
             "       python -m pipelines.pretrain --list\n"
@@ -96,12 +95,11 @@ def parse(arguments: list[str]) -> Pretrain:
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
     chosen = starting_point(arguments[0])
     make = PRESETS.get(arguments[0])
-    return tyro.cli(
-        Pretrain,
+    return parse_order(
+        Pretrain(settings=chosen),
+        arguments[1:],
         prog=f"python -m pipelines.pretrain {arguments[0]}",
         description=None if make is None else make.__doc__,
-        args=arguments[1:],
-        default=Pretrain(settings=chosen),
     )
 
 

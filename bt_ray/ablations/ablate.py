@@ -139,6 +139,7 @@ def take_images(settings: Settings, images: int | None) -> Settings:
         subset(shards, rows, f"{images} training images"),
         settings.storage,
         rows_per_row_group=settings.data.rows_per_row_group,
+        pixels=settings.data.pixels,
     )
     return replace(settings, data=replace(settings.data, train=train))
 

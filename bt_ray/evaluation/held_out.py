@@ -37,14 +37,14 @@ class Share:
     def read(self, shards: ShardSet, most: int) -> tuple[LabelledImages, ViewPairs]:
         """Images, and views of the first of them."""
         table = shards.read_share(self.rank, self.world_size, most)
-        images = load_images(table, self.settings.views.image_px)
+        images = load_images(table, self.settings)
         return images, self._pairs(table, images)
 
     def hold_out(self, shards: ShardSet, *, by_views: bool) -> HeldOut:
         """Images that are not trained on, with views if they are wanted."""
         most = self.settings.probe.query_images
         table = shards.read_share(self.rank, self.world_size, most)
-        images = load_images(table, self.settings.views.image_px)
+        images = load_images(table, self.settings)
         return HeldOut(images, self._pairs(table, images) if by_views else None)
 
     def _pairs(self, table: pa.Table, images: LabelledImages) -> ViewPairs:

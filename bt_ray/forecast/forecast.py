@@ -13,9 +13,10 @@ import psutil
 import torch
 
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS
-from bt_ray.config import Settings, check_pretraining
+from bt_ray.config import Settings, check_pretraining, idle_colours
 from bt_ray.cpu.count import available_cpus
 from bt_ray.data.preparation.prepare import SAME_IMAGES, Described, describe_data
+from bt_ray.data.preparation.statistics import known_statistics
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import BtRayError, LaunchError
 from bt_ray.forecast.memory import Size, find_fits, measure_size
@@ -114,6 +115,8 @@ def forecast(settings: Settings) -> Forecast:
     hours = None
     if total_steps is not None and rate is not None:
         hours = total_steps * settings.data.global_batch / rate / 3600
+    colours = idle_colours(settings)
+    warnings = [memory, _cpu_warning(settings), slow, _same(train, test), colours]
     return Forecast(
         run_folder=run_folder,
         train=train,
@@ -128,7 +131,7 @@ def forecast(settings: Settings) -> Forecast:
         images_per_s=rate,
         hours=hours,
         problems=tuple(problems),
-        warnings=tuple(filter(None, [memory, _cpu_warning(settings), slow, _same(train, test)])),
+        warnings=tuple(filter(None, warnings)),
     )
 
 
@@ -179,7 +182,8 @@ def _is_timed(settings: Settings, device: torch.device) -> bool:
 def _prepared(settings: Settings, train: Described, test: Described | None) -> Settings:
     """The settings as `prepare_data` would return them."""
     test_root = None if test is None else test.root
-    found = replace(settings, data=replace(settings.data, train=train.root, test=test_root))
+    data = replace(settings.data, train=train.root, test=test_root)
+    found = known_statistics(replace(settings, data=data), train.manifest)
     return found if train.source is not None else locate_validation(found)
 
 

@@ -95,7 +95,10 @@ def measure_size(settings: Settings) -> Size:
                 momentum=parameters,
                 activations=_activations(twins, settings, rows),
                 objective=objective_bytes(settings),
-                views=2 * 3 * px**2 * (levels_bytes * rows + _FLOAT32_BYTES * at_once),
+                views=2
+                * settings.data.channels
+                * px**2
+                * (levels_bytes * rows + _FLOAT32_BYTES * at_once),
             ),
         )
 
@@ -154,7 +157,9 @@ def _activations(twins: Twins, settings: Settings, rows: int) -> int:
     training = settings.training
     most = max(2, *part_rows(rows, training.micro_batch))
     known = set(_storages([*twins.parameters(), *twins.buffers()]))
-    views = [torch.empty(most, 3, *2 * (settings.views.image_px,)) for _ in range(2)]
+    views = [
+        torch.empty(most, settings.data.channels, *2 * (settings.views.image_px,)) for _ in range(2)
+    ]
     known |= _storages(views).keys()
     largest = 0
     with autocast(training, torch.device("cpu")):

@@ -1,5 +1,6 @@
 """From settings to a registered encoder: shards, Ray Train, MLflow, summary."""
 
+import logging
 import signal
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ from ray.train import UserCallback
 
 from bt_ray.checkpoints.best import Which, require_best
 from bt_ray.checkpoints.checkpoint import last_checkpoint, replaced_images, stream_digest
-from bt_ray.config import Settings, check_pretraining
+from bt_ray.config import Settings, check_pretraining, idle_colours
 from bt_ray.config.training import part_rows
 from bt_ray.data.location import public_name
 from bt_ray.data.preparation.claim import REJECTED
@@ -36,6 +37,7 @@ from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Progress, Summary, keep, summarize
 from bt_ray.training.validation import note_on_validation, prepare_validation
 
+_log = logging.getLogger(__name__)
 _NO_REGISTRY = (
     "The encoder is not in a model registry: a storage by URI has none. Name an MLflow server by "
     "MLFLOW_TRACKING_URI, and the same command registers it."
@@ -72,6 +74,8 @@ def pretrain(
     name_user()
     check_pretraining(settings)
     check_which(which, settings)
+    if (idle := idle_colours(settings)) is not None:
+        _log.warning(idle)
     if not settings.model.is_built_in:
         check_encoder(settings)
     settings = locate_storage(settings)
@@ -180,12 +184,16 @@ def note_on_end(settings: Settings, progress: Progress) -> str | None:
 
 
 def notes_on_images(settings: Settings) -> list[str]:
-    """Sentences on images that were left out when the run's shards were written."""
+    """Sentences on images that were left out, or not turned, when the shards were written."""
     notes = []
     for name in ("train", "test"):
         root = getattr(settings.data, name)
-        rejected = 0 if root is None else ShardSet.open(root).manifest.num_rejected
-        if rejected:
+        if root is None:
+            continue
+        manifest = ShardSet.open(root).manifest
+        if manifest.note_on_turned:
+            notes.append(f"data.{name}: {manifest.note_on_turned}")
+        if rejected := manifest.num_rejected:
             images = f"{rejected:,} image{'s' * (rejected > 1)}"
             notes.append(
                 f"data.{name} is without {images} that cannot be decoded; which ones and why is"

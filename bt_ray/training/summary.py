@@ -9,7 +9,7 @@ from pathlib import Path
 from bt_ray.checkpoints.best import best_checkpoint
 from bt_ray.checkpoints.checkpoint import stream_digest
 from bt_ray.config import SETTINGS_FILE, Settings
-from bt_ray.errors import TrackingError
+from bt_ray.errors import DataError, TrackingError
 from bt_ray.evaluation.probe import NEIGHBORS, SHARED_IMAGES
 from bt_ray.figures.correlation import draw_correlation
 from bt_ray.figures.curves import draw_curves
@@ -20,6 +20,7 @@ from bt_ray.storage.names import name_of
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import METRICS, read_history
+from bt_ray.training.sheet import SHEET, write_sheet_of_shards
 
 _log = logging.getLogger(__name__)
 FIGURES = "figures"
@@ -171,12 +172,24 @@ def keep(summary: Summary, settings: Settings, run_folder: Path, run: MlflowRun)
     """Stores the summary and the figures in the run's folder, and then with its MLflow run."""
     file = run_folder / "summary.json"
     write_json(file, asdict(summary))
-    figures = _draw(settings, run_folder)
+    figures = [*_draw_views(settings, run_folder), *_draw(settings, run_folder)]
     try:
         for kept in (file, *figures, run_folder / SETTINGS_FILE):
             run.log_file(kept)
     except TrackingError as away:
         _log.warning("%s Summary and figures are in %s.", away, name_of(run_folder))
+
+
+def _draw_views(settings: Settings, run_folder: Path) -> list[Path]:
+    """The file of the sheet of training images and their views; none if no image is readable."""
+    file = run_folder / FIGURES / SHEET
+    file.parent.mkdir(exist_ok=True)
+    try:
+        write_sheet_of_shards(settings.data.train, settings, file)
+    except DataError as error:
+        _log.warning("The sheet of the run's views is missing: %s", error)
+        return []
+    return [file]
 
 
 def _draw(settings: Settings, run_folder: Path) -> list[Path]:

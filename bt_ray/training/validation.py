@@ -28,9 +28,9 @@ def split_training(settings: Settings, *, share: float, seed: int = 0) -> tuple[
       seed: of the draw; not `training.seed`, so that runs of other seeds share the split.
     Raises: SettingsError if one of the parts would have too few images; DataError.
     """
-    rows = settings.data.rows_per_row_group
+    rows, pixels = settings.data.rows_per_row_group, settings.data.pixels
     train, held_out = (
-        write_source(part, settings.storage, rows_per_row_group=rows)
+        write_source(part, settings.storage, rows_per_row_group=rows, pixels=pixels)
         for part in _parts(settings, share, seed)
     )
     return train, held_out
@@ -101,9 +101,9 @@ def locate_validation(settings: Settings) -> Settings:
     """
     if not holds_out(settings):
         return settings
-    rows = settings.data.rows_per_row_group
+    rows, pixels = settings.data.rows_per_row_group, settings.data.pixels
     train, held_out = (
-        root_of(part, settings.storage, rows)
+        root_of(part, settings.storage, rows, pixels)
         for part in _parts(settings, settings.data.validation_share, seed=0)
     )
     return replace(settings, data=replace(settings.data, train=train, validation=held_out))

@@ -79,8 +79,9 @@ class Contest:
     @torch.no_grad()
     def _unlabelled(self, pretrained: Pretrained, device: torch.device) -> Scores:
         """RankMe × cosine, of views that are drawn alike for all encoders."""
-        px = pretrained.settings.views.image_px
-        settings = replace(self.settings, views=replace(self.settings.views, image_px=px))
+        theirs = pretrained.settings
+        views = replace(self.settings.views, image_px=theirs.views.image_px)
+        settings = replace(self.settings, views=views, data=theirs.data)
         table = self.test.read_share(0, 1, _MOST_IMAGES)
         pairs = load_view_pairs(table, settings, device)
         encoder = place_encoder(pretrained, device)
@@ -91,7 +92,7 @@ class Contest:
                     for block in part.split(_BLOCK)
                 ]
             )
-            for part in (load_images(table, px).pixels, pairs.view_a, pairs.view_b)
+            for part in (load_images(table, settings).pixels, pairs.view_a, pairs.view_b)
         )
         measures = {
             "held_out/rankme": rank_me(plain[:_MOST_IMAGES]),
