@@ -71,7 +71,8 @@ class Protocol:
 
         Args:
           encoder: the settings of the run that trained the encoder.
-          data: the images to learn from, and to score on.
+          data: the images to learn from, and to score on; they are decoded and normalised as in
+            the encoder's run.
         """
         views = encoder.views.without("jitter", "grayscale", "blur", "solarize")
         own_flip = views.flip_probability
@@ -79,7 +80,15 @@ class Protocol:
             encoder,
             name=name,
             storage=storage,
-            data=replace(data, global_batch=self.batch),
+            data=replace(
+                data,
+                global_batch=self.batch,
+                channels=encoder.data.channels,
+                bit_depth=encoder.data.bit_depth,
+                orientation=encoder.data.orientation,
+                mean=encoder.data.mean,
+                std=encoder.data.std,
+            ),
             views=replace(
                 views,
                 count=1,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bt_ray.config import Settings, override
+from bt_ray.config import DataSettings, Settings, override
 from bt_ray.data.preparation.prepare import prepare_data
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.views.raster import central_view
@@ -14,6 +14,7 @@ from bt_ray.embedding.part import view_of
 from bt_ray.evaluation.features import compute_features
 from bt_ray.evaluation.image_files import encode_files
 from bt_ray.evaluation.images import load_images
+from bt_ray.evaluation.protocols import LINEAR
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.pretrained import Pretrained
 from bt_ray.presets import preset
@@ -62,6 +63,20 @@ def test_every_way_to_evaluate_sees_the_same_view(tmp_path: Path) -> None:
     look = look_at(encoder, 100)
     assert (look.pixels.dtype, look.pixels.shape) == (np.uint8, (8, px, px, 3))
     assert look.pixels.std() > 20, "seen by people, and not black"
+
+
+def test_a_classifier_is_trained_on_the_pixels_of_the_encoders_run() -> None:
+    five = override(preset("digits"), {
+        "data.channels": 5, "data.bit_depth": 16, "data.orientation": "exif",
+        "data.mean": [0.1] * 5, "data.std": [0.2] * 5,
+    })  # fmt: skip
+    settings = LINEAR.settings(
+        five, name="a", storage="", data=DataSettings(train="b", test="c"), scaling=five.scaling,
+        precision="fp32", seed=0,
+    )  # fmt: skip
+    assert settings.data.pixels == five.data.pixels
+    assert (settings.data.mean, settings.data.std) == (five.data.mean, five.data.std)
+    assert (settings.data.train, settings.data.test) == ("b", "c")
 
 
 def test_16_bits_of_the_same_pictures_are_encoded_as_8(tmp_path: Path) -> None:
