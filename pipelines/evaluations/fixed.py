@@ -22,7 +22,7 @@ def score_features(
       name: of the evaluation, for people.
       workers: Ray Data's actors that compute the features; 0: this process.
     """
-    from bt_ray.model.pretrained import untrained
+    from bt_ray.checkpoints.start import untrained
 
     began = time.perf_counter()
     scores = _score(order, opened, opened.pretrained, method, name, workers)
