@@ -20,15 +20,7 @@ from torch import Tensor, nn
 
 from bt_ray.errors import CheckpointError
 
-_PREFERRED = (
-    "teacher.",
-    "ema.",
-    "momentum_encoder.",
-    "student.",
-    "online",
-    "base_encoder.",
-    "encoder_q.",
-)
+_PREFERRED = ("teacher.", "ema.", "base_encoder.", "online", "encoder_q.", "student.")
 """Of equal networks in a file, whose names begin so; the first that is there is taken."""
 _PREFIXES = ("module.", "backbone.", "encoder.")
 """Taken off where none of the encoder's names is found."""

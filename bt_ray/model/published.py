@@ -13,8 +13,9 @@ from urllib.parse import urlparse
 
 import torch
 
+from bt_ray.config.model import RESNETS
 from bt_ray.errors import CheckpointError, LaunchError
-from bt_ray.model.encoder.of_timm import require_timm
+from bt_ray.model.encoder.of_timm import require_timm, statistics
 
 KINDS = ("timm:", "torchvision:", "hf:")
 """How names of published weights begin."""
@@ -49,15 +50,42 @@ def fetch_weights(name: str) -> Path:
     """
     kind, _, rest = name.partition(":")
     if kind == "timm":
-        return _of_timm(name, rest)
+        return _of_timm(name)
     if kind == "torchvision":
-        return _download(name, _torchvision_url(name, rest))
+        return _download(name, _torchvision_weights(name)[0])
     repository, _, revision = rest.partition("@")
     return _of_hub(name, repository, revision or None)
 
 
-def _of_timm(name: str, model: str) -> Path:
-    timm = require_timm()
+def architecture_of(name: str) -> str:
+    """The encoder, as `model.encoder` names it, whose weights `timm:…` or `torchvision:…` means.
+
+    Raises: CheckpointError if there are no such weights; LaunchError if timm is not installed.
+    """
+    kind = name.partition(":")[0]
+    if kind == "timm":
+        return f"timm:{_timm_config(name).architecture}"
+    import torchvision
+
+    models, (_, weights) = torchvision.models, _torchvision_weights(name)
+    for model in models.list_models(module=models):
+        if isinstance(weights, models.get_model_weights(model)):
+            return model if model in RESNETS else f"torchvision:{model}"
+    raise CheckpointError(f"{name} are weights of no classifier; give --architecture.")
+
+
+def statistics_of(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of RGB, as shares, that the weights `timm:…` were trained with.
+
+    Raises: CheckpointError if there are no such weights.
+    """
+    _timm_config(name)
+    return statistics(name.partition(":")[2])
+
+
+def _timm_config(name: str) -> Any:
+    """What timm says of weights. Raises: CheckpointError if it has none of that name."""
+    timm, model = require_timm(), name.partition(":")[2]
     try:
         known = timm.get_pretrained_cfg(model)
     except RuntimeError:  # of a tag that is not there
@@ -68,24 +96,33 @@ def _of_timm(name: str, model: str) -> Path:
             f"{name}: timm {timm.__version__} has no weights of that name"
             f"{'; it has ' + ', '.join(near) if near else ''}."
         )
+    return known
+
+
+def _of_timm(name: str) -> Path:
+    known = _timm_config(name)
     if known.hf_hub_id:
         return _of_hub(name, known.hf_hub_id, None, known.hf_hub_filename)
     return _download(name, known.url)
 
 
-def _torchvision_url(name: str, weights: str) -> str:
+def _torchvision_weights(name: str) -> tuple[str, Any]:
+    """The address and the member of torchvision's enumeration. Raises: CheckpointError."""
     import torchvision
 
-    models = torchvision.models
+    models, wanted = torchvision.models, name.partition(":")[2]
     try:
-        if weights in models.list_models():
-            return str(models.get_model_weights(weights).DEFAULT.url)
-        return str(models.get_weight(weights).url)
+        found = (
+            models.get_model_weights(wanted).DEFAULT
+            if wanted in models.list_models()
+            else models.get_weight(wanted)
+        )
     except (ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{name}: torchvision {torchvision.__version__} has no weights of that name; they are "
             "called as in torchvision:ResNet50_Weights.IMAGENET1K_V2."
         ) from error
+    return str(found.url), found
 
 
 def _download(name: str, url: str) -> Path:

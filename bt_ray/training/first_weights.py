@@ -14,11 +14,10 @@ from bt_ray.checkpoints.start import keep_start, kept_sha256, start_folder
 from bt_ray.config import SETTINGS_FILE, Settings, read_settings
 from bt_ray.errors import CheckpointError, RunFailedError
 from bt_ray.model.encoder import build_encoder
-from bt_ray.model.encoder.of_timm import statistics
 from bt_ray.model.fit import fit
 from bt_ray.model.inputs import shares
 from bt_ray.model.pretrained import describe
-from bt_ray.model.published import fetch_weights, is_published, is_registered
+from bt_ray.model.published import fetch_weights, is_published, is_registered, statistics_of
 from bt_ray.model.weights import ENCODER, file_of
 from bt_ray.model.weights_file import is_weight_file, read_tensors
 from bt_ray.storage.working_copy import place_of
@@ -144,10 +143,10 @@ def _of_folder(folder: Path, theirs: Settings, settings: Settings) -> FirstWeigh
 
 def _note_on_statistics(settings: Settings) -> list[str]:
     """A sentence if the images will be normalised otherwise than those that trained the weights."""
-    kind, _, name = (settings.model.start_from or "").partition(":")
-    if kind != "timm" or settings.data.channels != 3:
+    name = settings.model.start_from or ""
+    if not name.startswith("timm:") or settings.data.channels != 3:
         return []
-    theirs = statistics(name)
+    theirs = statistics_of(name)
     if theirs == shares(settings.data):
         return []
     mean, std = (" ".join(map(str, each)) for each in theirs)
