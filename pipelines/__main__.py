@@ -14,6 +14,7 @@ _DEMO = "demo"
 COMMANDS = {
     _DEMO: "pretrain on handwritten digits, as `pretrain digits` does",
     "pretrain": "pretrain an encoder on your images or a known data set",
+    "show": "draw your images beside the views that training makes of them",
     "doctor": "look at every node, and say what is wrong",
     "prepare": "write images as shards, which training streams",
     "sweep": "search settings, and register the winner",

@@ -62,9 +62,9 @@ class EncoderOrder(EncoderPlaces):
     """A command about one encoder."""
 
     encoder: Annotated[str, tyro.conf.Positional]
-    """A run's folder, a checkpoint, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a file
-    of weights (.pth, .pt, .bin, .safetensors), timm:NAME, torchvision:WEIGHTS or
-    hf:REPOSITORY[@REVISION]."""
+    """A run's folder (its last checkpoint), RUN/best, a checkpoint, each of them with /average for
+    averaged weights; models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID; a file of weights
+    (.pth, .pt, .bin, .safetensors); timm:NAME, torchvision:WEIGHTS or hf:REPOSITORY[@REVISION]."""
 
     def settings(self) -> Settings:
         """Where runs are kept, and what a file of weights holds."""

@@ -35,7 +35,9 @@ class Prepare:
     that are dates."""
     rows_per_row_group: int = 256
     """Images of one Parquet row group."""
-    treatment: Annotated[Treatment, tyro.conf.arg(name="")] = field(default_factory=Treatment)
+    treatment: Annotated[Treatment, tyro.conf.arg(name=""), tyro.conf.OmitArgPrefixes] = field(
+        default_factory=Treatment
+    )
     cpus: int | None = None
     """CPUs used at once, of the Ray cluster that is joined or else started here; 0: this process
     alone, without Ray; none: all CPUs, or this process alone for less than 256 MB."""

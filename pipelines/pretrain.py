@@ -4,9 +4,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import Any, Literal
 
-import tyro
 from rich.table import Table
 from rich.text import Text
 
@@ -19,20 +18,23 @@ from bt_ray.storage.names import absolute, below, is_far
 from bt_ray.storage.working_copy import read_far_json
 from pipelines.preset_table import preset_table
 from pipelines.progress import ProgressLine
+from pipelines.run_order import RunOrder, parse_order
 from pipelines.terminal import command, console, finish, guarded, warn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain:
+class Pretrain(RunOrder):
     """What to pretrain."""
 
     dry_run: bool = False
     """Only check the settings and say what the run will be: data, memory, time."""
+    register: Literal["last", "best"] = "last"
+    """Which checkpoint's encoder becomes a version in the model registry; best needs
+    --training.keep-best."""
     on: str | None = None
     """With --dry-run: hardware that need not be here, such as '32 V100, 100GbE', '4x8 V100, 100
     RoCE', '8 H100' or 'N NAME (fp16 300 TFLOP/s, 2 TB/s, 48 GB), 4x100 IB'; the run's time, memory
     and needs are predicted for it."""
-    settings: Annotated[Settings, tyro.conf.arg(name="")]
 
     def __post_init__(self) -> None:
         if self.on is not None and not self.dry_run:
@@ -57,17 +59,20 @@ def main() -> None:
         "Pretraining ", (settings.name, "bold"), f" on {redact(settings.data.train)}"
     )
     console.print(what, soft_wrap=True)
-    was_finished = guarded(lambda: is_finished(settings))
+    finished_before = guarded(lambda: finished_steps(settings))
     warn_of_faults(settings)
     from bt_ray.training.launch import pretrain
 
     with ProgressLine(settings) as progress:
         summary = guarded(
             lambda: pretrain(
-                settings, trackers=[progress], on_preparation=progress.show_preparation
+                settings,
+                which=order.register,
+                trackers=[progress],
+                on_preparation=progress.show_preparation,
             )
         )
-    if was_finished:
+    if finished_before == summary.steps:
         console.print("This run was finished: nothing was trained again. --name starts another.")
     print_summary(asdict(summary))
     finish(asdict(summary))
@@ -81,7 +86,7 @@ def parse(arguments: list[str]) -> Pretrain:
     if not arguments or arguments[0].startswith("-"):
         console.print(
             f"usage: python -m pipelines.pretrain {{{','.join(PRESETS)}}} [--dry-run] "
-            "[--section.field value …]\n"
+            "[--views-preset NAME] [--section.field value …]\n"
             "       python -m pipelines.pretrain PRESET --dry-run --on '32 V100, 100GbE'\n"
             "       python -m pipelines.pretrain FOLDER/settings.json [--section.field value …]\n"
             "       python -m pipelines.pretrain --list\n"
@@ -90,12 +95,11 @@ def parse(arguments: list[str]) -> Pretrain:
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
     chosen = starting_point(arguments[0])
     make = PRESETS.get(arguments[0])
-    return tyro.cli(
-        Pretrain,
+    return parse_order(
+        Pretrain(settings=chosen),
+        arguments[1:],
         prog=f"python -m pipelines.pretrain {arguments[0]}",
         description=None if make is None else make.__doc__,
-        args=arguments[1:],
-        default=Pretrain(settings=chosen),
     )
 
 
@@ -117,14 +121,15 @@ _SNIPPET = """
 """
 
 
-def is_finished(settings: Settings) -> bool:
-    """Whether a run of this name has done all its steps."""
+def finished_steps(settings: Settings) -> int | None:
+    """The steps after which a run of this name was finished; none if it was not."""
     if is_far(settings.storage):
         summary = read_far_json(below(settings.storage, settings.name), "summary.json") or {}
     else:
         file = Path(absolute(settings.storage)) / settings.name / "summary.json"
         summary = read_json(file) or {}
-    return "steps" in summary and bool(summary["steps"] == summary.get("total_steps"))
+    steps = summary.get("steps")
+    return steps if summary.get("is_finished", steps == summary.get("total_steps")) else None
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -140,14 +145,23 @@ def print_summary(summary: dict[str, Any]) -> None:
     if scores["knn_top1"] is not None:
         table.add_row("kNN, untrained", f"{scores['knn_top1_untrained']:.1%}")
         table.add_row("kNN, trained", f"{scores['knn_top1']:.1%}")
+        if "knn_top1_average" in scores:
+            table.add_row("kNN, averaged weights", f"{scores['knn_top1_average']:.1%}")
+        if summary["neighbors"] is not None:
+            table.add_row("k of kNN", str(summary["neighbors"]))
     if scores["rankme"] is not None:
         table.add_row("RankMe", f"{scores['rankme_untrained']:.1f} → {scores['rankme']:.1f}")
     for name in ("alignment", "uniformity"):
         if scores[name] is not None:
             table.add_row(name, f"{scores[name]:.2f}")
+    if summary["best"] is not None:
+        best = summary["best"]
+        table.add_row("best score", f"{best['score']:.4g}, after {best['step']:,} steps")
     if summary["images_per_s"] is not None:
         table.add_row("images/s", f"{summary['images_per_s']:,.0f}")
     table.add_row("run folder", summary["paths"]["run"])
+    if "best" in summary["paths"]:
+        table.add_row("best checkpoint", summary["paths"]["best"])
     uri = summary["paths"]["mlflow"]
     is_server = uri.startswith("http")
     table.add_row(

@@ -65,6 +65,7 @@ WITHOUT_RAY = (
     "bt_ray/training/stop",
     "bt_ray/training/summary",
     "bt_ray/training/watch",
+    "bt_ray/view_presets",
 )
 WITH_RAY = (
     "bt_ray/data/preparation/parallel",
@@ -74,7 +75,7 @@ WITH_RAY = (
 )
 """Rooms' files that distribute work, where the rest of the room does not."""
 WITH_MLFLOW = ("bt_ray/tracking/mlflow", "bt_ray/tracking/registry")
-STANDARD_LIBRARY_ONLY = ("bt_ray/config", "bt_ray/presets", "bt_ray/errors")
+STANDARD_LIBRARY_ONLY = ("bt_ray/config", "bt_ray/presets", "bt_ray/view_presets", "bt_ray/errors")
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
     for room in ("bt_ray", "pipelines", "tune_spaces")
@@ -116,6 +117,7 @@ FLOORS = (
         "precision",
         "presets",
         "ray_start",
+        "view_presets",
     ),
     ("data/sources", "distributed", "storage"),
     ("data/shards", "model", "objective"),

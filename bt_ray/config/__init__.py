@@ -10,7 +10,8 @@ from bt_ray.config.data import WITHOUT, DataSettings, Transformation, ViewSettin
 from bt_ray.config.flat import PLACES, differences, flatten, shaping
 from bt_ray.config.model import ModelSettings, ObjectiveSettings, Variant
 from bt_ray.config.optimizer import OptimizerSettings, ScheduleSettings
-from bt_ray.config.pretraining import check_pretraining
+from bt_ray.config.pixels import Pixels
+from bt_ray.config.pretraining import check_pretraining, idle_colours
 from bt_ray.config.reading import SETTINGS_FILE, from_json, override, read_settings, to_json
 from bt_ray.config.settings import Settings
 from bt_ray.config.training import (
@@ -28,6 +29,7 @@ __all__ = [
     "ModelSettings",
     "ObjectiveSettings",
     "OptimizerSettings",
+    "Pixels",
     "ProbeSettings",
     "ScalingSettings",
     "ScheduleSettings",
@@ -41,6 +43,7 @@ __all__ = [
     "differences",
     "flatten",
     "from_json",
+    "idle_colours",
     "override",
     "read_settings",
     "shaping",

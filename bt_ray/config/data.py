@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bt_ray.config.checks import require, require_positive, require_probability, require_range
+from bt_ray.config.pixels import MOST_CHANNELS, Orientation, Pixels
 
 Transformation = Literal["crop", "flip", "jitter", "grayscale", "blur", "solarize"]
+"""A transformation of the paper's Fig. 3."""
 WITHOUT: Mapping[Transformation, Mapping[str, Any]] = {
     "crop": {"crop_area": (1.0, 1.0)},
     "flip": {"flip_probability": 0.0},
@@ -19,7 +21,8 @@ WITHOUT: Mapping[Transformation, Mapping[str, Any]] = {
 """Transformation → the changes to the views' settings that leave it out."""
 
 
-_MOST_CHANNELS = 32
+COLOURS = 3
+"""Channels of an image that has saturation, hues and a grey of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,12 @@ class DataSettings:
     """Images to learn from: `digits`, a folder of images, or a folder of shards."""
     test: str | None = None
     """Held-out labelled images for kNN, given like `train`; none: no kNN."""
+    validation: str | None = None
+    """Images that the best checkpoint is chosen by (`training.keep_best`, `training.patience`),
+    given like `train`, neither trained on nor tested on; none: where that is asked for, a part of
+    the training images is held out, as in a sweep."""
+    validation_share: float = 0.1
+    """Share of the training images that is held out so."""
     labels: Literal["found", "none"] = "found"
     """Where labels come from: found: from what the source tells, such as its subfolders; none: the
     images are taken without labels, as from folders that are dates."""
@@ -38,6 +47,9 @@ class DataSettings:
     grey to colour; any other number: every image must have as many."""
     bit_depth: Literal[8, 16] = 8
     """Bits of a channel's levels: deeper images are brought to 8, or keep up to 16 of theirs."""
+    orientation: Orientation = "ignored"
+    """The camera's note of how an image is to be turned (EXIF): ignored, as in the paper, or
+    followed (exif)."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel that is subtracted, as a share of the highest level; none: for 8-bit RGB
     ImageNet's, or that of timm's encoder; for other images what was measured when their shards
@@ -67,8 +79,12 @@ class DataSettings:
         )
         require_probability("data", self, "max_bad_rate")
         require(
-            1 <= self.channels <= _MOST_CHANNELS,
-            f"data.channels={self.channels} must lie between 1 and {_MOST_CHANNELS}.",
+            0 < self.validation_share < 1,
+            f"data.validation_share={self.validation_share} must lie between 0 and 1.",
+        )
+        require(
+            1 <= self.channels <= MOST_CHANNELS,
+            f"data.channels={self.channels} must lie between 1 and {MOST_CHANNELS}.",
         )
         require(
             (self.mean is None) == (self.std is None),
@@ -89,14 +105,21 @@ class DataSettings:
         )
 
     @property
+    def pixels(self) -> Pixels:
+        """What pixels images are decoded to."""
+        return Pixels(
+            channels=self.channels, bit_depth=self.bit_depth, orientation=self.orientation
+        )
+
+    @property
     def highest_level(self) -> int:
         """255 or 65,535."""
-        return (1 << self.bit_depth) - 1
+        return self.pixels.highest_level
 
     @property
     def is_rgb(self) -> bool:
         """Whether images have three channels of 8 bits, for which there are the fastest ways."""
-        return self.channels == 3 and self.bit_depth == 8
+        return self.pixels.is_rgb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +134,19 @@ class ViewSettings:
     """Area of the random crop, as a share of the image: lowest and highest."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Aspect ratio (width / height) of the random crop: lowest and highest."""
+    crop_min_px: int = 0
+    """No side of a crop is shorter than this many pixels of the encoded image, or than the image's
+    own side if that is shorter: for objects that a smaller crop would miss; 0: no floor."""
     flip_probability: float = 0.5
     """Probability of the horizontal flip."""
+    vertical_flip_probability: float = 0.0
+    """Probability of the vertical flip: for images without an up and a down."""
+    quarter_turns: bool = False
+    """Whether views are turned by 0, 90, 180 or 270 degrees, each as likely: for images from above
+    and through a microscope."""
+    rotation_degrees: float = 0.0
+    """Views are rotated by an angle that is drawn from ± this, about their middle (at most 180);
+    what comes in at the corners is the view's own reflection, never black."""
     jitter_probability: float = 0.8
     """Probability of the colour jitter."""
     jitter_brightness: float = 0.4
@@ -132,7 +166,7 @@ class ViewSettings:
     solarize_probability: tuple[float, float] = (0.0, 0.2)
     """Probability of solarization: first view, second view."""
     solarize_threshold: int = 128
-    """Pixels at or above this are inverted by solarization."""
+    """Levels at or above this, of 255, are inverted by solarization."""
     photometry: Literal["loader", "device"] = "loader"
     """Where colour, blur and solarization are applied: image by image beside the decoder, or
     batched on the training device."""
@@ -151,6 +185,7 @@ class ViewSettings:
             "views",
             self,
             "flip_probability",
+            "vertical_flip_probability",
             "jitter_probability",
             "jitter_brightness",
             "jitter_contrast",
@@ -162,6 +197,14 @@ class ViewSettings:
         require(
             0 <= self.jitter_hue <= 0.5,
             f"views.jitter_hue={self.jitter_hue} must lie between 0 and 0.5 turns.",
+        )
+        require(
+            self.crop_min_px >= 0,
+            f"views.crop_min_px={self.crop_min_px} must be 0, for no floor, or more.",
+        )
+        require(
+            0 <= self.rotation_degrees <= 180,
+            f"views.rotation_degrees={self.rotation_degrees} must lie between 0 and 180.",
         )
 
     def without(self, *transformations: Transformation) -> "ViewSettings":

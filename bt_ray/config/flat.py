@@ -13,10 +13,12 @@ _WITHOUT_A_PART = (
     "training.activation_checkpointing",
     "training.checkpoint_every_minutes",
     "training.deterministic",
+    "training.keep_best",
+    "training.patience",
 )
 """Settings of rooms that shape a result, which do not."""
 
-PLACES = ("data.train", "data.test", "model.start_from")
+PLACES = ("data.train", "data.test", "data.validation", "model.start_from")
 """Settings that name a place, where something may be moved to, or copied to."""
 
 
@@ -58,7 +60,8 @@ def shaping(settings: Settings) -> dict[str, Any]:
 
     Left out: names, folders, the workers, tracking, what is done about bad images, the sum of the
     first weights (their place is compared by its content), after how many minutes a checkpoint is
-    due, whether activations are computed again, and whether a GPU computes the same bits each time.
+    due, which ones are kept, after how many probes the run ends, whether activations are computed
+    again, and whether a GPU computes the same bits each time.
     """
     return {
         key: value

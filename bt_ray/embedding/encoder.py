@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bt_ray.config import SETTINGS_FILE, DataSettings, TrainingSettings, to_json
+from bt_ray.config import SETTINGS_FILE, Settings, to_json
 from bt_ray.data.location import locate, public_name, write_whole
+from bt_ray.data.views.raster import Levels
 from bt_ray.embedding.manifest import Precision
 from bt_ray.errors import CheckpointError, DataError
 from bt_ray.evaluation.features import fingerprint
@@ -47,20 +48,21 @@ class Computation:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns images of `image_px` × `image_px` pixels into vectors."""
+    """Turns the central views of images into vectors.
+
+    `settings` are those of the encoder's run, but with the precision that is computed in.
+    """
 
     module: nn.Module
-    image_px: int
     device: torch.device
-    training: TrainingSettings
-    data: DataSettings
+    settings: Settings
 
     @torch.inference_mode()
-    def __call__(self, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Vectors (n, F) of n images, each uint8 (px, px, 3)."""
+    def __call__(self, pixels: Sequence[Levels]) -> NDArray[np.float32]:
+        """Vectors (n, F) of n images, each (px, px, c)."""
         levels = torch.from_numpy(np.stack(pixels)).to(self.device).permute(0, 3, 1, 2)
-        with autocast(self.training, self.device):
-            found: torch.Tensor = self.module(normalize(levels, self.data))
+        with autocast(self.settings.training, self.device):
+            found: torch.Tensor = self.module(normalize(levels, self.settings.data))
         vectors: NDArray[np.float32] = found.float().cpu().numpy()
         return vectors
 
@@ -105,10 +107,5 @@ def load_encoder(root: str, digest: str, computation: Computation) -> Encoder:
     torch.set_num_threads(computation.threads)
     device = torch.device(computation.device)
     module = pretrained.encoder.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return Encoder(
-        module,
-        pretrained.settings.views.image_px,
-        device,
-        replace(pretrained.settings.training, precision=computation.precision),
-        pretrained.settings.data,
-    )
+    training = replace(pretrained.settings.training, precision=computation.precision)
+    return Encoder(module, device, replace(pretrained.settings, training=training))

@@ -114,7 +114,7 @@ class EmbeddingSet:
         encoder = load_encoder(self.root, self.manifest.encoder.digest, computation)
         views = []
         for file in files:
-            view = view_of(file.read_bytes(), encoder.image_px)
+            view = view_of(file.read_bytes(), encoder.settings)
             if isinstance(view, str):
                 raise DataError(f"{str(file)!r} cannot be decoded ({view}); give another image.")
             views.append(view)

@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from bt_ray.config import Settings
 from bt_ray.data.location import locate
 from bt_ray.data.preparation.tasks import Record
 from bt_ray.data.shards.manifest import Shard
 from bt_ray.data.shards.shard_file import Checksum, reason
 from bt_ray.data.sources import Source, SourceImage
 from bt_ray.data.views.fast import decode
+from bt_ray.data.views.raster import Levels, central_view
 from bt_ray.data.views.reference import central
 from bt_ray.embedding.encoder import Computation, load_encoder
 from bt_ray.embedding.manifest import columns
@@ -25,8 +27,8 @@ from bt_ray.embedding.manifest import columns
 _ROWS_PER_ROW_GROUP = 1024
 _BATCHES_AHEAD = 2
 
-Decoded = list[tuple[SourceImage, NDArray[np.uint8] | str]]
-"""Images, each with its central view (px, px, 3), or with the reason why it has none."""
+Decoded = list[tuple[SourceImage, Levels | str]]
+"""Images, each with its central view (px, px, c), or with the reason why it has none."""
 
 
 def write_part(root: str, digest: str, computation: Computation, name: str, part: Source) -> Record:
@@ -42,7 +44,7 @@ def write_part(root: str, digest: str, computation: Computation, name: str, part
     images: list[SourceImage] = []
     vectors: list[NDArray[np.float32]] = []
     rejected = []
-    for batch in decode_batches(part.read(), encoder.image_px, computation):
+    for batch in decode_batches(part.read(), encoder.settings, computation):
         good = [(image, view) for image, view in batch if not isinstance(view, str)]
         if good:
             images += [image for image, _ in good]
@@ -57,7 +59,7 @@ def write_part(root: str, digest: str, computation: Computation, name: str, part
 
 
 def decode_batches(
-    images: Iterator[SourceImage], image_px: int, computation: Computation
+    images: Iterator[SourceImage], settings: Settings, computation: Computation
 ) -> Iterator[Decoded]:
     """Yields the images in batches, decoded; several threads decode up to two batches ahead."""
 
@@ -66,24 +68,27 @@ def decode_batches(
 
     if computation.threads == 1:
         while group := take():
-            yield [(image, view_of(image.encoded, image_px)) for image in group]
+            yield [(image, view_of(image.encoded, settings)) for image in group]
         return
-    waiting: deque[list[tuple[SourceImage, Future[NDArray[np.uint8] | str]]]] = deque()
+    waiting: deque[list[tuple[SourceImage, Future[Levels | str]]]] = deque()
     with ThreadPoolExecutor(computation.threads + 1) as pool:  # one of them reads
         coming = pool.submit(take)
         while group := coming.result():
             coming = pool.submit(take)
-            waiting.append([(i, pool.submit(view_of, i.encoded, image_px)) for i in group])
+            waiting.append([(i, pool.submit(view_of, i.encoded, settings)) for i in group])
             if len(waiting) > _BATCHES_AHEAD:
                 yield [(image, view.result()) for image, view in waiting.popleft()]
         for batch in waiting:
             yield [(image, view.result()) for image, view in batch]
 
 
-def view_of(encoded: bytes, image_px: int) -> NDArray[np.uint8] | str:
-    """The central view (px, px, 3) of an image, or the reason why it cannot be decoded."""
+def view_of(encoded: bytes, settings: Settings) -> Levels | str:
+    """The central view (px, px, c) of an image, or the reason why it cannot be decoded."""
     try:
-        return np.asarray(central(Image.fromarray(decode(encoded)), image_px))
+        if not settings.data.pixels.is_usual:
+            return central_view(encoded, settings)
+        image = Image.fromarray(decode(encoded))  # JPEGs in half of the time
+        return np.asarray(central(image, settings.views.image_px))
     except OSError as error:
         return reason(error)
 

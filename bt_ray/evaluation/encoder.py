@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from bt_ray.checkpoints.average import require_average, without_average
 from bt_ray.checkpoints.checkpoint import find_checkpoint
 from bt_ray.checkpoints.manifest import MANIFEST, Manifest, find_file
 from bt_ray.checkpoints.start import START
 from bt_ray.config import SETTINGS_FILE, Settings
 from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import CheckpointError
+from bt_ray.model.average import AVERAGE
 from bt_ray.model.pretrained import Pretrained, load_file_of_weights, load_folder
 from bt_ray.model.published import fetch_weights, is_published, is_registered
 from bt_ray.model.weights import ENCODER
@@ -27,7 +29,8 @@ def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, Mlflow
     """The encoder that `reference` means, in eval mode, and the run that trained it, if known.
 
     Args:
-      reference: a run's folder (its last whole checkpoint), a checkpoint's folder, or URIs of such,
+      reference: a run's folder (its last whole checkpoint), the folder `best` in it (its best one),
+        a checkpoint's folder, each with `/average` for the averaged weights, or URIs of such,
         `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `runs:/RUN_ID`, a file of weights (.pth, .pt,
         .bin, .safetensors, …), or published ones (`model.published`).
       settings: `storage` tells where MLflow's records are, unless MLFLOW_TRACKING_URI does;
@@ -39,7 +42,8 @@ def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, Mlflow
         return _registered(reference, settings.storage)
     if is_published(reference):
         return load_file_of_weights(fetch_weights(reference), settings), None
-    place = place_of(reference)
+    named, is_average = without_average(reference)
+    place = place_of(named)
     if is_weight_file(place):
         return load_file_of_weights(place, settings), None
     checkpoint = find_checkpoint(place)
@@ -49,9 +53,11 @@ def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, Mlflow
             "models:/NAME/VERSION, runs:/RUN_ID, timm:NAME, torchvision:WEIGHTS, hf:REPOSITORY, or "
             f"a file ({', '.join(WEIGHT_SUFFIXES)})."
         )
-    run_folder = place.parent.parent if checkpoint == place else place
-    opened = _followed(load_folder(checkpoint), checkpoint, run_folder)
-    return opened, recorded_run(run_folder)
+    if is_average:
+        require_average(checkpoint)
+    pretrained = load_folder(checkpoint, AVERAGE if is_average else ENCODER)
+    run_folder = checkpoint.parent.parent
+    return _followed(pretrained, checkpoint, run_folder), recorded_run(run_folder)
 
 
 def _followed(pretrained: Pretrained, place: Path, run_folder: Path) -> Pretrained:

@@ -89,7 +89,7 @@ def encode_groups(
 ) -> Encoded:
     """What the encoder makes of the images of some row groups, but of those that are broken."""
     table = shards.read(groups)
-    images = load_images(table, settings.views.image_px)
+    images = load_images(table, settings)
     parts = [np.empty((0, cast(int, encoder.num_features)), np.float32)]
     for block in images.pixels.split(_BLOCK):
         levels = normalize(block.to(device), settings.data)

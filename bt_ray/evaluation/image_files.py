@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bt_ray.data.views.reference import central, decode
+from bt_ray.config import Settings
+from bt_ray.data.views.raster import Levels, central_view
 from bt_ray.errors import CheckpointError, DataError
 from bt_ray.evaluation.features import fingerprint, place_encoder
 from bt_ray.evaluation.labelled import digest
@@ -31,13 +32,14 @@ def encode_files(
     Raises: DataError if a file cannot be decoded; CheckpointError if the encoder came out changed.
     """
     before = fingerprint(pretrained.encoder)
-    encoder, px = place_encoder(pretrained, device), pretrained.settings.views.image_px
+    encoder, settings = place_encoder(pretrained, device), pretrained.settings
     parts = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for first in range(0, len(files), _BLOCK):
-            views = list(pool.map(lambda file: _view(file, px), files[first : first + _BLOCK]))
+            some = files[first : first + _BLOCK]
+            views = list(pool.map(lambda file: _view(file, settings), some))
             pixels = torch.from_numpy(np.stack(views).transpose(0, 3, 1, 2).copy())
-            levels = normalize(pixels.to(device), pretrained.settings.data)
+            levels = normalize(pixels.to(device), settings.data)
             levels = levels.contiguous(memory_format=torch.channels_last)
             parts.append(encoder(levels).float().cpu().numpy())
             on_progress(first + len(views))
@@ -52,9 +54,9 @@ def digest_files(files: Sequence[Path]) -> NDArray[np.uint64]:
         return np.array(list(pool.map(lambda file: digest(file.read_bytes()), files)), np.uint64)
 
 
-def _view(file: Path, px: int) -> NDArray[np.uint8]:
+def _view(file: Path, settings: Settings) -> Levels:
     try:
-        return np.asarray(central(decode(file.read_bytes()), px))
+        return central_view(file.read_bytes(), settings)
     except OSError as error:
         raise DataError(
             f"{file} cannot be decoded ({error}); unpack it again, or take it out of its list."

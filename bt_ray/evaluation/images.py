@@ -14,7 +14,7 @@ from torch import Tensor
 from bt_ray.config import Settings
 from bt_ray.data.stream.batches import to_batch
 from bt_ray.data.stream.decode import make_views
-from bt_ray.data.views.reference import central, decode
+from bt_ray.data.views.raster import central_view
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _THREADS = 2
 class LabelledImages:
     """One worker's share of some images, ready to encode.
 
-    `pixels`: uint8 (n, 3, px, px); `labels`: int64 (n,), -1 where there is none; `rows`:
+    `pixels`: uint8 or uint16 (n, c, px, px); `labels`: int64 (n,), -1 where there is none; `rows`:
     int64 (n,), their numbers in the data set.
     """
 
@@ -39,7 +39,8 @@ class LabelledImages:
 class ViewPairs:
     """One worker's share of some images, each in two views, ready to encode.
 
-    `view_a`, `view_b`: uint8 (n, 3, px, px); `rows`: int64 (n,), their numbers in the data set.
+    `view_a`, `view_b`: uint8 or uint16 (n, c, px, px); `rows`: int64 (n,), their numbers in the
+    data set.
     """
 
     view_a: Tensor
@@ -47,12 +48,16 @@ class ViewPairs:
     rows: Tensor
 
 
-def load_images(table: pa.Table, image_px: int) -> LabelledImages:
-    """The central view of each row of shards, but of those that cannot be decoded."""
+def load_images(table: pa.Table, settings: Settings) -> LabelledImages:
+    """The central view of each row of shards, but of those that cannot be decoded.
+
+    Args:
+      settings: those of the encoder's run: the view's side, channels and levels are theirs.
+    """
 
     def pixels(encoded: pa.BinaryScalar) -> NDArray[Any] | None:
         try:
-            return np.asarray(central(decode(encoded.as_buffer()), image_px))
+            return central_view(encoded.as_buffer(), settings)
         except OSError:
             return None
 
@@ -66,7 +71,9 @@ def load_images(table: pa.Table, image_px: int) -> LabelledImages:
             len(found),
         )
         table = table.filter(pa.array([image is not None for image in found]))
-    stacked = np.stack(images) if images else np.empty((0, image_px, image_px, 3), np.uint8)
+    px, data = settings.views.image_px, settings.data
+    none = np.empty((0, px, px, data.channels), data.pixels.dtype)
+    stacked = np.stack(images) if images else none
     return LabelledImages(
         pixels=torch.from_numpy(stacked.transpose(0, 3, 1, 2).copy()),
         labels=torch.from_numpy(table["label"].fill_null(-1).to_numpy().astype(np.int64)),
@@ -86,8 +93,9 @@ def load_view_pairs(table: pa.Table, settings: Settings, device: torch.device) -
     keyed = table.append_column("step", pa.array(np.zeros(len(table), np.int64)))
     keyed = keyed.append_column("slot", keyed["row"])
     blocks = [keyed.slice(first, _BLOCK) for first in range(0, len(keyed), _BLOCK)]
-    px = settings.views.image_px
-    views = [[torch.empty((0, 3, px, px), dtype=torch.uint8)] for _ in range(2)]
+    px, data = settings.views.image_px, settings.data
+    none = torch.from_numpy(np.empty((0, data.channels, px, px), data.pixels.dtype))
+    views = [[none] for _ in range(2)]
     with ThreadPoolExecutor(_THREADS) as pool:
         for columns in pool.map(lambda block: make_views(block, settings, 1), blocks):
             for kept, view in zip(views, to_batch(columns, settings, 1, device).views, strict=True):

@@ -57,4 +57,4 @@ class Scorer:
         manifest = shards.manifest
         num_groups = -(-manifest.num_rows // manifest.rows_per_row_group)
         for group in range(self.rank, num_groups, self.world_size):
-            yield load_images(shards.read(np.array([group])), self.settings.views.image_px)
+            yield load_images(shards.read(np.array([group])), self.settings)

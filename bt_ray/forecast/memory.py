@@ -80,6 +80,9 @@ def measure_size(settings: Settings) -> Size:
         twins = build_twins(settings)
         known = _storages([*twins.parameters(), *twins.buffers()])
         weights = sum(known.values())
+        if settings.training.average_decay is not None:
+            encoder = twins.encoder
+            weights += sum(_storages([*encoder.parameters(), *encoder.buffers()]).values())
         levels_bytes = _LEVELS_FINISHED_HERE if settings.views.photometry == "device" else _LEVELS
         at_once = max(2, *part_rows(rows, settings.training.micro_batch))
         parameters = _FLOAT32_BYTES * (count_parameters(twins))
@@ -92,7 +95,10 @@ def measure_size(settings: Settings) -> Size:
                 momentum=parameters,
                 activations=_activations(twins, settings, rows),
                 objective=objective_bytes(settings),
-                views=2 * 3 * px**2 * (levels_bytes * rows + _FLOAT32_BYTES * at_once),
+                views=2
+                * settings.data.channels
+                * px**2
+                * (levels_bytes * rows + _FLOAT32_BYTES * at_once),
             ),
         )
 
@@ -151,7 +157,9 @@ def _activations(twins: Twins, settings: Settings, rows: int) -> int:
     training = settings.training
     most = max(2, *part_rows(rows, training.micro_batch))
     known = set(_storages([*twins.parameters(), *twins.buffers()]))
-    views = [torch.empty(most, 3, *2 * (settings.views.image_px,)) for _ in range(2)]
+    views = [
+        torch.empty(most, settings.data.channels, *2 * (settings.views.image_px,)) for _ in range(2)
+    ]
     known |= _storages(views).keys()
     largest = 0
     with autocast(training, torch.device("cpu")):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from bt_ray.config import Settings
+from bt_ray.data.stream.decode import bytes_of_views
 from bt_ray.forecast.memory import Memory, measure_size
 from bt_ray.forecast.network import Network
 from bt_ray.forecast.overlap import Event, wait_in_backward
@@ -31,7 +32,7 @@ from bt_ray.forecast.roofline import memory_seconds, seconds
 from bt_ray.forecast.trace import Operation, count_objective_launches, trace_model
 from bt_ray.objective.forms import choose_way
 
-_FLOAT32_BYTES, _VIEWS, _CHANNELS = 4, 2, 3
+_FLOAT32_BYTES, _VIEWS = 4, 2
 _CASTING_BYTES = 12
 """Read and written to cast a float32 gradient to half precision and back."""
 _SUMS_OF_LOSS = 4
@@ -165,7 +166,7 @@ def predict(
     """
     parts, copy_s = _parts(settings, place, recipe, counts)
     launches = _launches(settings, place, recipe, counts)
-    decoded_bytes = _VIEWS * _CHANNELS * settings.views.image_px**2
+    decoded_bytes = bytes_of_views(settings)
     host_s = launches * LAUNCH_S
     feed_s = max(copy_s, _wire_s(place, counts.images, image_bytes, decoded_bytes))
     taken: dict[Limit, float] = {
@@ -291,8 +292,9 @@ def _loss(settings: Settings, gpu: Gpu, network: Network, recipe: Recipe) -> tup
 
 def _input(settings: Settings, gpu: Gpu, recipe: Recipe, images: int) -> tuple[float, float]:
     """Seconds of the copy of a step's views to the GPU, and of photometry on it."""
-    values = _VIEWS * _CHANNELS * images * settings.views.image_px**2
-    sent = values * (_FLOAT32_BYTES if recipe.photometry_by_pillow else 1)
+    values = _VIEWS * settings.data.channels * images * settings.views.image_px**2
+    level_bytes = settings.data.bit_depth // 8
+    sent = values * (_FLOAT32_BYTES if recipe.photometry_by_pillow else level_bytes)
     copy_s = sent / (HOST_SHARE * gpu.host_bytes_per_s)
     on_device = settings.views.photometry == "device" and not recipe.photometry_by_pillow
     return copy_s, memory_seconds(PHOTOMETRY_BYTES * values, gpu) if on_device else 0.0

@@ -36,14 +36,14 @@ class Sample:
 def decode_sample(described: Described, settings: Settings, *, budget_s: float) -> Sample:
     """Decodes images from all over the set, and makes their views, for about `budget_s`."""
     began = time.perf_counter()
-    images = islice(_spread(described), _MOST_IMAGES)
+    images = islice(spread(described), _MOST_IMAGES)
     num_images, num_made, making_s, unreadable = 0, 0, 0.0, list[DataError]()
     while time.perf_counter() - began < budget_s and (chunk := tuple(islice(images, _CHUNK))):
         num_images += len(chunk)
         rows = []
         for image in chunk:
             try:
-                rows.append(to_table((image,)))
+                rows.append(to_table((image,), pixels=settings.data.pixels))
             except DataError as error:
                 unreadable.append(error)
         if rows:
@@ -60,7 +60,7 @@ def decode_sample(described: Described, settings: Settings, *, budget_s: float) 
     )
 
 
-def _spread(described: Described) -> Iterator[SourceImage]:
+def spread(described: Described) -> Iterator[SourceImage]:
     """Images from all over the set: a source's own order is mixed, of shards some groups are."""
     if described.source is not None:
         for first in range(0, len(described.source), _CHUNK):

@@ -98,7 +98,7 @@ def _time_step(
     settings: Settings, learner: BarlowTwinsLearner, device: torch.device, rows: int
 ) -> float:
     """Seconds of one step of the loop, from two views on the CPU to new weights."""
-    columns = _columns(rows, settings.views.image_px)
+    columns = _columns(rows, settings)
     step: Step = StepAtOnce(WholeStep(learner))
     if _in_parts(settings):
         step = StepInParts(learner, part_rows(rows, settings.training.micro_batch), None)
@@ -116,10 +116,12 @@ def _in_parts(settings: Settings) -> bool:
     return len(part_rows(rows, settings.training.micro_batch)) > 1
 
 
-def _columns(rows: int, px: int) -> Columns:
+def _columns(rows: int, settings: Settings) -> Columns:
     """What `make_views` would hand over: noise."""
+    px, pixels = settings.views.image_px, settings.data.pixels
     numbers, sides = np.arange(rows), np.full(rows, px)
-    levels = np.random.default_rng(0).integers(0, 256, (2, rows, 3, px, px), dtype=np.uint8)
+    shape, above = (2, rows, pixels.channels, px, px), pixels.highest_level + 1
+    levels = np.random.default_rng(0).integers(0, above, shape, dtype=pixels.dtype)
     return {
         "row": numbers, "sample": numbers, "slot": numbers, "step": np.zeros_like(numbers),
         "digest": numbers.astype(np.uint64),

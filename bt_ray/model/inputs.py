@@ -14,11 +14,15 @@ _EVEN_MEAN, _EVEN_STD = 0.5, 0.25
 Shares = tuple[float, ...]
 
 
-def normalize(levels: Tensor, data: DataSettings) -> Tensor:
+_RGB = DataSettings(train="")
+
+
+def normalize(levels: Tensor, data: DataSettings = _RGB) -> Tensor:
     """Levels (n, c, h, w), normalised by the settings' mean and deviation: float32.
 
     Args:
       levels: of any type; bytes are widened by the subtraction itself.
+      data: encoders that were registered before version 0.2, on 8-bit RGB, give none.
     """
     mean, std = statistics(*shares(data), data.highest_level, levels.device)
     x = levels if levels.dtype == torch.uint8 else levels.float()

@@ -15,7 +15,7 @@ import torch
 
 from bt_ray.config.model import RESNETS
 from bt_ray.errors import CheckpointError, LaunchError
-from bt_ray.model.encoder.of_timm import require_timm, statistics
+from bt_ray.model.encoder.of_timm import require_timm
 
 KINDS = ("timm:", "torchvision:", "hf:")
 """How names of published weights begin."""
@@ -79,8 +79,8 @@ def statistics_of(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
     Raises: CheckpointError if there are no such weights.
     """
-    _timm_config(name)
-    return statistics(name.partition(":")[2])
+    known = _timm_config(name)
+    return tuple(known.mean), tuple(known.std)
 
 
 def _timm_config(name: str) -> Any:

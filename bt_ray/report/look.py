@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.views.depth import to_levels
 from bt_ray.errors import DataError
 from bt_ray.evaluation.images import load_images
 from bt_ray.evaluation.knn import nearest
@@ -51,7 +53,7 @@ def look_at(pretrained: Pretrained, most_images: int) -> Look:
     shards = ShardSet.open(settings.data.test or settings.data.train)
     manifest = shards.manifest
     groups = -(-min(manifest.num_rows, most_images) // manifest.rows_per_row_group)
-    images = load_images(shards.read(np.arange(groups)), settings.views.image_px)
+    images = load_images(shards.read(np.arange(groups)), settings)
     pixels, labels = images.pixels[:most_images], images.labels[:most_images]
     if not len(pixels):
         raise DataError(f"No image in {shards.root!r} can be decoded.")
@@ -60,12 +62,23 @@ def look_at(pretrained: Pretrained, most_images: int) -> Look:
         for block in pixels.split(_BLOCK)
     ]
     return Look(
-        np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()),
+        _pictures(pixels.permute(0, 2, 3, 1).numpy()),
         torch.cat(features),
         labels.numpy(),
         manifest.classes,
         f"{len(pixels):,} {'held-out' if held_out else 'training'} images",
     )
+
+
+def _pictures(levels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Images (n, px, px, 3) for people of images (n, px, px, c): the first three channels, or one.
+
+    Of levels of 16 bits each image's own range is shown.
+    """
+    shown = levels[..., :3] if levels.shape[-1] >= 3 else levels[..., [0, 0, 0]]
+    if shown.dtype != np.uint8:
+        shown = np.stack([to_levels(image) for image in shown])
+    return np.ascontiguousarray(shown)
 
 
 def place(features: Tensor) -> tuple[NDArray[np.float32], str]:

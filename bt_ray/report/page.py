@@ -16,12 +16,18 @@ from bt_ray.report.pictures import (
     draw_charts,
     draw_heat_maps,
     draw_look,
+    draw_sheet,
 )
 from bt_ray.report.record import RunRecord
 from bt_ray.report.tables import main_rows, score_tables, setting_rows
 
 MOST_BYTES = 2 * 10**6
-_DETAILS = (Detail(256, 600, 6), Detail(128, 400, 4), Detail(64, 200, 2), Detail(48, 100, 1))
+_DETAILS = (
+    Detail(256, 600, 6),
+    Detail(128, 400, 4, sheet_px=900),
+    Detail(64, 200, 2, sheet_px=600),
+    Detail(48, 100, 1, sheet_px=300),
+)
 _FACTS: tuple[tuple[str, Callable[[RunRecord], float | None], str], ...] = (
     ("loss", lambda run: run.last("train/loss"), "{:,.4g}"),
     ("kNN, untrained", lambda run: run.first("knn/top1"), "{:.1%}"),
@@ -32,6 +38,12 @@ _FACTS: tuple[tuple[str, Callable[[RunRecord], float | None], str], ...] = (
     ("uniformity", lambda run: run.last("probe/uniformity"), "{:.2f}"),
     ("images/s", lambda run: run.last("time/images_per_s"), "{:,.0f}"),
 )
+_FACTS_OF_SOME: tuple[tuple[str, Callable[[RunRecord], float | None], str], ...] = (
+    ("best score, of validation images", lambda run: run.last("best/score"), "{:.4g}"),
+    ("best score, after steps", lambda run: run.last("best/step"), "{:,.0f}"),
+    ("kNN, averaged weights", lambda run: run.last("knn_average/top1"), "{:.1%}"),
+)
+"""Shown where a run has them."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ class RunView:
 
     record: RunRecord
     color: str
+    sheet: str | None
     heat_maps: list[HeatMap]
     look: LookPictures | None
     missing: list[str] = field(default_factory=list)
@@ -87,16 +100,19 @@ def _render(
             RunView(
                 record=run,
                 color=color_of(number),
+                sheet=draw_sheet(run, detail),
                 heat_maps=draw_heat_maps(run, detail),
                 look=draw_look(look, number, detail) if isinstance(look, Look) else None,
                 missing=run.missing + ([fault] if fault else []),
             )
         )
     rows = setting_rows(runs)
+    some = [fact for fact in _FACTS_OF_SOME if any(fact[1](run) is not None for run in runs)]
     html = _template().render(
         views=views,
         facts=[
-            (words, [_shown(value(run), form) for run in runs]) for words, value, form in _FACTS
+            (words, [_shown(value(run), form) for run in runs])
+            for words, value, form in (*_FACTS, *some)
         ],
         charts=charts,
         main_settings=main_rows(rows, len(runs)),

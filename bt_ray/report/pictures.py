@@ -11,6 +11,8 @@ from bt_ray.figures.comparison import draw_map, draw_measure, draw_spectra, heat
 from bt_ray.figures.inline import styled, to_jpeg, to_png, to_svg
 from bt_ray.report.look import Look, alike, place
 from bt_ray.report.record import RunRecord
+from bt_ray.training.sheet import SHEET
+from bt_ray.training.summary import FIGURES
 
 _THUMBNAIL_PX = 72
 _NEIGHBORS = 6
@@ -23,6 +25,7 @@ class Detail:
     heat_px: int
     map_images: int
     queries: int
+    sheet_px: int = 1180
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,17 @@ def draw_heat_maps(run: RunRecord, detail: Detail) -> list[HeatMap]:
         HeatMap(step, to_png(*heat_map(run.snapshots[step]["cross_correlation"], detail.heat_px)))
         for step in dict.fromkeys([*steps[:1], *steps[-1:]])
     ]
+
+
+def draw_sheet(run: RunRecord, detail: Detail) -> str | None:
+    """The sheet of the run's views as a `data:` URI; None where the run's folder has none."""
+    file = None if run.folder is None else run.folder / FIGURES / SHEET
+    if file is None or not file.is_file():
+        return None
+    with Image.open(file) as sheet:
+        shown = sheet.convert("RGB")
+    shown.thumbnail((detail.sheet_px, 2 * detail.sheet_px), Image.Resampling.LANCZOS)
+    return to_jpeg(np.asarray(shown))
 
 
 def draw_look(look: Look, number: int, detail: Detail) -> LookPictures:

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
 from bt_ray.config import from_json
-from bt_ray.data.views.reference import central, decode
+from bt_ray.data.views.raster import Levels, central_view
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.inputs import normalize
 from bt_ray.model.weights import load_weights
@@ -53,11 +53,10 @@ class EncoderModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-define
             parts.append(self._encoder(normalize(levels, self._settings.data)).numpy())
         return np.concatenate(parts)
 
-    def _pixels(self, number: int, encoded: bytes | str) -> NDArray[np.uint8]:
-        """The central view (px, px, 3) of an image's bytes, or of their base64 text."""
+    def _pixels(self, number: int, encoded: bytes | str) -> Levels:
+        """The central view (px, px, c) of an image's bytes, or of their base64 text."""
         try:
-            image = decode(_content(encoded))
-            return np.asarray(central(image, self._settings.views.image_px))
+            return central_view(_content(encoded), self._settings)
         except (OSError, ValueError) as error:
             raise MlflowException.invalid_parameter_value(
                 f"Image {number} cannot be decoded ({error}); send the bytes of an image file, "

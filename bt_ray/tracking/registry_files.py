@@ -2,6 +2,7 @@
 
 import io
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,9 @@ from bt_ray.tracking.registry_code import needs_of
 _CODE = Path(__file__).with_name("mlflow_encoder.py")
 _REQUIREMENTS = ("mlflow", "torch", "safetensors", "pillow", "numpy", "pandas")
 """All that `mlflow_encoder.py` imports, and what bt_ray imports for it."""
+_OF_OTHER_IMAGES = ("imagecodecs", "opencv-python-headless", "tifffile")
+"""What reads images that are not 8-bit RGB, as they were read in training."""
+_OF_DICOM = "pydicom"
 _FILES = {"weights": ENCODER, "settings": SETTINGS_FILE, "manifest": MANIFEST}
 
 
@@ -78,11 +82,18 @@ def requirements(settings: Settings) -> list[str]:
     A label such as +cpu or +cu126 is left out: no package index has a version of that name.
     """
     names = dict.fromkeys((*_REQUIREMENTS, *needs_of(settings.model).packages))
+    if not settings.data.is_rgb:
+        more = (*_OF_OTHER_IMAGES, *([_OF_DICOM] if find_spec(_OF_DICOM) else []))
+        names |= dict.fromkeys(more)
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 
 def _example(settings: Settings) -> pd.DataFrame:
     """A grey image, encoded: the form that the model's input has."""
-    encoded = io.BytesIO()
-    Image.new("RGB", (settings.views.image_px,) * 2, (128, 128, 128)).save(encoded, "PNG")
+    encoded, px, pixels = io.BytesIO(), settings.views.image_px, settings.data.pixels
+    if pixels.is_rgb:
+        Image.new("RGB", (px, px), (128, 128, 128)).save(encoded, "PNG")
+    else:
+        middle = pixels.highest_level // 2 + 1
+        np.save(encoded, np.full((px, px, pixels.channels), middle, pixels.dtype))
     return pd.DataFrame({"image": [encoded.getvalue()]})

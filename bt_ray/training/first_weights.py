@@ -8,11 +8,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from bt_ray.checkpoints.average import require_average, without_average
 from bt_ray.checkpoints.checkpoint import find_checkpoint, newest_checkpoint, settings_of
 from bt_ray.checkpoints.manifest import sha256
 from bt_ray.checkpoints.start import keep_start, kept_sha256, start_folder
 from bt_ray.config import SETTINGS_FILE, Settings, read_settings
 from bt_ray.errors import CheckpointError, RunFailedError
+from bt_ray.model.average import AVERAGE
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.fit import fit
 from bt_ray.model.inputs import shares
@@ -94,14 +96,16 @@ def find_first_weights(settings: Settings) -> FirstWeights:
         elif is_published(name):
             first = _of_file(fetch_weights(name), settings)
         else:
-            first = _of_place(place_of(name), settings)
+            first = _of_place(name, settings)
     _check_sum(first.sha256, settings)
     for note in (*first.notes, *_note_on_statistics(settings)):
         _log.warning("model.start_from=%s: %s.", name, note)
     return first
 
 
-def _of_place(place: Path, settings: Settings) -> FirstWeights:
+def _of_place(name: str, settings: Settings) -> FirstWeights:
+    named, is_average = without_average(name)
+    place = place_of(named)
     if is_weight_file(place):
         return _of_file(place, settings)
     checkpoint = find_checkpoint(place)
@@ -110,7 +114,10 @@ def _of_place(place: Path, settings: Settings) -> FirstWeights:
             f"model.start_from={place} is no checkpoint, no run's folder with a complete one, and "
             "no file of weights."
         )
-    return _of_folder(checkpoint, settings_of(checkpoint), settings)
+    if is_average:
+        require_average(checkpoint)
+    encoder = AVERAGE if is_average else ENCODER
+    return _of_folder(checkpoint, settings_of(checkpoint), settings, encoder)
 
 
 def _of_file(file: Path, settings: Settings) -> FirstWeights:
@@ -119,11 +126,14 @@ def _of_file(file: Path, settings: Settings) -> FirstWeights:
     return FirstWeights({"encoder": fitted.tensors}, sha256(file), fitted.notes)
 
 
-def _of_folder(folder: Path, theirs: Settings, settings: Settings) -> FirstWeights:
+def _of_folder(
+    folder: Path, theirs: Settings, settings: Settings, encoder: str = ENCODER
+) -> FirstWeights:
     """The weights in a folder whose files' sums hold.
 
     Args:
       theirs: the settings of the run that trained them.
+      encoder: name of the file with the encoder's.
     """
     mine = settings.model
     if (theirs.model.encoder, theirs.model.stem) != (mine.encoder, mine.stem):
@@ -131,14 +141,14 @@ def _of_folder(folder: Path, theirs: Settings, settings: Settings) -> FirstWeigh
             f"Checkpoint {folder} holds a {theirs.model.encoder} ({theirs.model.stem} stem), and "
             f"model.encoder={mine.encoder} ({mine.stem} stem) differs; give the same."
         )
-    encoder = _of_file(folder / ENCODER, settings)
+    first = _of_file(folder / encoder, settings)
     others = {
         name: read_tensors(folder / file_of(name))
         for name, keys in _OTHER_PARTS.items()
         if (folder / file_of(name)).is_file()
         and all(getattr(mine, key) == getattr(theirs.model, key) for key in keys)
     }
-    return replace(encoder, parts={**encoder.parts, **others})
+    return replace(first, parts={**first.parts, **others})
 
 
 def _note_on_statistics(settings: Settings) -> list[str]:

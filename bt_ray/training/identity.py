@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from bt_ray.checkpoints.checkpoint import last_checkpoint
+from bt_ray.checkpoints.average import without_average
+from bt_ray.checkpoints.checkpoint import find_checkpoint
 from bt_ray.checkpoints.manifest import MANIFEST, sha256
 from bt_ray.config import PLACES, Settings, differences, flatten
 from bt_ray.data.location import write_text
@@ -50,10 +51,10 @@ def content_of(key: str, place: str | None) -> str | None:
         if key == "model.start_from":
             if not is_place(place):
                 return None
-            named = place_of(place)
+            named = place_of(without_average(place)[0])
             if is_weight_file(named):
                 return sha256(named)
-            folder = named if (named / MANIFEST).is_file() else last_checkpoint(named)[0]
+            folder = named if (named / MANIFEST).is_file() else find_checkpoint(named)
             if folder is None:
                 return None
             return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()

@@ -73,6 +73,6 @@ def describe_images(data: str, rows: Sequence[int]) -> list[dict[str, object]]:
     for row in sorted(set(rows)):
         group = shards.read(np.array([row // shards.manifest.rows_per_row_group]))
         [image] = take_rows(group, np.array([row])).select(["sample_id", "image"]).to_pylist()
-        reason = fault_of(image["image"])
+        reason = fault_of(image["image"], shards.manifest.pixels)
         images.append({"row": row, "sample_id": image["sample_id"], "reason": reason})
     return images

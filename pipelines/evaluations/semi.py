@@ -135,7 +135,8 @@ def _subsets(order: SemiOrder, opened: Opened) -> "dict[str, ShardSet]":
     for label, chosen in rows.items():
         with console.status(Text(f"{_words(label)}: {len(chosen):,} images")):
             source = subset(opened.train, chosen, f"{_words(label)} of {opened.train.root}")
-            root = write_source(source, opened.given.storage, rows_per_row_group=64)
+            pixels = opened.train.manifest.pixels
+            root = write_source(source, opened.given.storage, rows_per_row_group=64, pixels=pixels)
             found[label] = ShardSet.open(root)
     return found
 

@@ -139,3 +139,30 @@ def test_conversion_keeps_parameters_and_names() -> None:
     assert isinstance(module[1][0], GlobalBatchNorm)
     assert list(module.state_dict()) == names
     assert all(before[name] is parameter for name, parameter in module.named_parameters())
+
+
+def _activated_share(rank: int, world_size: int) -> dict[str, Tensor]:
+    norm, x, weigh = _activated()
+    start = sum(ROWS[:rank])
+    mine = slice(start, start + ROWS[rank])
+    return outcome(globalize_batch_norm(norm), x[mine].clone(), weigh[mine])
+
+
+def _activated() -> tuple[nn.Module, Tensor, Tensor]:
+    from timm.layers import BatchNormAct2d
+
+    _, x, weigh = make((8, 3, 4, 4), torch.float64)
+    return BatchNormAct2d(3, act_layer="silu").double(), x, weigh
+
+
+def test_timms_batch_norm_keeps_its_activation_over_all_workers() -> None:
+    norm, x, weigh = _activated()
+    names = set(norm.state_dict())
+    expected = outcome(norm, x, weigh)
+    shares = run_workers(len(ROWS), _activated_share)
+    for name in ("y", "x"):
+        joined = torch.cat([share[name] for share in shares])
+        torch.testing.assert_close(joined, expected[name], rtol=1e-11, atol=1e-11)
+    assert (expected["y"] < 0).any()
+    assert float(expected["y"].min()) > -0.3, "SiLU lets nothing below through"
+    assert set(globalize_batch_norm(_activated()[0]).state_dict()) == names

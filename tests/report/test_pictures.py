@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+from pathlib import Path
+from unittest.mock import MagicMock
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,7 +22,7 @@ from bt_ray.figures.comparison import (
 )
 from bt_ray.figures.inline import styled, to_jpeg, to_png, to_svg
 from bt_ray.report.look import Look
-from bt_ray.report.pictures import Detail, draw_look
+from bt_ray.report.pictures import Detail, draw_look, draw_sheet
 
 
 def opened(address: str) -> Image.Image:
@@ -117,3 +119,15 @@ def test_neighbors_are_held_against_a_class_only_where_it_has_others() -> None:
     agreement, nearest = shown([0, 0, 1, 2, 3, 4])
     assert agreement == "2 of 10 are of the query's class"
     assert sorted(map(str, nearest)) == ["None"] * 4 + ["True"] * 2
+
+
+def test_a_run_s_sheet_of_views_is_shrunk_to_the_page(tmp_path: Path) -> None:
+    """Whole, in its shape; a run that has none has no picture."""
+    run = MagicMock(folder=tmp_path)
+    assert draw_sheet(run, Detail(64, 6, 6)) is None
+    assert draw_sheet(MagicMock(folder=None), Detail(64, 6, 6)) is None
+    (tmp_path / "figures").mkdir()
+    Image.new("RGB", (1000, 1200), (90, 20, 20)).save(tmp_path / "figures" / "views.png")
+    shown = opened(draw_sheet(run, Detail(64, 6, 6, sheet_px=500)) or "")
+    assert shown.size == (500, 600)
+    assert np.abs(np.asarray(shown)[..., 0].astype(int) - 90).max() < 6

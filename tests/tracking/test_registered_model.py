@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks.ray_nodes import free_ports
 from bt_ray.config import SETTINGS_FILE, Settings, override, to_json
+from bt_ray.data.views.raster import central_view
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.weights import ENCODER, save_weights
 from bt_ray.presets import preset
@@ -57,6 +58,15 @@ def test_requirements_are_few_and_installable(monkeypatch: pytest.MonkeyPatch) -
     }
     resnet = override(preset("digits"), {"model.encoder": "resnet18"})
     assert set(registry_files.requirements(resnet)) - set(small) == {"torchvision==1.2.3"}
+    grey = override(preset("digits"), {"data.channels": 1})
+    names = ("imagecodecs", "opencv-python-headless", "pydicom", "tifffile")
+    assert set(registry_files.requirements(grey)) - set(small) == {f"{n}==1.2.3" for n in names}
+
+
+def test_the_example_of_an_input_is_an_image_of_the_encoders() -> None:
+    settings = override(preset("digits"), {"data.channels": 5, "data.bit_depth": 16})
+    [content] = registry_files._example(settings)["image"]
+    assert (central_view(content, settings) == 32768).all()
 
 
 _WITHOUT = """

@@ -108,7 +108,7 @@ def test_images_without_labels_are_scored_and_drawn(
     assert scores["knn_top1"] is scores["knn_top1_untrained"] is None
     assert 0 < (scores["alignment"] or 0) < 4
     assert -4 < (scores["uniformity"] or 0) < 0
-    figures = ["correlation.png", "curves.png", "eigenvalues.png"]
+    figures = ["correlation.png", "curves.png", "eigenvalues.png", "views.png"]
     folder = Path(settings.storage) / "bare" / "figures"
     assert sorted(file.name for file in folder.iterdir()) == figures
     assert summary.paths["curves"] == str(folder / "curves.png")

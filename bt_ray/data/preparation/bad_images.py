@@ -3,7 +3,9 @@
 import json
 import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 
+from bt_ray.config import Pixels
 from bt_ray.data.location import public_name
 from bt_ray.data.preparation.claim import REJECTED, Claim
 from bt_ray.data.preparation.job import Job
@@ -19,14 +21,17 @@ _RECORD = "bad-images"
 _MOST_NAMED = 10
 
 
-def whole_images(images: Iterable[SourceImage], found: list[BadImage]) -> Iterator[SourceImage]:
+def whole_images(
+    images: Iterable[SourceImage], found: list[BadImage], pixels: Pixels
+) -> Iterator[SourceImage]:
     """The images up to the first bad one; those behind it are looked at, too, and not yielded.
 
     Args:
+      pixels: what they are to be decoded to.
       found: bad images are added to it.
     """
     for image in images:
-        if (fault := fault_of(image.encoded)) is not None:
+        if (fault := fault_of(image.encoded, pixels)) is not None:
             found.append({"sample_id": image.sample_id, "source": image.origin, "reason": fault})
         elif not found:
             yield image
@@ -55,16 +60,15 @@ def find_bad(job: Job, tasks: Tasks) -> list[BadImage]:
         for digest, part in zip(digests, parts, strict=True)
         if digest not in seen
     }
-    found = [
-        image for record in tasks.run("checked", _look, unseen) for image in record["rejected"]
-    ]
+    looked = tasks.run("checked", partial(_look, job.treatment.pixels), unseen)
+    found = [image for record in looked for image in record["rejected"]]
     return sort(found + [image for digest in digests for image in seen.get(digest, [])])
 
 
-def _look(_: str, part: Source) -> Record:
+def _look(pixels: Pixels, _: str, part: Source) -> Record:
     """Decodes the part's images; records those that cannot be decoded."""
     found: list[BadImage] = []
-    for _image in whole_images(part.read(), found):
+    for _image in whole_images(part.read(), found, pixels):
         pass
     return {"rejected": found}
 

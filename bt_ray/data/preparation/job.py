@@ -1,10 +1,11 @@
 """A preparation job: the source, the destination and the settings decide what shards hold."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from bt_ray.config import Pixels
 from bt_ray.data.shards.manifest import Preparation
 from bt_ray.data.shards.shard_file import JPEG_QUALITY, RESAMPLING
 from bt_ray.data.sources import Source
@@ -24,12 +25,24 @@ class Treatment:
     They are listed in rejected.jsonl."""
     max_bad_rate: float = 0.5
     """Share of images that may be left out; a source with more is hardly one of images."""
+    pixels: Pixels = field(default_factory=Pixels)
 
     def __post_init__(self) -> None:
         if self.max_side_px is not None and self.max_side_px < 1:
             raise SettingsError(f"max_side_px={self.max_side_px} must be at least 1.")
         if not 0 <= self.max_bad_rate <= 1:
             raise SettingsError(f"max_bad_rate={self.max_bad_rate} must lie between 0 and 1.")
+        if self.max_side_px is not None and not self.pixels.is_rgb:
+            raise SettingsError(
+                f"max_side_px={self.max_side_px} makes JPEGs, of 3 channels of 8 bits, and "
+                f"{self.pixels.words} are wanted; leave it out: views are resized when they are "
+                "made."
+            )
+
+
+def name_pixels(pixels: Pixels) -> str | None:
+    """What images are decoded to, if it is not the usual: in names of folders and claims."""
+    return None if pixels.is_usual else pixels.words
 
 
 @dataclass(frozen=True)
@@ -59,6 +72,7 @@ class Job:
             "identity": self.source.identity,
             "rows_per_row_group": self.rows_per_row_group,
             "max_side_px": self.treatment.max_side_px,
+            "pixels": name_pixels(self.treatment.pixels),
         }
 
     @property

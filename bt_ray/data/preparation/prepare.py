@@ -5,11 +5,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bt_ray.config import Settings
-from bt_ray.data.location import MANIFEST
+from bt_ray.config import Pixels, Settings
+from bt_ray.data.location import MANIFEST, public_name
 from bt_ray.data.preparation.alone import is_json, remove_mended, sole_writer
 from bt_ray.data.preparation.job import Treatment
 from bt_ray.data.preparation.runner import open_runner_within
+from bt_ray.data.preparation.statistics import known_statistics
 from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.preparation.write import write_shards
 from bt_ray.data.shards.manifest import SCHEMA_VERSION, Manifest
@@ -22,6 +23,7 @@ from bt_ray.storage.store import Store
 _log = logging.getLogger(__name__)
 _ROW_BYTES = 20  # of a table: numbers and offsets, beside names and images
 _LOG_EVERY_S = 30.0
+_USUAL = Pixels()
 
 SAME_IMAGES = (
     "data.test is data.train, image by image: kNN finds each image itself, and its accuracy says "
@@ -62,6 +64,8 @@ class ProgressLog:
 def prepare_data(settings: Settings, on_progress: OnProgress | None = None) -> Settings:
     """The settings with `data.train` and `data.test` naming shards, written if need be.
 
+    Of images that are not 8-bit RGB, `data.mean` and `data.std` are those of the training images.
+
     Large sources are prepared by all CPUs of the Ray cluster that is joined, or else of this
     machine. However that ends, the next call with the same images goes on from there.
 
@@ -73,20 +77,18 @@ def prepare_data(settings: Settings, on_progress: OnProgress | None = None) -> S
       of the cluster reach them.
     """
     train, test = describe_data(settings)
-    treatment = Treatment(on_bad_image=settings.data.on_bad_image)
+    treatment = Treatment(on_bad_image=settings.data.on_bad_image, pixels=settings.data.pixels)
     for described in (train, test):
         if described is not None and described.source is not None:
             rows = settings.data.rows_per_row_group
             told = on_progress or ProgressLog()
             _write(described.source, described.root, rows, told, treatment)
     test_root = None if test is None else test.root
-    if test_root is not None and _content(train.root) == _content(test_root):
+    manifest = ShardSet.open(train.root).manifest
+    if test_root is not None and manifest.content == ShardSet.open(test_root).manifest.content:
         _log.warning(SAME_IMAGES)
-    return replace(settings, data=replace(settings.data, train=train.root, test=test_root))
-
-
-def _content(root: str) -> str:
-    return ShardSet.open(root).manifest.content
+    data = replace(settings.data, train=train.root, test=test_root)
+    return known_statistics(replace(settings, data=data), manifest)
 
 
 def describe_data(settings: Settings) -> tuple[Described, Described | None]:
@@ -112,17 +114,31 @@ def describe_data(settings: Settings) -> tuple[Described, Described | None]:
 def _describe(name: str, settings: Settings) -> Described:
     if is_shards(name):
         root = name if "://" in name else str(Path(name).expanduser().resolve())
-        return Described(root, ShardSet.open(root).manifest, None)
+        manifest = ShardSet.open(root).manifest
+        _check_pixels(root, manifest.pixels, settings.data.pixels)
+        return Described(root, manifest, None)
     is_bare = settings.data.labels == "none"
     source = open_source(name, "none" if is_bare else None)
-    rows = settings.data.rows_per_row_group
-    root = _root_of(source, settings.storage, rows)
+    rows, pixels = settings.data.rows_per_row_group, settings.data.pixels
+    root = root_of(source, settings.storage, rows, pixels)
     if _is_finished(root):
         return Described(root, ShardSet.open(root).manifest, None)
-    return Described(root, expected_manifest(source, rows), source)
+    return Described(root, expected_manifest(source, rows, pixels), source)
 
 
-def expected_manifest(source: Source, rows_per_row_group: int) -> Manifest:
+def _check_pixels(root: str, theirs: Pixels, wanted: Pixels) -> None:
+    """Raises DataError for shards whose images were not seen to decode to these pixels."""
+    if theirs != wanted:
+        raise DataError(
+            f"The shards in {public_name(root)!r} were prepared as {theirs.words}, and "
+            f"data.channels={wanted.channels}, data.bit_depth={wanted.bit_depth} and "
+            f"data.orientation={wanted.orientation} want {wanted.words}. Prepare their source "
+            f"again (`python -m pipelines.prepare SOURCE NEW_FOLDER {wanted.flags}`), or set what "
+            "the shards are."
+        )
+
+
+def expected_manifest(source: Source, rows_per_row_group: int, pixels: Pixels = _USUAL) -> Manifest:
     """The manifest that `write_shards` would write for the source, without its list of shards.
 
     It has the same counts, so it leads to the same plan.
@@ -137,19 +153,30 @@ def expected_manifest(source: Source, rows_per_row_group: int) -> Manifest:
         num_bytes=source.num_bytes + _ROW_BYTES * len(source) + bits,
         rows_per_row_group=rows_per_row_group,
         shards=(),
+        channels=pixels.channels,
+        bit_depth=pixels.bit_depth,
+        orientation=pixels.orientation,
     )
 
 
-def write_source(source: Source, storage: str, *, rows_per_row_group: int) -> str:
+def write_source(
+    source: Source, storage: str, *, rows_per_row_group: int, pixels: Pixels = _USUAL
+) -> str:
     """The shards of `source` below the storage of all runs, written if they are not there."""
-    root = _root_of(source, storage, rows_per_row_group)
+    root = root_of(source, storage, rows_per_row_group, pixels)
     if not _is_finished(root):
-        _write(source, root, rows_per_row_group, ProgressLog(), Treatment())
+        treatment = Treatment(pixels=pixels)
+        _write(source, root, rows_per_row_group, ProgressLog(), treatment)
     return root
 
 
-def _root_of(source: Source, storage: str, rows_per_row_group: int) -> str:
-    return Store(storage).below(f"shards/{source.identity}-{rows_per_row_group}").uri
+def root_of(source: Source, storage: str, rows_per_row_group: int, pixels: Pixels = _USUAL) -> str:
+    """Where the shards of `source` lie below the storage of all runs, once they are written."""
+    name = f"{source.identity}-{rows_per_row_group}"
+    if not pixels.is_usual:
+        name += f"-{pixels.channels}x{pixels.bit_depth}"
+        name += "-exif" * (pixels.orientation == "exif")
+    return Store(storage).below(f"shards/{name}").uri
 
 
 def _is_finished(root: str) -> bool:
@@ -164,6 +191,11 @@ def _is_finished(root: str) -> bool:
         if is_json(tree):
             raise
         return False
+
+
+def _flags(pixels: Pixels) -> str:
+    """What the command that prepares these is given beside, if they are not the usual."""
+    return "" if pixels.is_usual else f" {pixels.flags}"
 
 
 def _write(
@@ -183,7 +215,9 @@ def _write(
             store.clear()
         if not is_far(root):
             remove_mended(Path(root), source)
-        with open_runner_within(source, root, rows_per_row_group=rows_per_row_group) as run_all:
+        with open_runner_within(
+            source, root, rows_per_row_group=rows_per_row_group, flags=_flags(treatment.pixels)
+        ) as run_all:
             write_shards(
                 source,
                 root,
@@ -192,6 +226,6 @@ def _write(
                 run_all=run_all,
                 on_progress=on_progress,
                 way_out="--data.on-bad-image skip (or, for a command without it, `python -m "
-                f"pipelines.prepare {source.name} NEW_FOLDER --on-bad-image skip`, and that "
-                "folder in their place)",
+                f"pipelines.prepare {source.name} NEW_FOLDER --on-bad-image skip"
+                f"{_flags(treatment.pixels)}`, and that folder in their place)",
             )

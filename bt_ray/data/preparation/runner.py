@@ -40,12 +40,16 @@ def open_runner(source: Source, *, cpus: int | None = None) -> Iterator[RunAll]:
 
 
 @contextmanager
-def open_runner_within(source: Source, root: str, *, rows_per_row_group: int) -> Iterator[RunAll]:
+def open_runner_within(
+    source: Source, root: str, *, rows_per_row_group: int, flags: str = ""
+) -> Iterator[RunAll]:
     """The same for a run, whose user may not have thought of which node reaches what.
 
     If there are nodes that do not reach the source or the destination `root`, this process prepares
     up to 2 GB alone.
 
+    Args:
+      flags: what the command has beside for these images.
     Raises: DataError with the command that prepares it elsewhere, if it is more than that.
     """
     with open_runner(source) as run_all:
@@ -64,8 +68,8 @@ def open_runner_within(source: Source, root: str, *, rows_per_row_group: int) ->
             raise DataError(
                 f"{source.name} ({source.num_bytes / 2**30:.1f} GB) is not prepared yet, and the "
                 f"cluster cannot do it: {', '.join(far)} cannot read it, or cannot reach "
-                f"{public_name(root)}. On a machine that reaches both, give "
-                f"`{command(source, root, rows_per_row_group)}`, and then this command again."
+                f"{public_name(root)}. On a machine that reaches both, give `"
+                f"{command(source, root, rows_per_row_group)}{flags}`, and then this command again."
             )
 
 

@@ -8,10 +8,11 @@ order, more than once.
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from bt_ray.config import Pixels
 from bt_ray.data.location import locate, public_name
 from bt_ray.data.preparation.bad_images import (
     BadImage,
@@ -25,8 +26,9 @@ from bt_ray.data.preparation.bad_images import (
     whole_images,
 )
 from bt_ray.data.preparation.claim import REJECTED, Claim
-from bt_ray.data.preparation.job import Job, Treatment
+from bt_ray.data.preparation.job import Job, Treatment, name_pixels
 from bt_ray.data.preparation.staging import needs_staging, stage
+from bt_ray.data.preparation.statistics import Measured, join, measuring, stride_of
 from bt_ray.data.preparation.tasks import (
     OnProgress,
     Record,
@@ -39,6 +41,7 @@ from bt_ray.data.shards.shard_file import has_more_bits, write_shard_file
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.sources import Source, SourceImage
 from bt_ray.data.views.depth import RULE
+from bt_ray.data.views.raster import is_turned
 from bt_ray.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -92,19 +95,26 @@ def _prepare(job: Job, run_all: RunAll, on_progress: OnProgress, way_out: str) -
         names = job.source.entries["sample_id"].to_pylist()
         rows = [row for row in rows if names[row] not in bad] if bad else rows
     parts = {f"shard-{number:05d}": part for number, part in enumerate(job.parts(rows))}
-    work = partial(_write, job.root, job.rows_per_row_group, job.treatment)
+    work = partial(_write, job.root, job.rows_per_row_group, job.treatment, stride_of(len(rows)))
     written = tasks.run("written", work, parts)
     if found := sort([image for record in written for image in record.get("rejected", [])]):
         keep_bad(found, job, claim)
         raise refuse_bad(found, job, way_out)
     manifest = _manifest(job, written, rows, rejected or [])
     claim.finish(manifest.to_json(), rejected_lines(rejected or []))
-    if num_deep := sum(record.get("num_deep", 0) for record in written):
+    _remark(job.source.name, manifest, sum(record.get("num_deep", 0) for record in written))
+    return manifest
+
+
+def _remark(name: str, manifest: Manifest, num_deep: int) -> None:
+    """Logs what was done about images, once a preparation."""
+    if num_deep:
         _log.warning(
             "%s of the images in %s have more than 8 bits a channel, and are brought to 8, each by "
-            "itself: %s.", f"{num_deep:,}", job.source.name, RULE,
+            "itself: %s.", f"{num_deep:,}", name, RULE,
         )  # fmt: skip
-    return manifest
+    if manifest.num_turned:
+        _log.warning("%s: %s", name, manifest.note_on_turned)
 
 
 def _finished(told: dict[str, Any], job: Job, claim: Claim) -> Manifest:
@@ -118,6 +128,7 @@ def _finished(told: dict[str, Any], job: Job, claim: Claim) -> Manifest:
         "identity": manifest.identity,
         "rows_per_row_group": manifest.rows_per_row_group,
         "max_side_px": preparation.max_side_px if preparation is not None else None,
+        "pixels": name_pixels(manifest.pixels),
     }
     claim.refuse_other(theirs, job.facts)
     if manifest.num_rejected and job.treatment.on_bad_image == "stop":
@@ -131,34 +142,46 @@ def _finished(told: dict[str, Any], job: Job, claim: Claim) -> Manifest:
 
 
 def _write(
-    root: str, rows_per_row_group: int, treatment: Treatment, name: str, part: Source
+    root: str, rows_per_row_group: int, treatment: Treatment, stride: int, name: str, part: Source
 ) -> Record:
     """Writes the part's images as a shard; if there are bad ones, finds them all instead."""
     filesystem, path = locate(root)
     file = f"{path}/{name}.parquet"
     found: list[BadImage] = []
-    deep: list[str] = []
+    noted, measured, pixels = Noted(), Measured(), treatment.pixels
     images = part.read()
     if treatment.on_bad_image == "stop":  # else they were looked for before
-        images = whole_images(images, found)
+        images = whole_images(images, found, pixels)
+    images = measuring(_noting(images, pixels, noted), pixels, stride, measured)
     shard, num_bytes = write_shard_file(
         filesystem,
         file,
-        _noting_deep(images, deep),
+        images,
         rows_per_row_group=rows_per_row_group,
         max_side_px=treatment.max_side_px,
+        pixels=pixels,
     )
     if found:
         filesystem.delete_file(file)
         return {"rejected": found}
-    return {"shard": asdict(shard), "num_bytes": num_bytes, "num_deep": len(deep)}
+    facts = {"shard": asdict(shard), "num_bytes": num_bytes}
+    return facts | asdict(noted) | {"measured": measured.record}
 
 
-def _noting_deep(images: Iterator[SourceImage], deep: list[str]) -> Iterator[SourceImage]:
-    """The images; the ids of those with more than 8 bits a channel are added to `deep`."""
+@dataclass
+class Noted:
+    """Images of a part of which something is to be said."""
+
+    num_deep: int = 0
+    """They have more than 8 bits a channel, and are brought to 8."""
+    num_turned: int = 0
+    """They have a camera's note that they are not upright, and it is ignored."""
+
+
+def _noting(images: Iterator[SourceImage], pixels: Pixels, noted: Noted) -> Iterator[SourceImage]:
     for image in images:
-        if has_more_bits(image.encoded):
-            deep.append(image.sample_id)
+        noted.num_deep += pixels.bit_depth == 8 and has_more_bits(image.encoded, pixels)
+        noted.num_turned += pixels.orientation == "ignored" and is_turned(image.encoded)
         yield image
 
 
@@ -168,7 +191,7 @@ def _manifest(
     rows: Sequence[int],
     rejected: list[BadImage],
 ) -> Manifest:
-    source = job.source
+    source, pixels = job.source, job.treatment.pixels
     labels = source.entries["label"].to_pylist()
     counts = [0] * len(source.classes)
     for row in rows:
@@ -187,4 +210,9 @@ def _manifest(
         num_rejected=len(rejected),
         rejected_sha256=hashlib.sha256(lines).hexdigest() if rejected else None,
         preparation=job.preparation,
+        channels=pixels.channels,
+        bit_depth=pixels.bit_depth,
+        orientation=pixels.orientation,
+        num_turned=sum(record.get("num_turned", 0) for record in written),
+        **join([record["measured"] for record in written if "measured" in record], pixels),
     )

@@ -6,16 +6,19 @@ import io
 import json
 import zlib
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bt_ray.config import Pixels
+from bt_ray.config.pixels import Orientation
 from bt_ray.errors import DataError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Schema 1 had no columns `class_name` and `source`, and a shorter manifest; in schema 2 shards had
-no `footer`. Both are still read."""
+no `footer`; schema 3 knew 8-bit RGB alone. All are still read."""
+_SINCE_4 = ("channels", "bit_depth", "orientation", "mean", "std", "num_measured", "num_turned")
 
 SAMPLES = pa.schema(
     [
@@ -95,6 +98,37 @@ class Manifest:
     rejected_sha256: str | None = None
     """Of rejected.jsonl, which lists them."""
     preparation: Preparation | None = None
+    channels: int = 3
+    """Channels, bits and orientation that every image was seen to decode to."""
+    bit_depth: Literal[8, 16] = 8
+    orientation: Orientation = "ignored"
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, as a share of the highest level, over the images that were measured,
+    each of which counts alike; none in manifests of older schemas."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation, likewise."""
+    num_measured: int = 0
+    num_turned: int = 0
+    """Images whose camera's note of how they are to be turned (EXIF) is ignored."""
+
+    @property
+    def pixels(self) -> Pixels:
+        """What pixels the images are decoded to."""
+        return Pixels(
+            channels=self.channels, bit_depth=self.bit_depth, orientation=self.orientation
+        )
+
+    @property
+    def note_on_turned(self) -> str:
+        """A sentence on images whose camera's note is ignored; empty if there are none."""
+        if not self.num_turned:
+            return ""
+        images = f"{self.num_turned:,} image{'s' * (self.num_turned > 1)}"
+        return (
+            f"{images} that a camera noted how to turn (EXIF) stay as they lie in their files, as "
+            "in the paper's pipeline; data.orientation=exif (--orientation exif of "
+            "`pipelines.prepare`) turns them."
+        )
 
     @property
     def digest(self) -> str:
@@ -116,6 +150,9 @@ class Manifest:
         tree = asdict(self)
         if self.schema_version == 1:
             for name in ("rows_per_class", "num_rejected", "rejected_sha256", "preparation"):
+                del tree[name]
+        if self.schema_version < 4:
+            for name in _SINCE_4:
                 del tree[name]
         for shard in tree["shards"]:
             if self.schema_version < 3:
@@ -142,6 +179,7 @@ class Manifest:
             "classes": tuple(tree["classes"]),
             "rows_per_class": tuple(tree.get("rows_per_class", ())),
             "preparation": Preparation(**told) if told is not None else None,
+            **{name: tuple(tree[name]) for name in ("mean", "std") if tree.get(name) is not None},
         })  # fmt: skip
 
 

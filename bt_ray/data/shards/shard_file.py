@@ -10,16 +10,21 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from bt_ray.config import Pixels
 from bt_ray.data.location import first_line
 from bt_ray.data.shards.manifest import COLUMNS, SAMPLES, Shard, pack_footer
 from bt_ray.data.sources import SourceImage
-from bt_ray.data.views.depth import is_deep
+from bt_ray.data.views import raster
+from bt_ray.data.views.arrays import HEAD_BYTES, is_array
+from bt_ray.data.views.depth import is_deep, is_tiff
+from bt_ray.data.views.raster import decode_raster, size_of
 from bt_ray.data.views.reference import decode, load, open_image
 from bt_ray.errors import DataError
 
 RESAMPLING, JPEG_QUALITY = "lanczos", 95
 _KEPT_MODES = ("L", "RGB")
 _JPEG = b"\xff\xd8"
+_USUAL = Pixels()
 
 
 class Checksum(io.RawIOBase):
@@ -51,12 +56,14 @@ def write_shard_file(
     *,
     rows_per_row_group: int,
     max_side_px: int | None,
+    pixels: Pixels = _USUAL,
 ) -> tuple[Shard, int]:
     """Writes the images as rows of a shard; one row group at a time is in memory.
 
     Args:
       images: known to decode.
       max_side_px: larger images are resized (`fit`); none: all images keep their bytes.
+      pixels: what they are decoded to when they are read.
     Returns: the shard, and the size in bytes of its samples in memory.
     Raises: OSError if the storage fails.
     """
@@ -67,7 +74,7 @@ def write_shard_file(
             checked, COLUMNS, compression={"image": "none"}, write_page_checksum=True
         ) as writer:
             while group := tuple(islice(images, rows_per_row_group)):
-                table = to_table(group, max_side_px=max_side_px, is_checked=True)
+                table = to_table(group, max_side_px=max_side_px, pixels=pixels, is_checked=True)
                 writer.write_table(table, row_group_size=table.num_rows)
                 num_rows += table.num_rows
                 num_bytes += table.select(SAMPLES.names).nbytes
@@ -83,7 +90,11 @@ def write_shard_file(
 
 
 def to_table(
-    images: Iterable[SourceImage], *, max_side_px: int | None = None, is_checked: bool = False
+    images: Iterable[SourceImage],
+    *,
+    max_side_px: int | None = None,
+    pixels: Pixels = _USUAL,
+    is_checked: bool = False,
 ) -> pa.Table:
     """The images as rows of a shard.
 
@@ -91,12 +102,12 @@ def to_table(
     """
     rows = []
     for image in images:
-        if not is_checked and (fault := fault_of(image.encoded)) is not None:
+        if not is_checked and (fault := fault_of(image.encoded, pixels)) is not None:
             raise DataError(
                 f"{image.sample_id!r} cannot be decoded ({fault}); remove or repair it, or "
                 "leave it out (on-bad-image skip)."
             )
-        encoded, (width, height) = fit(image.encoded, max_side_px)
+        encoded, (width, height) = fit(image.encoded, max_side_px, pixels)
         rows.append(
             {
                 "sample_id": image.sample_id, "image": encoded, "label": image.label,
@@ -107,10 +118,13 @@ def to_table(
     return pa.Table.from_pylist(rows, schema=COLUMNS)
 
 
-def fault_of(encoded: bytes) -> str | None:
-    """Why these bytes cannot be decoded as an image; None if they can."""
+def fault_of(encoded: bytes, pixels: Pixels = _USUAL) -> str | None:
+    """Why these bytes cannot be decoded as an image of these pixels; None if they can."""
     try:
-        decode(encoded)
+        if pixels.is_usual:
+            decode(encoded)
+        else:
+            decode_raster(encoded, pixels)
     except OSError as error:
         return reason(error)
     return None
@@ -123,10 +137,12 @@ def reason(error: OSError) -> str:
     return "no image" if is_none else first_line(error)
 
 
-def has_more_bits(encoded: bytes) -> bool:
+def has_more_bits(encoded: bytes, pixels: Pixels = _USUAL) -> bool:
     """Whether an image that decodes has more than 8 bits a channel."""
     if encoded.startswith(_JPEG):
         return False
+    if is_array(encoded[:HEAD_BYTES]) or (not pixels.is_rgb and is_tiff(encoded)):
+        return raster.has_more_bits(encoded, pixels)
     with _opened(encoded) as opened:
         return is_deep(opened) or opened.format is None
 
@@ -139,23 +155,34 @@ def _opened(encoded: bytes) -> Image.Image:
         return decode(encoded)  # by OpenCV
 
 
-def fit(encoded: bytes, max_side_px: int | None) -> tuple[bytes, tuple[int, int]]:
+def fit(
+    encoded: bytes, max_side_px: int | None, pixels: Pixels = _USUAL
+) -> tuple[bytes, tuple[int, int]]:
     """The encoded image, resized if its longer side exceeds `max_side_px`; its width and height.
 
     A resized image (Lanczos) is a JPEG of quality 95, in RGB or greyscale, without metadata; every
     other image keeps its bytes.
+
+    Args:
+      max_side_px: none for images that are not 8-bit RGB.
     """
+    if not pixels.is_usual:
+        size = size_of(encoded, pixels)
+        if max_side_px is None or max(size) <= max_side_px:
+            return encoded, size
+        return _shrink(Image.fromarray(decode_raster(encoded, pixels)), max_side_px)
     with _opened(encoded) as opened:
-        width, height = opened.size
-        if max_side_px is None or max(width, height) <= max_side_px:
-            return encoded, (width, height)
-        scale = max_side_px / max(width, height)
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        kept = decode(encoded) if is_deep(opened) else load(opened, encoded)
-        if kept.mode not in _KEPT_MODES:
-            kept = kept.convert("RGB")
-        buffer = io.BytesIO()
-        kept.resize(size, Image.Resampling.LANCZOS).save(
-            buffer, format="JPEG", quality=JPEG_QUALITY
-        )
-        return buffer.getvalue(), size
+        if max_side_px is None or max(opened.size) <= max_side_px:
+            return encoded, opened.size
+        return _shrink(decode(encoded) if is_deep(opened) else load(opened, encoded), max_side_px)
+
+
+def _shrink(image: Image.Image, max_side_px: int) -> tuple[bytes, tuple[int, int]]:
+    """The image as a JPEG whose longer side is `max_side_px`; its width and height."""
+    scale = max_side_px / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    if image.mode not in _KEPT_MODES:
+        image = image.convert("RGB")
+    buffer = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue(), size

@@ -8,9 +8,11 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from bt_ray.data.views.arrays import HEAD_BYTES, is_array
+
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".npy", ".dcm", ".dicom",
 )  # fmt: skip
 """Endings that are believed: such a file is not opened until it is decoded."""
 ARCHIVE_SUFFIXES = (".tar", ".parquet")
@@ -28,7 +30,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000
 _OTHER_KINDS = frozenset((
     ".heic", ".heif", ".jxl", ".svg", ".ico", ".psd", ".xcf", ".eps", ".djvu", ".tga", ".pcx",
     ".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".raw",
-    ".dcm", ".exr", ".hdr", ".nii", ".svs", ".ndpi", ".mrxs", ".czi", ".lif",
+    ".exr", ".hdr", ".nii", ".svs", ".ndpi", ".mrxs", ".czi", ".lif",
 ))  # fmt: skip
 _PACKED = frozenset((
     *COMPRESSED_SUFFIXES, *ARCHIVE_SUFFIXES, ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst",
@@ -38,7 +40,7 @@ _OF_PROGRAMS = frozenset({
     "__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@sharebin", "#recycle",
     "#snapshot", "~snapshot", "$recycle.bin", "recycler", "system volume information",
     "lost+found", "found.000", "network trash folder", "temporary items", "thevolumesettingsfolder",
-    "__pycache__", "node_modules", "_darcs", "mlruns", "mlartifacts",
+    "__pycache__", "node_modules", "_darcs", "mlruns", "mlartifacts", "dicomdir",
     "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "picasa.ini",
 })  # fmt: skip
 _UNFINISHED = re.compile(r"~$|^~\$|^#.*#$|\.(part|partial|crdownload|download|tmp|bak|swp|orig)$")
@@ -92,6 +94,9 @@ def why_no_image(name: str, opener: Opener) -> str | None:
 
 def is_image(file: Any) -> bool:
     """Whether the file begins as an image that is decoded here does; its pixels are not read."""
+    if is_array(file.read(HEAD_BYTES)):
+        return True
+    file.seek(0)
     try:
         with Image.open(file, formats=_FORMATS):
             return True

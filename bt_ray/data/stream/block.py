@@ -21,7 +21,7 @@ class Batch:
 
     step: int
     views: tuple[Tensor, ...]
-    """Tensors (n, 3, px, px), uint8 levels."""
+    """Tensors (n, c, px, px), levels as uint8 or uint16."""
     samples: NDArray[np.int64]
     """Rows of the data set whose images were used, (n,)."""
     digest: int = 0
@@ -36,8 +36,8 @@ class Block:
 
     columns: Mapping[str, NDArray[Any]]
     """Those of `decode.make_views`."""
-    views: tuple[NDArray[np.uint8], ...]
-    """The views' levels, (n, 3, px, px) each."""
+    views: tuple[NDArray[np.uint8 | np.uint16], ...]
+    """The views' levels, (n, c, px, px) each."""
     table: Table | None
     """The photometry of all views, one view after the other, (views · n, NUM_COLUMNS); none where
     the loader has done it."""
@@ -60,9 +60,16 @@ def to_block(
     """The columns of `make_views`, with what photometry they still want."""
     table = None
     if settings.views.photometry == "device":
-        threshold = settings.views.solarize_threshold
-        pair = draw_pair(columns, settings, steps_per_epoch)
-        table = np.concatenate([tabulate(parameters, threshold) for parameters in pair])
+        tables = [
+            tabulate(
+                parameters,
+                settings.views.solarize_threshold,
+                channels=settings.data.channels,
+                highest_level=settings.data.highest_level,
+            )
+            for parameters in draw_pair(columns, settings, steps_per_epoch)
+        ]
+        table = np.concatenate(tables)
     views = tuple(columns[name] for name in VIEWS[: settings.views.count])
     return Block(columns=columns, views=views, table=table)
 

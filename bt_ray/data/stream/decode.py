@@ -5,12 +5,14 @@ none of it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from PIL import Image
 
 from bt_ray.config import Settings
 from bt_ray.data.shards.shard_set import ShardSet
@@ -18,8 +20,10 @@ from bt_ray.data.stream.digest import digest_rows
 from bt_ray.data.stream.plan import Plan
 from bt_ray.data.stream.spares import Spare
 from bt_ray.data.stream.window import HeldWindow
-from bt_ray.data.views import fast, reference
+from bt_ray.data.views import fast, planes, reference
 from bt_ray.data.views.draw import ViewParameters, draw
+from bt_ray.data.views.raster import decode_raster
+from bt_ray.data.views.turn import turn
 from bt_ray.errors import DataError
 
 Columns = dict[str, NDArray[Any]]
@@ -48,9 +52,9 @@ def make_views(
       table: rows of one step with columns `row`, `image`, `width`, `height`, `step`, `slot`.
       spares: what may stand in for an image that cannot be decoded, by step and slot; none:
         such an image is an error.
-    Returns: the columns but `image`, with `view_a` and, if there are two, `view_b`, both uint8
-      (n, 3, px, px); `sample`, the row whose image was used; and `digest`, uint64 (n,), of how
-      the views were made.
+    Returns: the columns but `image`, with `view_a` and, if there are two, `view_b`, both
+      (n, c, px, px), uint8 or uint16 as the settings have it; `sample`, the row whose image was
+      used; and `digest`, uint64 (n,), of how the views were made.
     Raises: DataError if an image cannot be decoded, nor its spares.
     """
     columns: Columns = {
@@ -58,28 +62,53 @@ def make_views(
     }
     columns["sample"] = columns["row"]
     pair = draw_pair(columns, settings, steps_per_epoch)
-    px = settings.views.image_px
-    backend = fast if settings.views.backend == "fast" else reference
-    made = np.empty((settings.views.count, table.num_rows, 3, px, px), dtype=np.uint8)
+    data, views = settings.data, settings.views
+    px, threshold = views.image_px, views.solarize_threshold
+    decode, crop, photometry = operations(settings)
+    shape = (views.count, table.num_rows, data.channels, px, px)
+    made = np.empty(shape, dtype=data.pixels.dtype)
     for i, encoded in enumerate(table["image"]):
         try:
-            image = backend.decode(encoded.as_buffer())
+            image = decode(encoded.as_buffer())
         except OSError as fault:
-            image, spare = _stand_in(columns, i, fault, backend.decode, spares)
+            image, spare = _stand_in(columns, i, fault, decode, spares)
             here = np.arange(table.num_rows) == i
             for name in ("sample", "width", "height"):
                 columns[name] = np.where(here, getattr(spare, name), columns[name])
             pair = draw_pair(columns, settings, steps_per_epoch)
         for view, parameters in enumerate(pair):
-            levels = backend.crop(image, parameters, i, px)
-            if settings.views.photometry == "loader":
-                levels = backend.photometry(
-                    levels, parameters, i, settings.views.solarize_threshold
-                )
+            levels = turn(crop(image, parameters, i, px), parameters, i)
+            if views.photometry == "loader":
+                levels = photometry(levels, parameters, i, threshold)
             cv2.split(np.asarray(levels), list(made[view, i]))
     columns.update(zip(VIEWS, made, strict=False))
     columns["digest"] = digest_rows(columns["step"], columns["slot"], columns["sample"], pair)
     return columns
+
+
+def bytes_of_views(settings: Settings) -> int:
+    """What the views of one image take."""
+    views, data = settings.views, settings.data
+    return views.count * data.channels * (data.bit_depth // 8) * views.image_px**2
+
+
+def operations(
+    settings: Settings,
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """What decodes an image, crops a view of it, and does its photometry."""
+    if not settings.data.is_rgb:
+        return partial(decode_raster, data=settings.data), planes.crop, planes.photometry
+    backend = fast if settings.views.backend == "fast" else reference
+    return _decoder(settings), backend.crop, backend.photometry
+
+
+def _decoder(settings: Settings) -> Callable[[Any], Any]:
+    """What decodes 8-bit RGB for the backend's crop; upright, if the settings want that."""
+    is_fast = settings.views.backend == "fast"
+    if settings.data.orientation == "ignored":
+        return fast.decode if is_fast else reference.decode
+    upright = partial(decode_raster, data=settings.data)
+    return upright if is_fast else lambda encoded: Image.fromarray(upright(encoded))
 
 
 def _stand_in(

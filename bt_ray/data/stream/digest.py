@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from bt_ray.data.views.draw import ViewParameters, mix
 
 MODULUS = 2**64
+_SINCE_0_2 = ("flip_vertically", "quarter_turns", "rotation_degrees")
+"""Parameters that count where they are not 0 only: without them a digest is version 0.1's."""
 
 
 def digest_rows(
@@ -31,6 +33,10 @@ def digest_rows(
     state = np.zeros(len(steps), np.uint64)
     for column in (steps, slots, samples, *(c for view in pair for c in _columns(view))):
         state = mix(state ^ _bits(column))
+    later = [getattr(view, name) for view in pair for name in _SINCE_0_2]
+    for number, column in enumerate(later, start=1):
+        tagged = mix(state ^ mix(np.uint64(number) + (_bits(column) << np.uint64(8))))
+        state = np.where(column != 0, tagged, state)
     return state
 
 
@@ -40,7 +46,8 @@ def to_text(digest: int) -> str:
 
 
 def _columns(parameters: ViewParameters) -> list[NDArray[np.generic]]:
-    values = [getattr(parameters, field.name) for field in fields(parameters)]
+    names = [field.name for field in fields(parameters) if field.name not in _SINCE_0_2]
+    values = [getattr(parameters, name) for name in names]
     return [column for value in values for column in value.reshape(len(value), -1).T]
 
 

@@ -17,6 +17,8 @@ from bt_ray.data.views.photometry import apply_photometry
 
 _AHEAD = 2
 """Blocks in pinned memory that are not yet on their way to the device."""
+_LEVEL_TYPES = {1: torch.uint8, 2: torch.uint16}
+"""By the bytes of a level."""
 
 
 class Feed(Iterator[Batch]):
@@ -136,7 +138,7 @@ class _Slot:
             self.copied.wait()
         shape = (len(block.views), *block.views[0].shape)
         if self.levels is None or self.levels.shape != shape:
-            self.levels = lane.pinned(shape, torch.uint8)
+            self.levels = lane.pinned(shape, _LEVEL_TYPES[block.views[0].itemsize])
         for place, view in zip(self.levels.numpy(), block.views, strict=True):
             np.copyto(place, view)
         if block.table is None:
@@ -147,7 +149,7 @@ class _Slot:
         np.copyto(self.table.numpy(), block.table)
 
     def copy(self, lane: Lane) -> tuple[Tensor, Tensor | None]:
-        """Views (v, n, 3, px, px) and the table, on their way to the device."""
+        """Views (v, n, c, px, px) and the table, on their way to the device."""
         assert self.levels is not None
         levels = lane.copy(self.levels)
         table = None if self.table is None else lane.copy(self.table)

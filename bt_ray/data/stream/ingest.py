@@ -30,7 +30,7 @@ from ray.data.datasource import Datasource, ReadTask
 from bt_ray.config import Settings
 from bt_ray.data.shards.manifest import Manifest
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.stream.decode import Columns, make_views
+from bt_ray.data.stream.decode import Columns, bytes_of_views, make_views
 from bt_ray.data.stream.plan import Plan, build_plan, chunks, worker_rows
 from bt_ray.data.stream.spares import find_spares
 from bt_ray.data.stream.window import HeldWindow, parts, samples_of
@@ -57,7 +57,7 @@ MakeViews = Callable[..., Columns]
 def steps_of_a_row(settings: Settings) -> int:
     """How many steps a row holds at most: 2,048 images, or 216 MB of views."""
     size = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
-    image_bytes = settings.views.count * 3 * settings.views.image_px**2
+    image_bytes = bytes_of_views(settings)
     return max(1, min(_IMAGES_OF_A_ROW // size, _BYTES_OF_A_ROW // (size * image_bytes)))
 
 

@@ -42,6 +42,11 @@ class ViewParameters:
     blur_sigma_px: NDArray[np.float32]
     """0 where the view is not blurred."""
     solarize: NDArray[np.bool_]
+    flip_vertically: NDArray[np.bool_]
+    quarter_turns: NDArray[np.int8]
+    """0 to 3, counter-clockwise."""
+    rotation_degrees: NDArray[np.float32]
+    """Counter-clockwise."""
 
     def __getitem__(self, rows: slice) -> "ViewParameters":
         return ViewParameters(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
@@ -86,7 +91,7 @@ def draw(
       widths, heights: size of each image in pixels, (n,).
     """
     num_crop = 2 * _CROP_ATTEMPTS + 2
-    u = uniforms(seed, epoch, view, samples=samples, count=num_crop + 14)
+    u = uniforms(seed, epoch, view, samples=samples, count=num_crop + 17)
     crops, u = u[:, :num_crop], u[:, num_crop:]
     left, top, width, height = _draw_crops(settings, crops, widths, heights)
     low, high = settings.blur_sigma_px
@@ -107,6 +112,9 @@ def draw(
             u[:, 11] < settings.blur_probability[view], low + (high - low) * u[:, 12], 0
         ).astype(np.float32),
         solarize=u[:, 13] < settings.solarize_probability[view],
+        flip_vertically=u[:, 14] < settings.vertical_flip_probability,
+        quarter_turns=np.floor(4 * settings.quarter_turns * u[:, 15]).astype(np.int8),
+        rotation_degrees=((2 * u[:, 16] - 1) * settings.rotation_degrees).astype(np.float32),
     )
 
 
@@ -123,7 +131,8 @@ def _draw_crops(
     """Left, top, width, height of each crop, distributed as torchvision's RandomResizedCrop.
 
     An area and a ratio are drawn ten times, and the first crop that fits the image is taken. If
-    none fits, it is the largest central crop within the range of ratios.
+    none fits, it is the largest central crop within the range of ratios. What is shorter than
+    `crop_min_px` is lengthened to it, which brings the ratio closer to 1.
     """
     w, h = widths[:, None].astype(np.float64), heights[:, None].astype(np.float64)
     area = w * h * _between(u[:, 0:_CROP_ATTEMPTS], *settings.crop_area)
@@ -140,6 +149,8 @@ def _draw_crops(
     fallback_h = np.where(narrow, np.rint(w[:, 0] / low), h[:, 0])
     width = np.where(found, np.take_along_axis(crop_w, first, 1)[:, 0], fallback_w)
     height = np.where(found, np.take_along_axis(crop_h, first, 1)[:, 0], fallback_h)
+    width = np.maximum(width, np.minimum(settings.crop_min_px, w[:, 0]))
+    height = np.maximum(height, np.minimum(settings.crop_min_px, h[:, 0]))
     u_left, u_top = u[:, 2 * _CROP_ATTEMPTS], u[:, 2 * _CROP_ATTEMPTS + 1]
     spare_w, spare_h = w[:, 0] - width, h[:, 0] - height
     left = np.where(found, np.floor(u_left * (spare_w + 1)), spare_w // 2)

@@ -14,17 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from bt_ray.data.views.arrays import HEAD_BYTES, is_array, read_array
+from bt_ray.data.views.channels import fit_channels
 from bt_ray.data.views.depth import decode_deep, has_deep_colours, is_tiff, to_levels
 from bt_ray.data.views.draw import BRIGHTNESS, CONTRAST, SATURATION, ViewParameters
+from bt_ray.data.views.limits import MOST_PIXELS as MOST_PIXELS
 from bt_ray.data.views.png import without_notes
 
 BOX_PASSES = 3
-MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Most pixels of an image that is decoded; Pillow takes a larger one for an attack."""
-_OF_DAMAGED_FILES = (
+OF_DAMAGED_FILES = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError,
     RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
+"""What Pillow raises of them."""
 
 
 def decode(encoded: Any) -> Image.Image:
@@ -38,7 +40,9 @@ def decode(encoded: Any) -> Image.Image:
     """
     try:
         return _decode(encoded)
-    except (Image.DecompressionBombError, *_OF_DAMAGED_FILES) as error:
+    except (Image.DecompressionBombError, *OF_DAMAGED_FILES) as error:
+        if is_array(bytes(memoryview(encoded)[:HEAD_BYTES])):
+            return Image.fromarray(fit_channels(to_levels(read_array(encoded, 3)), 3))
         if is_tiff(encoded) and not isinstance(error, Image.DecompressionBombError):
             deep = decode_deep(encoded)
             if deep is not None:
@@ -50,7 +54,7 @@ def open_image(encoded: Any) -> Image.Image:
     """The image, of which only the header is read yet. Raises: what Pillow raises."""
     try:
         return Image.open(io.BytesIO(encoded))
-    except _OF_DAMAGED_FILES:
+    except OF_DAMAGED_FILES:
         bare = without_notes(encoded)
         if bare is None:
             raise
@@ -61,7 +65,7 @@ def load(image: Image.Image, encoded: Any) -> Image.Image:
     """The opened image with its pixels. Raises: what Pillow raises."""
     try:
         image.load()
-    except _OF_DAMAGED_FILES:
+    except OF_DAMAGED_FILES:
         bare = without_notes(encoded)  # there may be more of them behind the pixels
         if bare is None:
             raise

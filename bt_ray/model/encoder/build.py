@@ -2,18 +2,22 @@
 
 from torch import nn
 
-from bt_ray.config import Settings
+from bt_ray.config import DataSettings, ModelSettings, Settings
 from bt_ray.model.encoder import convolutional, of_factory, of_timm, of_torchvision
 
 
-def build_encoder(settings: Settings) -> nn.Module:
+def build_encoder(settings: Settings | ModelSettings) -> nn.Module:
     """A module that turns images (n, c, px, px) into representations (n, F).
 
     Its weights are new, drawn by torch's global generator; its attribute `num_features` is F.
 
+    Args:
+      settings: encoders that were registered before version 0.2 give the model's alone.
     Raises: SettingsError if there is no such encoder, or it cannot be built for these images;
       LaunchError if its package is not installed.
     """
+    if isinstance(settings, ModelSettings):
+        settings = Settings(name="encoder", data=DataSettings(train=""), model=settings)
     model, channels = settings.model, settings.data.channels
     if model.encoder in convolutional.LAYERS:
         return convolutional.ConvEncoder(convolutional.LAYERS[model.encoder], channels)

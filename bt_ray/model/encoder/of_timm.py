@@ -51,9 +51,14 @@ def require_timm() -> Any:
     return timm
 
 
-def statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of RGB that timm's published weights of this model were trained with."""
+def statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of RGB that timm's published weights of this model were trained with.
+
+    None if there are no such weights.
+    """
     known = require_timm().get_pretrained_cfg(name)
+    if known is None:
+        return None
     return tuple(known.mean), tuple(known.std)
 
 

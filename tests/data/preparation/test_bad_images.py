@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bt_ray.config import Settings, override
+from bt_ray.config import Pixels, Settings, override
 from bt_ray.data.preparation import bad_images
 from bt_ray.data.preparation.job import Treatment
 from bt_ray.data.preparation.prepare import prepare_data
@@ -31,9 +31,9 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The images that were looked at, each time."""
     seen: list[bytes] = []
 
-    def fault_of(content: bytes) -> str | None:
+    def fault_of(content: bytes, pixels: Pixels) -> str | None:
         seen.append(content)
-        return real(content)
+        return real(content, pixels)
 
     real = bad_images.fault_of
     monkeypatch.setattr(bad_images, "fault_of", fault_of)

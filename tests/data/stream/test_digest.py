@@ -49,6 +49,10 @@ def test_neither_workers_nor_interruptions_change_it(
         {"views.crop_area": [0.6, 1.0]},
         {"views.jitter_hue": 0.11},
         {"views.solarize_probability": [0.0, 0.5]},
+        {"views.vertical_flip_probability": 0.5},
+        {"views.quarter_turns": True},
+        {"views.rotation_degrees": 1.0},
+        {"views.crop_min_px": 8},
     ],
 )
 def test_other_data_or_views_change_it(

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,6 +137,21 @@ class PromptLane(LateLane):
         self.copy_up_to(len(self.late))
         self.events.append("copy")
         return copied
+
+
+def test_levels_of_16_bits_and_many_channels_take_the_same_way() -> None:
+    """Pinned memory of their type, and photometry on the lane to the same levels."""
+    levels = np.random.default_rng(0).integers(0, 65536, (2, 2, 5, 6, 6), dtype=np.uint16)
+    drawn = [
+        tabulate(draw(count=2, view=view), 128, channels=5, highest_level=65535) for view in (0, 1)
+    ]
+    deep = replace(block(0), views=(levels[0], levels[1]), table=np.concatenate(drawn))
+    lane = PromptLane()
+    batch = next(Feed(iter([deep]), CPU, lane))
+    assert lane.pinned_memory[0].dtype == torch.uint16
+    for found, wanted in zip(batch.views, on_device(deep, CPU).views, strict=True):
+        assert found.dtype == torch.uint16
+        assert torch.equal(found.int(), wanted.int())
 
 
 @pytest.mark.parametrize("photometry", [True, False])

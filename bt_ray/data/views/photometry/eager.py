@@ -1,8 +1,11 @@
 """Photometry of a whole batch of views by torch's own operations, on any device.
 
 These are the operations of `views.reference.photometry`, in the same order, vectorised. Every
-operation works on the views alone that were drawn for it, and ends in whole 8-bit levels, as
-Pillow's do; without that rounding the difference to the reference would be five times as large.
+operation works on the views alone that were drawn for it, and ends in whole levels, as Pillow's do;
+without that rounding the difference to the reference would be five times as large.
+
+Views may have any number of channels, of 8 or 16 bits. Sums over a view's levels that float32
+cannot hold are made in float64, which is exact: a view comes out the same alone and in any batch.
 """
 
 from collections.abc import Callable
@@ -12,23 +15,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bt_ray.config.data import COLOURS
 from bt_ray.data.views.draw import BRIGHTNESS, CONTRAST, HUE, SATURATION
 from bt_ray.data.views.photometry.table import NEVER, Column, Table
 from bt_ray.data.views.reference import BOX_PASSES
 
-Operation = Callable[[Tensor, Tensor], Tensor]
-"""Views and their rows of the table to views."""
+Operation = Callable[[Tensor, Tensor, int], Tensor]
+"""Views, their rows of the table and the highest level to views."""
+_HIGHEST = {torch.uint8: 255, torch.uint16: 65535}
 
 
 def apply_eager(levels: Tensor, drawn: Table, table: Tensor) -> Tensor:
     """Views after colour jitter, greyscale, blur and solarization.
 
     Args:
-      levels: uint8 (n, 3, h, w), cropped and flipped.
+      levels: uint8 or uint16 (n, c, h, w), cropped and flipped.
       drawn: (n, NUM_COLUMNS), by `table.tabulate`.
       table: the same on the views' device.
-    Returns: uint8 (n, 3, h, w); `levels` is left as it is.
+    Returns: the same type and shape; `levels` is left as it is.
     """
+    highest = _HIGHEST[levels.dtype]
     x, most_reach = levels.float(), int(drawn[:, Column.BLUR_REACH].max(initial=0))
     places = [Column.FIRST_CHANGE + position for position in range(4)]
     steps: list[tuple[int, float, float, Operation]] = [
@@ -38,7 +44,7 @@ def apply_eager(levels: Tensor, drawn: Table, table: Tensor) -> Tensor:
     ]
     steps += [
         (Column.GRAYSCALE, 1, 2, _to_gray),
-        (Column.BLUR_REACH, 1, np.inf, lambda part, rows: _blur(part, rows, most_reach)),
+        (Column.BLUR_REACH, 1, np.inf, lambda part, rows, _: _blur(part, rows, most_reach)),
         (Column.SOLARIZE_FROM, 0, NEVER, _solarize),
     ]
     # Who is changed is known here, and the device is not asked: it sorts the rows by what was drawn
@@ -48,48 +54,57 @@ def apply_eager(levels: Tensor, drawn: Table, table: Tensor) -> Tensor:
         start, stop = np.searchsorted(values[:, column], (low, high))
         if stop > start:
             rows = order[start:stop, column]
-            x[rows] = operation(x[rows], table[rows])
-    return x.to(torch.uint8)
+            x[rows] = operation(x[rows], table[rows], highest)
+    return x.to(levels.dtype)
 
 
 def _column(table: Tensor, column: Column) -> Tensor:
     return table[:, column].view(-1, 1, 1, 1)
 
 
-def _brighten(x: Tensor, table: Tensor) -> Tensor:
-    return _blend(torch.zeros((), device=x.device), x, _column(table, Column.BRIGHTNESS))
+def _brighten(x: Tensor, table: Tensor, highest: int) -> Tensor:
+    black = torch.zeros((), device=x.device)
+    return _blend(black, x, _column(table, Column.BRIGHTNESS), highest)
 
 
-def _change_contrast(x: Tensor, table: Tensor) -> Tensor:
-    mean = torch.floor(_luma(x).mean(dim=(2, 3), keepdim=True) + 0.5)
-    return _blend(mean, x, _column(table, Column.CONTRAST))
+def _change_contrast(x: Tensor, table: Tensor, highest: int) -> Tensor:
+    """About the mean of the luma, or of all channels where they are no colours."""
+    is_rgb = x.shape[1] == COLOURS and highest == _HIGHEST[torch.uint8]
+    each = _luma(x) if x.shape[1] == COLOURS else x
+    mean = each.mean(dim=(2, 3), keepdim=True) if is_rgb else _exact_mean(each)
+    return _blend(torch.floor(mean + 0.5), x, _column(table, Column.CONTRAST), highest)
 
 
-def _saturate(x: Tensor, table: Tensor) -> Tensor:
-    return _blend(_luma(x), x, _column(table, Column.SATURATION))
+def _exact_mean(x: Tensor) -> Tensor:
+    """The mean of each view's levels, (n, 1, 1, 1)."""
+    return x.mean(dim=(1, 2, 3), keepdim=True, dtype=torch.float64).float()
 
 
-def _to_gray(x: Tensor, table: Tensor) -> Tensor:
+def _saturate(x: Tensor, table: Tensor, highest: int) -> Tensor:
+    return _blend(_luma(x), x, _column(table, Column.SATURATION), highest)
+
+
+def _to_gray(x: Tensor, table: Tensor, highest: int) -> Tensor:
     return _luma(x).expand_as(x)
 
 
-def _solarize(x: Tensor, table: Tensor) -> Tensor:
-    return torch.where(x < _column(table, Column.SOLARIZE_FROM), x, 255 - x)
+def _solarize(x: Tensor, table: Tensor, highest: int) -> Tensor:
+    return torch.where(x < _column(table, Column.SOLARIZE_FROM), x, highest - x)
 
 
-def _blend(degenerate: Tensor, x: Tensor, factor: Tensor) -> Tensor:
+def _blend(degenerate: Tensor, x: Tensor, factor: Tensor, highest: int) -> Tensor:
     """Pillow's Image.blend, which cuts the fraction off."""
-    return torch.floor((degenerate + factor * (x - degenerate)).clamp_(0, 255))
+    return torch.floor((degenerate + factor * (x - degenerate)).clamp_(0, highest))
 
 
 def _luma(x: Tensor) -> Tensor:
-    """Pillow's 8-bit luma (ITU-R 601-2, fixed point), shape (n, 1, h, w)."""
+    """Pillow's luma (ITU-R 601-2, fixed point), shape (n, 1, h, w)."""
     red, green, blue = x.unbind(1)
     return torch.floor((red * 19595 + green * 38470 + blue * 7471 + 32768) / 65536).unsqueeze(1)
 
 
-def _shift_hue(x: Tensor, table: Tensor) -> Tensor:
-    """RGB → Pillow's 8-bit HSV, hue shifted with wrap-around, → RGB."""
+def _shift_hue(x: Tensor, table: Tensor, highest: int) -> Tensor:
+    """RGB → HSV in whole levels, as Pillow has it, hue shifted with wrap-around, → RGB."""
     red, green, blue = x.unbind(1)
     value, lowest = x.amax(1), x.amin(1)
     spread = value - lowest
@@ -102,12 +117,12 @@ def _shift_hue(x: Tensor, table: Tensor) -> Tensor:
             green == value, 2 + (from_red - from_blue) / safe, 4 + (from_green - from_red) / safe
         ),
     )
-    hue = torch.floor(torch.remainder(sixth / 6 + 1, 1) * 255)
+    hue = torch.floor(torch.remainder(sixth / 6 + 1, 1) * highest)
     hue = torch.where(spread == 0, 0, hue)
-    saturation = torch.floor(spread / value.clamp(min=1) * 255) / 255
+    saturation = torch.floor(spread / value.clamp(min=1) * highest) / highest
 
     shift = _column(table, Column.HUE).squeeze(1)
-    place = torch.remainder(hue + shift, 256) * (6 / 255)
+    place = torch.remainder(hue + shift, highest + 1) * (6 / highest)
     # Each channel of HSV → RGB is v·(1 − s·weight), weight a clipped triangle wave of the hue.
     triangle = torch.stack(
         [torch.remainder(place + offset, 6) for offset in (5.0, 3.0, 1.0)], dim=1

@@ -5,12 +5,14 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from bt_ray.data.views.draw import CONTRAST, HUE, ViewParameters
+from bt_ray.config.data import COLOURS
+from bt_ray.data.views.draw import CONTRAST, HUE, SATURATION, ViewParameters
 from bt_ray.data.views.reference import extended_box
 
 NO_CHANGE = -1
-NEVER = 256
+NEVER = 1 << 16
 """A threshold of solarization that no level reaches."""
+_LEVELS_OF_SETTINGS = 255
 
 
 class Column(IntEnum):
@@ -25,7 +27,7 @@ class Column(IntEnum):
     CONTRAST = 6
     SATURATION = 7
     HUE = 8
-    """Shift of the hue in whole 255ths of a turn."""
+    """Shift of the hue in levels: the highest one is a turn."""
     GRAYSCALE = 9
     """1 or 0."""
     BLUR_REACH = 10
@@ -42,13 +44,28 @@ NUM_COLUMNS = max(Column) + 1
 Table = NDArray[np.float32]
 
 
-def tabulate(parameters: ViewParameters, solarize_threshold: int) -> Table:
-    """The parameters of n views as float32 (n, NUM_COLUMNS), by `Column`."""
+def tabulate(
+    parameters: ViewParameters,
+    solarize_threshold: int,
+    *,
+    channels: int = COLOURS,
+    highest_level: int = _LEVELS_OF_SETTINGS,
+) -> Table:
+    """The parameters of n views as float32 (n, NUM_COLUMNS), by `Column`.
+
+    Views of other than three channels keep saturation, hue and colours.
+
+    Args:
+      solarize_threshold: of 255 levels.
+      highest_level: of the views, 255 or 65,535.
+    """
     n = len(parameters.jitter)
     table = np.zeros((n, NUM_COLUMNS), np.float32)
     changes = np.where(parameters.jitter[:, None], parameters.jitter_order, NO_CHANGE)
-    shift = np.trunc(parameters.hue * np.float32(255))
+    shift = np.trunc(parameters.hue * np.float32(highest_level))
     changes[(changes == HUE) & (parameters.hue == 0)[:, None]] = NO_CHANGE
+    if channels != COLOURS:
+        changes[(changes == SATURATION) | (changes == HUE)] = NO_CHANGE
     table[:, :4] = changes
     is_contrast = changes == CONTRAST
     table[:, Column.CONTRAST_AT] = np.where(
@@ -58,12 +75,13 @@ def tabulate(parameters: ViewParameters, solarize_threshold: int) -> Table:
     table[:, Column.CONTRAST] = parameters.contrast
     table[:, Column.SATURATION] = parameters.saturation
     table[:, Column.HUE] = shift
-    table[:, Column.GRAYSCALE] = parameters.grayscale
+    table[:, Column.GRAYSCALE] = parameters.grayscale & (channels == COLOURS)
     table[:, Column.BLUR_EDGE] = 1
     for row in np.flatnonzero(parameters.blur_sigma_px > 0):
         box = extended_box(float(parameters.blur_sigma_px[row]))
         middle = len(box) // 2
         table[row, Column.BLUR_REACH] = middle
         table[row, Column.BLUR_EDGE], table[row, Column.BLUR_INNER] = box[0], box[middle]
-    table[:, Column.SOLARIZE_FROM] = np.where(parameters.solarize, solarize_threshold, NEVER)
+    threshold = solarize_threshold * (highest_level // _LEVELS_OF_SETTINGS)
+    table[:, Column.SOLARIZE_FROM] = np.where(parameters.solarize, threshold, NEVER)
     return table
