@@ -85,7 +85,7 @@ def evaluate_semi(order: SemiOrder) -> dict[str, Any]:
         for label in subsets
         if f"semi_{label}_{score}" in scores
     }
-    untrained_row = "the same from untrained weights (supervised)"
+    untrained_row = "the same before pretraining (supervised)"
     print_scores(order, "Fine-tuning", columns, scores, SEMI, untrained=untrained_row)
     return keep_record(
         order,

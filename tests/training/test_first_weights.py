@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -67,7 +68,7 @@ def test_a_run_starts_from_a_file_and_keeps_it(settings: Settings, file: Path) -
     assert source == {"start_from": str(file), "start_sha256": digest, "notes": []}
     run = recorded_run(run_folder)
     assert run is not None
-    facts = RunFacts(run.client, run.run_id)
+    facts = RunFacts(MlflowClient(run.uri), run.run_id)
     assert facts.tag("start_sha256") == digest
     assert facts.param("model.start_from") == str(file)
 
