@@ -72,7 +72,7 @@ def run_curve(images: Path | None, out: Path | None, minutes: float, tiny: bool)
     total_steps = steps_per_epoch * settings.schedule.epochs
     run_folder = Path(settings.storage) / settings.name
     with sole_owner(run_folder):
-        claim_folder(run_folder, settings)
+        settings = claim_folder(run_folder, settings)
         if last_checkpoint(run_folder)[1] < total_steps:
             stop = StopRequest()
             with stop.listening(minutes / _MINUTES_PER_HOUR):

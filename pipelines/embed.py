@@ -26,8 +26,9 @@ class Embed(EncoderPlaces):
     destination: Annotated[str, tyro.conf.Positional]
     """A new folder, or one that the same command began; a path or a URI."""
     model: str
-    """A run's folder, a checkpoint, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a
-    file of weights as torchvision's ResNets have them (.pth, .pt, .safetensors)."""
+    """A run's folder, a checkpoint, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, a file
+    of weights (.pth, .pt, .bin, .safetensors), timm:NAME, torchvision:WEIGHTS or
+    hf:REPOSITORY[@REVISION]."""
     workers: int | None = None
     """Encoders that run at once, on the Ray cluster that is joined or else started here; 0: this
     process alone, without Ray; none: one on each GPU or, where there is none, on each CPU."""
@@ -57,7 +58,7 @@ def embed_images(order: Embed) -> dict[str, object]:
     from bt_ray.evaluation.encoder import open_encoder
 
     source = open_source(order.source)
-    pretrained, run = open_encoder(order.model, order.settings())
+    pretrained, run = open_encoder(order.model, order.settings_for(order.model))
     wanted = Computation(batch_size=order.batch_size, precision=order.precision)
     pool = build_pool(order.workers, order.accelerator, wanted)
     console.print(f"{len(source):,} images in {source.name}, embedded {pool.words}")

@@ -143,7 +143,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     if scores["loss"] is not None:
         table.add_row("loss", f"{scores['loss']:.2f}")
     if scores["knn_top1"] is not None:
-        table.add_row("kNN, untrained", f"{scores['knn_top1_untrained']:.1%}")
+        table.add_row("kNN, before", f"{scores['knn_top1_untrained']:.1%}")
         table.add_row("kNN, trained", f"{scores['knn_top1']:.1%}")
         if "knn_top1_average" in scores:
             table.add_row("kNN, averaged weights", f"{scores['knn_top1_average']:.1%}")

@@ -9,6 +9,7 @@ from bt_ray.redaction import without_credentials
 _WITHOUT_A_PART = (
     "data.max_bad_rate",
     "data.on_bad_image",
+    "model.start_sha256",
     "training.activation_checkpointing",
     "training.checkpoint_every_minutes",
     "training.deterministic",
@@ -57,9 +58,10 @@ def differences(one: Settings, other: Settings) -> list[str]:
 def shaping(settings: Settings) -> dict[str, Any]:
     """The settings that shape a run's result, by dotted key.
 
-    Left out: names, folders, the workers, tracking, what is done about bad images, after how
-    many minutes a checkpoint is due, which ones are kept, after how many probes the run ends,
-    whether activations are computed again, and whether a GPU computes the same bits each time.
+    Left out: names, folders, the workers, tracking, what is done about bad images, the sum of the
+    first weights (their place is compared by its content), after how many minutes a checkpoint is
+    due, which ones are kept, after how many probes the run ends, whether activations are computed
+    again, and whether a GPU computes the same bits each time.
     """
     return {
         key: value

@@ -48,9 +48,14 @@ class ModelSettings:
     stop_gradient: bool = False
     """No gradient from the second view, the one without a predictor (Table 6)."""
     start_from: str | None = None
-    """A checkpoint, or a run's folder, whose weights a *new* run starts from: the encoder's, and
-    the projector's and predictor's if they have the same layers; none: weights drawn from the
-    seed. (To *continue* a run, give its name.)"""
+    """Weights that a *new* run starts from: a run's folder or a checkpoint (also those of its
+    projector and predictor, if they have the same layers), a file of weights,
+    models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID, timm:NAME, torchvision:WEIGHTS or
+    hf:REPOSITORY[@REVISION]; none: weights drawn from the seed. (To *continue* a run, give its
+    name.)"""
+    start_sha256: str | None = None
+    """SHA-256 that the file of the encoder's first weights must have; none: any, and the run notes
+    it here."""
 
     @property
     def is_built_in(self) -> bool:
@@ -66,6 +71,11 @@ class ModelSettings:
         )
         if self.patch_px is not None:
             require_positive("model", self, "patch_px")
+        require(
+            self.start_sha256 is None or self.start_from is not None,
+            f"model.start_sha256={self.start_sha256} is that of the weights that model.start_from "
+            "names; give that, too.",
+        )
         require(0 <= self.drop_path < 1, f"model.drop_path={self.drop_path} must lie in [0, 1).")
         require(
             len(self.projector_widths) > 0 and all(width > 0 for width in self.projector_widths),

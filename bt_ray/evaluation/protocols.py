@@ -98,7 +98,7 @@ class Protocol:
                     own_flip if self.flip_probability is None else self.flip_probability
                 ),
             ),
-            model=replace(encoder.model, start_from=None),
+            model=replace(encoder.model, start_from=None, start_sha256=None),
             schedule=replace(encoder.schedule, epochs=self.epochs, warmup_epochs=0),
             training=replace(
                 encoder.training,

@@ -44,7 +44,7 @@ class BarlowTwinsLearner:
         self._rows = worker_rows(settings.data.global_batch, world_size())
 
     def begin(self) -> None:
-        """Takes the weights that `model.start_from` names, if it names any.
+        """Takes the weights that the run keeps as its start, if `model.start_from` named any.
 
         Raises: CheckpointError if they cannot be read or do not fit.
         """

@@ -1,7 +1,8 @@
 """Writes a pretrained encoder in formats that other programs read, and checks each file.
 
-A state dict and its safetensors twin hold the weights under torchvision's names: with
-`fc = Identity()` they load into `torchvision.models.resnet50`. ONNX and `torch.export` hold the
+A state dict and its safetensors twin hold the weights under the names of the encoder's library: a
+ResNet's load into `torchvision.models.resnet50` with `fc = Identity()`, those of timm's models into
+`timm.create_model(…, num_classes=0)`. ONNX and `torch.export` hold the
 computation too, for any number of images of one size.
 """
 
@@ -47,10 +48,10 @@ def export_encoder(
     """
     folder.mkdir(parents=True, exist_ok=True)
     encoder = pretrained.encoder.cpu().float().eval()
-    px = pretrained.settings.views.image_px
+    px, channels = pretrained.settings.views.image_px, pretrained.settings.data.channels
     generator = torch.Generator().manual_seed(0)
-    examples = torch.randn(_EXAMPLES, 3, px, px, generator=generator)
-    others = torch.randn(_OTHERS, 3, px, px, generator=generator)
+    examples = torch.randn(_EXAMPLES, channels, px, px, generator=generator)
+    others = torch.randn(_OTHERS, channels, px, px, generator=generator)
     expected = encoder(others)
     exported = []
     for name in formats:

@@ -24,12 +24,12 @@ def normalize(levels: Tensor, data: DataSettings = _RGB) -> Tensor:
       levels: of any type; bytes are widened by the subtraction itself.
       data: encoders that were registered before version 0.2, on 8-bit RGB, give none.
     """
-    mean, std = statistics(*_shares(data), data.highest_level, levels.device)
+    mean, std = statistics(*shares(data), data.highest_level, levels.device)
     x = levels if levels.dtype == torch.uint8 else levels.float()
     return (x - mean) / std
 
 
-def _shares(data: DataSettings) -> tuple[Shares, Shares]:
+def shares(data: DataSettings) -> tuple[Shares, Shares]:
     """Mean and deviation of each channel, as shares of the highest level.
 
     Where nobody knows them: ImageNet's of three channels, and those of evenly spread levels.

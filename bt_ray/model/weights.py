@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -19,8 +20,11 @@ def file_of(part: str) -> str:
 
 
 def save_weights(module: nn.Module, file: Path) -> None:
-    """Writes a module's parameters and buffers to a safetensors file."""
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, file)
+    """Writes a module's parameters and buffers to a safetensors file; shared ones once a name."""
+    tensors = module.state_dict().items()
+    save_file(
+        {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors}, file
+    )
 
 
 def load_weights(module: nn.Module, file: Path) -> None:

@@ -30,9 +30,9 @@ _DETAILS = (
 )
 _FACTS: tuple[tuple[str, Callable[[RunRecord], float | None], str], ...] = (
     ("loss", lambda run: run.last("train/loss"), "{:,.4g}"),
-    ("kNN, untrained", lambda run: run.first("knn/top1"), "{:.1%}"),
+    ("kNN, before pretraining", lambda run: run.first("knn/top1"), "{:.1%}"),
     ("kNN", lambda run: run.last("knn/top1"), "{:.1%}"),
-    ("RankMe, untrained", lambda run: run.first("probe/rankme"), "{:.1f}"),
+    ("RankMe, before pretraining", lambda run: run.first("probe/rankme"), "{:.1f}"),
     ("RankMe", lambda run: run.last("probe/rankme"), "{:.1f}"),
     ("alignment", lambda run: run.last("probe/alignment"), "{:.3f}"),
     ("uniformity", lambda run: run.last("probe/uniformity"), "{:.2f}"),

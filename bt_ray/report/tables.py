@@ -112,17 +112,22 @@ def _score_table(evaluation: str, runs: Sequence[RunRecord]) -> ScoreTable:
     return ScoreTable(evaluation, columns, tuple(rows))
 
 
+_OTHERS = {"untrained": "before pretraining"}
+"""Words for encoders but the run's own, by how names of their scores end."""
+
+
 def _variants(evaluation: str, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Words for an encoder → its scores by heading; the words for the run's own encoder are "".
 
     A score whose name begins with another score's name belongs to another encoder:
-    `knn_top1_untrained` is `knn_top1` of the untrained one.
+    `knn_top1_untrained` is `knn_top1` of the one before pretraining.
     """
     variants: dict[str, dict[str, float]] = {}
     for name, value in scores.items():
         base = max((other for other in scores if name.startswith(f"{other}_")), key=len, default="")
         measure = _heading(evaluation, base or name)
-        words = name.removeprefix(f"{base}_").replace("_", " ") if base else ""
+        words = name.removeprefix(f"{base}_") if base else ""
+        words = _OTHERS.get(words, words.replace("_", " "))
         variants.setdefault(f", {words}" if words else "", {})[measure] = value
     return variants
 

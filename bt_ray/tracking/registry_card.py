@@ -174,7 +174,7 @@ def _scores(
     rows = [] if facts is None else [*_probed(facts, step, averaged), *_evaluated(facts, weights)]
     if rows:
         yield from (
-            "| Measure | This encoder | Untrained | Protocol |",
+            "| Measure | This encoder | Before pretraining | Protocol |",
             "| --- | --- | --- | --- |",
         )
         yield from rows

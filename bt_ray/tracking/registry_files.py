@@ -19,11 +19,11 @@ from bt_ray.checkpoints.manifest import MANIFEST, Manifest
 from bt_ray.config import SETTINGS_FILE, Settings, from_json
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.weights import ENCODER, fingerprint, load_weights
+from bt_ray.tracking.registry_code import needs_of
 
 _CODE = Path(__file__).with_name("mlflow_encoder.py")
 _REQUIREMENTS = ("mlflow", "torch", "safetensors", "pillow", "numpy", "pandas")
 """All that `mlflow_encoder.py` imports, and what bt_ray imports for it."""
-_OF_RESNETS = "torchvision"
 _OF_OTHER_IMAGES = ("imagecodecs", "opencv-python-headless", "tifffile")
 """What reads images that are not 8-bit RGB, as they were read in training."""
 _OF_DICOM = "pydicom"
@@ -54,7 +54,7 @@ def save_model(folder: Path, checkpoint: Path, *, run_id: str, logged: LoggedMod
             for name, file in _FILES.items()
             if (checkpoint / file).is_file()
         },
-        code_paths=[str(Path(bt_ray.__file__).parent)],
+        code_paths=[str(Path(bt_ray.__file__).parent), *map(str, needs_of(settings.model).code)],
         pip_requirements=requirements(settings),
         signature=ModelSignature(
             inputs=Schema([ColSpec("binary", "image")]),
@@ -81,10 +81,10 @@ def requirements(settings: Settings) -> list[str]:
 
     A label such as +cpu or +cu126 is left out: no package index has a version of that name.
     """
-    needs_more = settings.model.encoder.startswith("resnet")
-    names = (*_REQUIREMENTS, _OF_RESNETS) if needs_more else _REQUIREMENTS
+    names = dict.fromkeys((*_REQUIREMENTS, *needs_of(settings.model).packages))
     if not settings.data.is_rgb:
-        names = (*names, *_OF_OTHER_IMAGES, *([_OF_DICOM] if find_spec(_OF_DICOM) else []))
+        more = (*_OF_OTHER_IMAGES, *([_OF_DICOM] if find_spec(_OF_DICOM) else []))
+        names |= dict.fromkeys(more)
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 

@@ -5,12 +5,15 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from bt_ray.checkpoints.average import without_average
 from bt_ray.checkpoints.checkpoint import find_checkpoint
-from bt_ray.checkpoints.manifest import MANIFEST
+from bt_ray.checkpoints.manifest import MANIFEST, sha256
 from bt_ray.config import PLACES, Settings, differences, flatten
 from bt_ray.data.location import write_text
 from bt_ray.data.shards.shard_set import ShardSet, is_shards
 from bt_ray.errors import BtRayError
+from bt_ray.model.published import is_place
+from bt_ray.model.weights_file import is_weight_file
 from bt_ray.storage.names import is_far
 from bt_ray.storage.working_copy import place_of
 
@@ -22,12 +25,13 @@ Contents = Mapping[str, str | None]
 
 
 def record_content(run_folder: Path, settings: Settings) -> None:
-    """Notes the content of the images and of the first weights of a run."""
-    flat = flatten(settings)
-    write_text(
-        run_folder / CONTENT,
-        json.dumps({key: content_of(key, flat[key]) for key in PLACES}, indent=2),
-    )
+    """Notes the content of the images and of the first weights of a run.
+
+    What was noted of a place that is gone since stays.
+    """
+    flat, known = flatten(settings), recorded_content(run_folder)
+    found = {key: content_of(key, flat[key]) or known.get(key) for key in PLACES}
+    write_text(run_folder / CONTENT, json.dumps(found, indent=2))
 
 
 def recorded_content(run_folder: Path) -> Contents:
@@ -40,12 +44,16 @@ def recorded_content(run_folder: Path) -> Contents:
 
 
 def content_of(key: str, place: str | None) -> str | None:
-    """SHA-256 of the shards, or of the checkpoint, at a place; None if there are none."""
+    """SHA-256 of the shards, the checkpoint or the file of weights at a place; None if unknown."""
     try:
         if place is None:
             return None
         if key == "model.start_from":
-            named = place_of(place)
+            if not is_place(place):
+                return None
+            named = place_of(without_average(place)[0])
+            if is_weight_file(named):
+                return sha256(named)
             folder = named if (named / MANIFEST).is_file() else find_checkpoint(named)
             if folder is None:
                 return None

@@ -86,7 +86,7 @@ def pretrain(
     run_folder = folder_of(settings.storage) / settings.name
     with sole_owner(run_folder):
         settings = choose_precision(settings, run_folder)
-        claim_folder(run_folder, settings)
+        settings = claim_folder(run_folder, settings)
         if settings.scaling.min_workers > 0:
             connect(settings)
         run, notes_on_run = run_of_folder(run_folder, settings, parent=parent)
@@ -96,6 +96,8 @@ def pretrain(
         stop = stop or StopRequest()
         with ending(run) as end:
             run.tag("data_digest", manifest.digest)
+            if settings.model.start_sha256 is not None:
+                run.tag("start_sha256", settings.model.start_sha256)
             record_inputs(run, settings)
             if register:
                 reserve_name(run.uri, settings.registered_model)

@@ -15,15 +15,16 @@ from pathlib import Path
 import filelock
 
 from bt_ray.checkpoints.checkpoint import check_origin, newest_checkpoint
-from bt_ray.checkpoints.start import find_start
 from bt_ray.config import SETTINGS_FILE, Settings, read_settings, to_json
 from bt_ray.data.lock import held, marker_of
 from bt_ray.errors import DataError, LaunchError, SettingsError, StorageError
 from bt_ray.json_files import write_json
+from bt_ray.model.published import is_place
 from bt_ray.storage.claim import Claim, claimed
 from bt_ray.storage.mirror import Mirror, copied
 from bt_ray.storage.names import absolute, is_far, origin_of
 from bt_ray.storage.store import Store
+from bt_ray.training.first_weights import find_first_weights, settle_start
 from bt_ray.training.identity import changes, record_content, recorded_content
 
 _log = logging.getLogger(__name__)
@@ -31,9 +32,12 @@ _LOOK_EVERY_S = 1.0
 
 
 def locate_storage(settings: Settings) -> Settings:
-    """The settings with absolute paths, or URIs, in `storage` and `model.start_from`."""
+    """The settings with absolute paths, or URIs, in `storage` and `model.start_from`.
+
+    What is published or registered keeps its name there.
+    """
     model = settings.model
-    if model.start_from is not None:
+    if model.start_from is not None and is_place(model.start_from):
         model = replace(model, start_from=absolute(model.start_from))
     return replace(settings, storage=absolute(settings.storage), model=model)
 
@@ -141,24 +145,33 @@ def _giving_up(claim: Claim, mirror: Mirror | None) -> Iterator[None]:
         is_over.set()
 
 
-def claim_folder(run_folder: Path, settings: Settings) -> None:
-    """Writes the run's settings, once what lies in its folder is known to be of the same run.
+def claim_folder(run_folder: Path, settings: Settings) -> Settings:
+    """Writes the run's settings and its first weights, once the folder is known to be this run's.
 
     Workers and tracking may differ between two goes at one run, and so may the places of its
     images and its storage; what shapes the result may not.
 
-    Raises: SettingsError, CheckpointError.
+    Returns: the settings, with the sum of the first weights.
+    Raises: SettingsError, CheckpointError; what `first_weights.settle_start` raises.
     """
-    check_claim(run_folder, settings)
+    _check_identity(run_folder, settings)
+    settings = settle_start(settings)
     record_content(run_folder, settings)
     write_json(run_folder / SETTINGS_FILE, json.loads(to_json(settings)))
+    return settings
 
 
 def check_claim(run_folder: Path, settings: Settings) -> None:
     """Raises SettingsError or CheckpointError where the run's folder belongs to another run.
 
-    So it does if its weights are to come from a checkpoint that does not fit.
+    So it does if it has not begun, and its first weights cannot be had, or do not fit.
     """
+    if not _check_identity(run_folder, settings) and settings.model.start_from is not None:
+        find_first_weights(settings)
+
+
+def _check_identity(run_folder: Path, settings: Settings) -> bool:
+    """Whether the run has a checkpoint already. Raises: SettingsError, CheckpointError."""
     theirs = _earlier_settings(run_folder)
     changed = [] if theirs is None else changes(settings, theirs, recorded_content(run_folder))
     if changed:
@@ -170,8 +183,7 @@ def check_claim(run_folder: Path, settings: Settings) -> None:
     checkpoint, _ = newest_checkpoint(run_folder)
     if checkpoint is not None:
         check_origin(checkpoint, settings)
-    elif settings.model.start_from is not None:
-        find_start(settings)
+    return checkpoint is not None
 
 
 def _earlier_settings(run_folder: Path) -> Settings | None:

@@ -26,7 +26,7 @@ def train_linear(
       published: scores to print below.
     Returns: the record.
     """
-    from bt_ray.model.pretrained import untrained
+    from bt_ray.checkpoints.start import untrained
 
     opened = open_order(order)
     check_images(order, opened.train, opened.test)

@@ -22,13 +22,13 @@ def score_features(
       name: of the evaluation, for people.
       workers: Ray Data's actors that compute the features; 0: this process.
     """
-    from bt_ray.model.pretrained import untrained
+    from bt_ray.checkpoints.start import untrained
 
     began = time.perf_counter()
     scores = _score(order, opened, opened.pretrained, method, name, workers)
     if order.baseline:
         other = _score(
-            order, opened, untrained(opened.pretrained), method, f"{name}, untrained", workers
+            order, opened, untrained(opened.pretrained), method, f"{name}, before pretraining", workers
         )
         scores |= {f"{score}{UNTRAINED}": value for score, value in other.items()}
     seconds = time.perf_counter() - began

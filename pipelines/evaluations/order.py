@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bt_ray.tracking.mlflow import MlflowRun
 
 UNTRAINED = "_untrained"
-"""How names of scores of the untrained encoder end."""
+"""How names of scores of the encoder before pretraining end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,8 @@ class Evaluation(EncoderOrder):
     """The options of every evaluation."""
 
     baseline: bool = True
-    """Score the same encoder untrained, too."""
+    """Score the same encoder before it was pretrained, too: with the weights that its run started
+    from (--model.start-from), or else with new ones."""
     most_shared: int = 0
     """Test images that may be among the training images, byte for byte."""
 
@@ -120,13 +121,13 @@ def print_scores(
     scores: Mapping[str, float],
     published: "Sequence[Published]",
     *,
-    untrained: str = "the same, untrained",
+    untrained: str = "the same, before pretraining",
 ) -> None:
-    """Prints a table of this encoder's scores, the untrained one's, and published ones.
+    """Prints a table of this encoder's scores, those before pretraining, and published ones.
 
     Args:
       columns: name of a score → its heading, which is also the name of the published score.
-      untrained: the title of the untrained encoder's row.
+      untrained: the title of the row before pretraining.
     """
     table = Table(title=f"{title} of {order.encoder}")
     table.add_column("")

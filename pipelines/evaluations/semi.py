@@ -61,8 +61,8 @@ class SemiOrder(TrainedOrder):
 
 def evaluate_semi(order: SemiOrder) -> dict[str, Any]:
     """Makes the evaluation; its record, which is printed, kept in a file and logged to the run."""
+    from bt_ray.checkpoints.start import untrained
     from bt_ray.evaluation.published import SEMI
-    from bt_ray.model.pretrained import untrained
 
     opened = open_order(order)
     subsets = _subsets(order, opened)
@@ -85,7 +85,7 @@ def evaluate_semi(order: SemiOrder) -> dict[str, Any]:
         for label in subsets
         if f"semi_{label}_{score}" in scores
     }
-    untrained_row = "the same from untrained weights (supervised)"
+    untrained_row = "the same before pretraining (supervised)"
     print_scores(order, "Fine-tuning", columns, scores, SEMI, untrained=untrained_row)
     return keep_record(
         order,

@@ -38,12 +38,12 @@ class VocOrder(Evaluation):
 
 def evaluate_voc(order: VocOrder) -> dict[str, Any]:
     """Makes the evaluation; its record, which is printed, kept in a file and logged to the run."""
+    from bt_ray.checkpoints.start import untrained
     from bt_ray.data.sources.voc import read_voc
     from bt_ray.evaluation.encoder import open_encoder
     from bt_ray.evaluation.image_files import digest_files
     from bt_ray.evaluation.labelled import check_classes, check_disjoint
     from bt_ray.evaluation.published import VOC07
-    from bt_ray.model.pretrained import untrained
 
     given = order.settings()
     pretrained, run = open_encoder(order.encoder, given)

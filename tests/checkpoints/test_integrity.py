@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from bt_ray.checkpoints import checkpoint, manifest, start
+from bt_ray.checkpoints import checkpoint, manifest
 from bt_ray.checkpoints.checkpoint import (
     last_checkpoint,
     newest_checkpoint,
@@ -27,7 +27,8 @@ from bt_ray.checkpoints.resume import agree_on_checkpoint
 from bt_ray.config import Settings, override
 from bt_ray.errors import AlteredCheckpointError, CheckpointError, NewerSchemaError, RunFailedError
 from bt_ray.evaluation.encoder import open_encoder
-from bt_ray.model import pretrained, weights
+from bt_ray.model import weights, weights_file
+from bt_ray.training.first_weights import find_first_weights
 from bt_ray.training.local import LocalContext
 from bt_ray.training.recorder import FolderRecorder
 from bt_ray.training.stop import StopRequest
@@ -95,7 +96,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         raise AssertionError("no tensor is to be loaded")
 
     monkeypatch.setattr(json, "loads", load_json)
-    for module in (checkpoint, weights, pretrained):
+    for module in (checkpoint, weights, weights_file):
         monkeypatch.setattr(module, "load_file", load_tensors)
     return seen
 
@@ -129,9 +130,7 @@ def evaluate(place: Path, settings: Settings) -> None:
 
 
 def start_from(place: Path, settings: Settings) -> None:
-    start.load_start(
-        build_state(settings, CPU).module, override(settings, {"model.start_from": str(place)})
-    )
+    find_first_weights(override(settings, {"model.start_from": str(place)}))
 
 
 def resume(place: Path, settings: Settings) -> None:

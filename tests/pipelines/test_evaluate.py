@@ -223,7 +223,7 @@ def test_linear_semi_and_transfer_are_logged_under_the_run(
     few = ("--protocol", "small", "--workers", "0")
     linear, shown = evaluated("linear", *few, "--epochs", "4", "--batch", "64")
     assert "paper, Table 1" in shown
-    assert "the same, untrained" in shown
+    assert "the same, before pretraining" in shown
     assert linear["encoder_sha256"]["before"] == linear["encoder_sha256"]["after"]
     assert linear["run_id"] == summary.run_id
     fast, _ = evaluated("linear", "--protocol", "fast", "--workers", "0", "--no-baseline")
@@ -231,7 +231,7 @@ def test_linear_semi_and_transfer_are_logged_under_the_run(
 
     semi, shown = evaluated("semi", *few, "--epochs", "4", "--batch", "16", "--percent", "10", "50")
     assert "paper, Table 2: supervised" in shown
-    assert "from untrained weights (supervised)" in shown
+    assert "the same before pretraining (supervised)" in shown
     assert semi["subsets"]["10pct"]["images"] == 40
     names = shown_names(settings)
     (tmp_path / "mine.txt").write_text("\n".join(names[:40]))

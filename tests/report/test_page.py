@@ -47,8 +47,8 @@ def test_two_runs_stand_side_by_side_on_a_page_that_asks_for_nothing_else(
     text = text_of(page.html)
     different = "setting small other objective.redundancy_weight 0.005 0.5 All"
     assert f"Settings that differ {different}" in text
-    assert "kNN, untrained 50.0% 50.0% kNN 75.0% 75.0%" in text
-    assert "small (k = 20) 80.0 % small, untrained (k = 20) 60.0 %" in text
+    assert "kNN, before pretraining 50.0% 50.0% kNN 75.0% 75.0%" in text
+    assert "small (k = 20) 80.0 % small, before pretraining (k = 20) 60.0 %" in text
     assert "mmselfsup, ResNet-50, ImageNet, 300 epochs, k = 20 63.8 %" in text
     assert page.html.count("<svg") == 8 + 2  # seven measures, the spectra; a map each
     assert page.html.count("Cross-correlation of") == 1 + 2 * 2

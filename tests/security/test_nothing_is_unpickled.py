@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from bt_ray.checkpoints.checkpoint import save_checkpoint
 from bt_ray.checkpoints.manifest import sha256, write_manifest
-from bt_ray.checkpoints.start import load_start
 from bt_ray.config import Settings, override
 from bt_ray.data.sources import open_source
 from bt_ray.errors import BtRayError
 from bt_ray.evaluation.encoder import open_encoder
 from bt_ray.tracking.snapshots import PROBES, read_snapshots
+from bt_ray.training.first_weights import find_first_weights
 from tests.states import build_state
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 UNPICKLERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "hickle"}
 BETWEEN_PROCESSES = "bt_ray/data/preparation/parallel.py"
 """Sends tasks through Ray, to processes that Ray started; they are never stored."""
-CATCHES_ITS_ERROR = "bt_ray/model/pretrained.py"
+CATCHES_ITS_ERROR = "bt_ray/model/weights_file.py"
 OWN_FILE = "bt_ray/model/export.py"
 """Reads back the program that it has just written."""
 NEVER = {
@@ -132,8 +132,7 @@ def evaluate(place: Path, settings: Settings) -> None:
 
 
 def start_from(place: Path, settings: Settings) -> None:
-    changed = override(settings, {"model.start_from": str(place)})
-    load_start(build_state(settings, torch.device("cpu")).module, changed)
+    find_first_weights(override(settings, {"model.start_from": str(place)}))
 
 
 @pytest.mark.parametrize("read", [evaluate, start_from])

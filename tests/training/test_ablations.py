@@ -13,6 +13,7 @@ from bt_ray.checkpoints.start import load_start
 from bt_ray.config import Settings, override
 from bt_ray.methods import barlow_twins
 from bt_ray.objective.objective import Objective
+from bt_ray.training.first_weights import settle_start
 from bt_ray.training.launch import pretrain
 from bt_ray.training.summary import find_doubt
 from tests.states import build_state
@@ -61,7 +62,9 @@ def test_redundancy_reduction_alone_undoes_what_invariance_alone_does(
     """Embeddings of fresh weights are at its least loss already, the noise of 128 images."""
     losses_of(override(small_settings, ROWS["only invariance"]), tmp_path / "invariance")
     start = {"model.start_from": str(tmp_path / "invariance" / "12")}
-    settings = override(small_settings, {**ROWS["only redundancy reduction"], **start})
+    settings = settle_start(
+        override(small_settings, {**ROWS["only redundancy reduction"], **start})
+    )
     losses = losses_of(settings, tmp_path / "redundancy")
     assert losses[-3:].mean() < 0.5 * losses[0]
 
@@ -97,14 +100,16 @@ def test_a_new_run_takes_the_predictor_if_it_is_built_alike(
     trained, _ = run(settings, tmp_path)
     start = {"model.start_from": str(tmp_path / "6")}
     same = build_state(settings, CPU).module
-    load_start(same, override(settings, start))
+    load_start(same, settle_start(override(settings, start)))
     assert_equal(trained, same)
-    narrower = override(settings, {**start, "model.predictor_widths": [16, 64]})
+    changes = {**start, "name": "narrower", "model.predictor_widths": [16, 64]}
+    narrower = settle_start(override(settings, changes))
     other, fresh = (build_state(narrower, CPU).module for _ in range(2))
     load_start(other, narrower)
     assert_equal_parts(other.projector, trained.projector)
     assert_equal_parts(other.predictor, fresh.predictor)
-    bare = override(settings, {**start, "model.projector_batch_norm": False})
+    changes = {**start, "name": "bare", "model.projector_batch_norm": False}
+    bare = settle_start(override(settings, changes))
     other, fresh = (build_state(bare, CPU).module for _ in range(2))
     load_start(other, bare)
     assert_equal_parts(other.encoder, trained.encoder)
