@@ -28,7 +28,12 @@ def score_features(
     scores = _score(order, opened, opened.pretrained, method, name, workers)
     if order.baseline:
         other = _score(
-            order, opened, untrained(opened.pretrained), method, f"{name}, before pretraining", workers
+            order,
+            opened,
+            untrained(opened.pretrained),
+            method,
+            f"{name}, before pretraining",
+            workers,
         )
         scores |= {f"{score}{UNTRAINED}": value for score, value in other.items()}
     seconds = time.perf_counter() - began

@@ -56,7 +56,9 @@ def test_what_an_encoder_is_compared_with_has_rows_of_its_own(record: RunRecord)
     (table,) = score_tables([first, record, second])
     ours = [(row.title, row.run, row.values) for row in table.rows if row.run is not None]
     assert ours == [
-        ("small", 0, ("90.0 %",)), ("small, before pretraining", 0, ("70.0 %",)), ("other", 2, ("80.0 %",))
+        ("small", 0, ("90.0 %",)),
+        ("small, before pretraining", 0, ("70.0 %",)),
+        ("other", 2, ("80.0 %",)),
     ]  # fmt: skip
     assert score_tables([record]) == []
 
