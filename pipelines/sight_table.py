@@ -38,7 +38,7 @@ def _print_survey(title: str, survey: "Survey", leak: "Leak | None") -> None:
         table.add_row("looked at", f"{survey.num_looked_at:,} from all over the set")
     smallest, median, largest = survey.sizes
     table.add_row("smallest, median, largest", f"{smallest}, {median}, {largest} pixels")
-    table.add_row("shorter sides", "{:,} to {:,} to {:,} pixels".format(*survey.sides))
+    table.add_row("shorter side, likewise", "{:,}, {:,}, {:,} pixels".format(*survey.sides))
     kinds = "; ".join(f"{count:,} {kind}" for kind, count in survey.kinds.items())
     table.add_row("kinds", kinds)
     table.add_row("grey pictures", f"{survey.num_grey:,}")
@@ -57,7 +57,8 @@ def _class_words(sizes: dict[str, int]) -> str:
     if not sizes:
         return "none"
     if len(sizes) > _MOST_CLASSES:
-        return f"{len(sizes):,} classes of {min(sizes.values()):,} to {max(sizes.values()):,}"
+        least, most = min(sizes.values()), max(sizes.values())
+        return f"{len(sizes):,} classes of {least:,}{'' if least == most else f' to {most:,}'}"
     return ", ".join(f"{name} {size:,}" for name, size in sizes.items())
 
 
@@ -65,7 +66,8 @@ def _group_words(groups: "Groups") -> str:
     if not groups:
         return "none"
     names = " = ".join(groups[0][:_MOST_NAMED]) + (" = …" * (len(groups[0]) > _MOST_NAMED))
-    return f"{sum(map(len, groups)):,} images in {len(groups):,} group{'s' * (len(groups) > 1)}, such as {names}"
+    plural = "s" * (len(groups) > 1)
+    return f"{sum(map(len, groups)):,} images in {len(groups):,} group{plural}, such as {names}"
 
 
 def _leak_words(leak: "Leak") -> str:

@@ -26,8 +26,6 @@ from bt_ray.data.preparation.prepare import Described, describe_data
 from bt_ray.errors import DataError, SettingsError
 from bt_ray.forecast.forecast import find_device, forecast
 
-_SHARE_FOR_TRAINING = 0.9
-"""Of the hours: the rest is for probes, checkpoints and the start."""
 _FEW, _FEW_ROWS = 5_000, 64
 """Sets up to so many images get row groups of so many, to be shuffled well."""
 
@@ -88,7 +86,7 @@ def advise(
     choices = [_choose_data(basis, train, test), *choose_place(basis)]
     settings = _with(basis, *choices)
     network, views, batch = _choose_network(settings, train, request.hours, look_ahead)
-    epochs = choose_epochs(_SHARE_FOR_TRAINING * request.hours, network.hours_an_epoch)
+    epochs = choose_epochs(request.hours, network.hours_an_epoch)
     total_images = epochs.changes["schedule.epochs"] * train.count
     choices += [
         _model(network.recipe, network.why), views, _as_it_fits(batch, network.settings), epochs,
@@ -170,7 +168,7 @@ def _choose_network(
     here = None if device is None else memory_here(device)
     chosen = choose_network(
         candidates,
-        hours=_SHARE_FOR_TRAINING * hours,
+        hours=hours,
         fit=lambda s: s if device is None or here is None else fit(s, device, here),
         look_ahead=look_ahead,
     )

@@ -8,6 +8,8 @@ from bt_ray.config import Settings
 
 _FEW_IMAGES = 1_000
 _MOST_NAMED = 3
+_WORTH_A_WORD = 0.01
+"""Share of the images above which what may happen to any set is said."""
 
 
 def cautions(
@@ -26,8 +28,8 @@ def cautions(
 def _of_number(train: Survey) -> Iterator[str]:
     if train.unreadable:
         yield (
-            f"{len(train.unreadable):,} of {train.num_looked_at:,} images cannot be decoded, such "
-            f"as {train.unreadable[0].name!r}; they are left out (data.on_bad_image skip)."
+            f"Not to be decoded: {len(train.unreadable):,} of {train.num_looked_at:,} images, such "
+            f"as {train.unreadable[0].name!r}; what is broken is left out (data.on_bad_image skip)."
         )
     if train.count < _FEW_IMAGES:
         yield (
@@ -42,15 +44,16 @@ def _of_repetitions(train: Survey, leak: Leak | None) -> Iterator[str]:
     if twice.num_spare:
         group = (*twice.exact, *twice.near)[0]
         yield (
-            f"{twice.num_spare:,} of {len(train.seen):,} images that were looked at show a picture "
-            f"that another one shows ({_some(group)}); remove them: they weigh as much again, and "
-            "a part that is held out would share them with the rest."
+            f"Images that show a picture again: {twice.num_spare:,} of {train.num_looked_at:,}, as "
+            f"in {_some(group)}. Remove them: they weigh as much again, and a part that is held "
+            f"out would share them with the rest.{_more(train)}"
         )
     if leak is not None and leak.count:
         held_out, trained = (*leak.exact, *leak.near)[0]
         yield (
-            f"{leak.count:,} held-out images are among the training images, such as {held_out!r} "
-            f"({trained!r} there): scores on them say too much. Take them out of one of both."
+            f"Held-out images that are training images, too: {leak.count:,}, such as {held_out!r}, "
+            f"there {trained!r}. Scores on them say too much: take them out of one of both."
+            f"{_more(train)}"
         )
 
 
@@ -78,11 +81,10 @@ def _of_labels(train: Survey, test: Survey | None) -> Iterator[str]:
 def _of_sizes(train: Survey, settings: Settings) -> Iterator[str]:
     px = settings.views.image_px
     small = [one for one in train.seen if one.shorter_side < px]
-    if small:
+    if len(small) > _WORTH_A_WORD * len(train.seen):
         yield (
-            f"{len(small):,} of {len(train.seen):,} images are smaller than a view of {px} pixels, "
-            f"such as {small[0].name!r} ({small[0].width}×{small[0].height}); they are enlarged, "
-            "which adds nothing."
+            f"Views of {px} pixels enlarge {len(small):,} of {len(train.seen):,} images, such as "
+            f"{small[0].name!r} ({small[0].width}×{small[0].height}), which adds nothing."
         )
 
 
@@ -93,13 +95,33 @@ def _of_kinds(train: Survey) -> Iterator[str]:
             f"Images are of several kinds ({kinds}); all are brought to RGB of 8 bits, and an "
             "encoder may learn to tell the kinds apart."
         )
-    if 0 < train.num_grey < len(train.seen) and train.num_grey_in_colour:
+    deep = sum(count for kind, count in train.kinds.items() if kind.bits > 8)
+    if deep:
         yield (
-            f"{train.num_grey_in_colour:,} of {len(train.seen):,} images are stored in colour and "
-            "are grey."
+            f"More than 8 bits a channel: {deep:,} of {len(train.seen):,} images. They are brought "
+            "to 8 (docs/data.md says how)."
         )
-    elif train.is_grey and train.num_grey_in_colour:
-        yield "All images are grey and stored in colour: distortions of colours are left out."
+    grey, total = train.num_grey_in_colour, len(train.seen)
+    if train.is_grey and grey:
+        yield (
+            f"All images are grey, and {grey:,} of {total:,} are stored in colour: distortions of "
+            "colours are left out."
+        )
+    elif grey > _WORTH_A_WORD * total:
+        yield (
+            f"Grey, but stored in colour: {grey:,} of {total:,} images. Distortions of colours "
+            "change nothing in them."
+        )
+
+
+def _more(train: Survey) -> str:
+    """A sentence if more may be found among images that were not looked at."""
+    if train.num_looked_at == train.count:
+        return ""
+    return (
+        f" Only {train.num_looked_at:,} of {train.count:,} training images were looked at: there "
+        "will be more (--most-images)."
+    )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -10,6 +10,8 @@ from bt_ray.advice.survey import Survey
 FEWEST_IMAGES = 16
 """Images below which nothing can be learned: the smallest batch needs four steps an epoch."""
 FEWEST_EPOCHS, MOST_EPOCHS = 20, 300
+SHARE_FOR_TRAINING = 0.9
+"""Of the hours that a run may take: the rest is for its start, its probes and checkpoints."""
 _STEPS_AN_EPOCH, _STEPS_OF_LARGE_BATCHES = 4, 200
 _SMALLEST_BATCH, _USUAL_BATCH, _LARGEST_BATCH = 4, 256, 1024
 WEIGHT_RATES = {64: 1.0, 128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2}
@@ -104,10 +106,10 @@ def choose_epochs(hours: float, hours_an_epoch: float | None) -> Choice:
         epochs = MOST_EPOCHS
         why = "as in the paper's ablations; how long they take cannot be told here"
     else:
-        epochs = max(1, min(MOST_EPOCHS, int(hours / hours_an_epoch)))
+        epochs = max(1, min(MOST_EPOCHS, int(SHARE_FOR_TRAINING * hours / hours_an_epoch)))
         why = f"they take about {_words(epochs * hours_an_epoch)} here"
         if epochs < MOST_EPOCHS:
-            why += f", of the {hours:g} hours given (--hours)"
+            why += f", which leaves probes a tenth of the {hours:g} hours given (--hours)"
         else:
             why += "; the paper's ablations have as many"
     warmup = min(10.0, max(1.0, epochs // 20))

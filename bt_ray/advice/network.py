@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bt_ray.advice.choice import FEWEST_EPOCHS
+from bt_ray.advice.choice import FEWEST_EPOCHS, SHARE_FOR_TRAINING
 from bt_ray.advice.recipes import Recipe
 from bt_ray.config import Settings
 from bt_ray.forecast.forecast import Forecast
@@ -45,10 +45,12 @@ def choose_network(
         settings = fitted or wanted
         ahead = look_ahead(settings)
         hours_an_epoch = None if ahead.device is None else ahead.hours
-        epochs = FEWEST_EPOCHS if hours_an_epoch is None else hours / hours_an_epoch
+        epochs = float(FEWEST_EPOCHS)
+        if hours_an_epoch is not None:
+            epochs = SHARE_FOR_TRAINING * hours / hours_an_epoch
         if epochs >= FEWEST_EPOCHS or is_last:
             break
-        passed_over.append(f"{recipe} would manage {epochs:,.1f} epochs in {hours:.3g} hours")
+        passed_over.append(f"{recipe} would manage {epochs:,.1f} epochs in {hours:g} hours")
     return Network(
         recipe=recipe,
         settings=settings,
@@ -61,7 +63,8 @@ def _why(
     passed_over: Sequence[str], is_last: bool, candidates: Sequence[tuple[Recipe, Settings]]
 ) -> str:
     if passed_over:
-        return f"the largest for these images that is no burden here: {'; '.join(passed_over)}."
+        others = "; ".join(passed_over)
+        return f"the largest for these images that this machine trains in time: {others}."
     if is_last and len(candidates) == 1:
         return "images as small as these need no more."
     return "the largest that pays for so many images of this size."

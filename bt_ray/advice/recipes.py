@@ -10,7 +10,7 @@ PHOTO_PX = 96
 TINY_PX = 24
 """Shorter side below which a crop of a fifth of the image would hold a few pixels."""
 FEW, MANY_SMALL, MANY = 2_000, 20_000, 50_000
-"""Images from which on a ResNet-18 is worth its time, on photos and on small images; a ResNet-50."""
+"""Images from which on a ResNet-18 is worth its time: on photos, on small images; a ResNet-50."""
 _SMALL_PX, _PHOTO_PX = (32, 48, 64), (96, 128, 160, 224)
 _TINY_VIEW_PX, _LESSER_PHOTO_PX = 16, 128
 _WIDTHS: dict[Encoder, int] = {"conv4": 512, "conv6": 1024, "resnet18": 2048, "resnet50": 2048}
