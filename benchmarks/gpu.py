@@ -33,7 +33,7 @@ from bt_ray.forecast.rates import GPUS
 from bt_ray.forecast.trace import trace_model
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.methods.learner import WholeStep
-from bt_ray.optim.lars import set_rates
+from bt_ray.optim.build import set_rates
 from bt_ray.presets import preset
 from bt_ray.training.loop import begin
 from bt_ray.training.watch import FiniteWatch

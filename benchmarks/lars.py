@@ -18,7 +18,8 @@ from torch.optim import Optimizer
 from benchmarks.training import describe_machine
 from bt_ray.errors import SettingsError
 from bt_ray.model.twins import build_twins
-from bt_ray.optim.lars import build_optimizer, kernels
+from bt_ray.optim.build import build_optimizer
+from bt_ray.optim.lars import kernels
 from bt_ray.presets import preset
 from pipelines.terminal import console, finish, guarded
 

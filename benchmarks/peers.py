@@ -27,7 +27,7 @@ from bt_ray.errors import DataError, LaunchError
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.model.inputs import to_input
 from bt_ray.objective.barlow import BarlowTwins
-from bt_ray.optim.lars import set_rates
+from bt_ray.optim.build import set_rates
 from bt_ray.precision import autocast
 
 _ARCHIVE = "cifar10-imagefolder.zip"

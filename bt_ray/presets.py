@@ -127,6 +127,45 @@ def images() -> Settings:
     )
 
 
+def images_vit() -> Settings:
+    """Any folder of images, and a vision transformer: timm's ViT-S with patches of 16 pixels.
+
+    AdamW with its usual rate for vision transformers, and a little stochastic depth.
+
+    Command: python -m pipelines.pretrain images_vit --data.train path/to/images
+    Hardware: a GPU
+    Time: not measured
+    Score: none published for this method and encoder
+    Measured: never run by us at this scale
+    """
+    return Settings(
+        name="images_vit",
+        data=DataSettings(train="path/to/images", global_batch=256, rows_per_row_group=64),
+        views=ViewSettings(photometry="device"),
+        model=ModelSettings(encoder="timm:vit_small_patch16_224", drop_path=0.1),
+        optimizer=OptimizerSettings(kind="adamw"),
+        schedule=ScheduleSettings(epochs=300, warmup_epochs=10),
+        scaling=ScalingSettings(workers=1, cpus_per_worker=1),
+    )
+
+
+def images_convnext() -> Settings:
+    """Any folder of images, and torchvision's ConvNeXt-T.
+
+    Command: python -m pipelines.pretrain images_convnext --data.train path/to/images
+    Hardware: a GPU
+    Time: not measured
+    Score: none published for this method and encoder
+    Measured: never run by us at this scale
+    """
+    transformer = images_vit()
+    return replace(
+        transformer,
+        name="images_convnext",
+        model=ModelSettings(encoder="torchvision:convnext_tiny", drop_path=0.1),
+    )
+
+
 def imagenet_300() -> Settings:
     """The paper's ablation baseline (section 4): ResNet-50, 300 epochs, batch 2048.
 
@@ -170,6 +209,8 @@ PRESETS = {
     "cifar10": cifar10,
     "cifar10_small": cifar10_small,
     "images": images,
+    "images_vit": images_vit,
+    "images_convnext": images_convnext,
     "imagenet_300": imagenet_300,
     "imagenet_1000": imagenet_1000,
 }

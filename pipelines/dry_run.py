@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from bt_ray.config import Settings, flatten
-from pipelines.terminal import console, exit_code, finish, show_error, warn
+from pipelines.terminal import console, exit_code, finish, guarded, show_error, warn
 
 if TYPE_CHECKING:
     from bt_ray.data.preparation.prepare import Described
@@ -28,7 +28,7 @@ def dry_run(settings: Settings, *, preset_settings: Settings) -> int:
     with redirect_stdout(sys.stderr), console.status("Looking at data, memory and speed"):
         from bt_ray.forecast.forecast import forecast
 
-        ahead = forecast(settings)
+        ahead = guarded(lambda: forecast(settings))
     print_forecast(ahead, settings)
     finish(record(ahead))
     return max((exit_code(error) for error in ahead.problems), default=0)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from bt_ray.config import Encoder, Settings, override
+from bt_ray.config import Settings, override
 from bt_ray.presets import preset
 from bt_ray.storage.names import absolute
 
@@ -16,7 +16,7 @@ class EncoderPlaces:
 
     storage: str = "runs"
     """Folder, or URI, of all runs."""
-    architecture: Encoder = "resnet50"
+    architecture: str = "resnet50"
     """What a file of weights holds."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First layers of what a file of weights holds."""

@@ -8,7 +8,7 @@ setting, add a field with a default and a docstring to its group, and its check 
 
 from bt_ray.config.data import WITHOUT, DataSettings, Transformation, ViewSettings
 from bt_ray.config.flat import PLACES, differences, flatten, shaping
-from bt_ray.config.model import Encoder, ModelSettings, ObjectiveSettings, Variant
+from bt_ray.config.model import ModelSettings, ObjectiveSettings, Variant
 from bt_ray.config.optimizer import OptimizerSettings, ScheduleSettings
 from bt_ray.config.pretraining import check_pretraining
 from bt_ray.config.reading import SETTINGS_FILE, from_json, override, read_settings, to_json
@@ -25,7 +25,6 @@ __all__ = [
     "SETTINGS_FILE",
     "WITHOUT",
     "DataSettings",
-    "Encoder",
     "ModelSettings",
     "ObjectiveSettings",
     "OptimizerSettings",

@@ -1,11 +1,16 @@
 """Settings of the network and of its loss."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from bt_ray.config.checks import require, require_positive
 
-Encoder = Literal["conv4", "conv6", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+SMALL_ENCODERS = ("conv4", "conv6")
+"""Convolutional ones for small images, of our own."""
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+"""torchvision's."""
+_FROM_ELSEWHERE = re.compile(r"timm:[\w.-]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 Variant = Literal[
     "barlow_twins",
     "invariance_only",
@@ -21,10 +26,17 @@ Variant = Literal[
 class ModelSettings:
     """Encoder and projector (paper, section 2.2)."""
 
-    encoder: Encoder = "resnet50"
-    """A torchvision ResNet, or one of the small convolutional encoders for small images."""
+    encoder: str = "resnet50"
+    """resnet18, resnet34, resnet50, resnet101, resnet152; conv4 or conv6, small ones for small
+    images; timm:NAME or torchvision:NAME, any of theirs; or package.module:function, your own."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """A ResNet's first layers: 7×7 stride 2 and max-pool, or 3×3 stride 1 for small images."""
+    patch_px: int | None = None
+    """Side of the patches that timm's vision transformers, and ConvNeXts' stems, cut images into;
+    none: the model's own."""
+    drop_path: float = 0.0
+    """Highest probability that an image leaves out a residual branch (stochastic depth), in
+    encoders that have it."""
     projector_widths: tuple[int, ...] = (8192, 8192, 8192)
     """Output units of each linear layer of the projector; the last is D."""
     projector_batch_norm: bool = True
@@ -40,7 +52,21 @@ class ModelSettings:
     the projector's and predictor's if they have the same layers; none: weights drawn from the
     seed. (To *continue* a run, give its name.)"""
 
+    @property
+    def is_built_in(self) -> bool:
+        """Whether the encoder is one of the few names that are known to work."""
+        return self.encoder in (*SMALL_ENCODERS, *RESNETS)
+
     def __post_init__(self) -> None:
+        ours = (*SMALL_ENCODERS, *RESNETS)
+        require(
+            self.is_built_in or _FROM_ELSEWHERE.fullmatch(self.encoder) is not None,
+            f"model.encoder={self.encoder!r} must be one of {', '.join(ours)}, or timm:NAME, "
+            "torchvision:NAME or package.module:function.",
+        )
+        if self.patch_px is not None:
+            require_positive("model", self, "patch_px")
+        require(0 <= self.drop_path < 1, f"model.drop_path={self.drop_path} must lie in [0, 1).")
         require(
             len(self.projector_widths) > 0 and all(width > 0 for width in self.projector_widths),
             f"model.projector_widths={self.projector_widths} must name at least one width above 0.",

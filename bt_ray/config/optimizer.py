@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from bt_ray.config.checks import require, require_positive, require_probability
 
@@ -15,8 +16,13 @@ class OptimizerSettings:
     ignores a gradient's scale, so `weight_rate` holds as it is. Parameters that LARS does not adapt
     need their rate divided by W; the decay, which LARS adds to the gradient, is multiplied by W.
     `reference_world_size` is that W.
+
+    AdamW, which vision transformers are usually trained with, ignores a gradient's scale in all
+    parameters, and has settings of its own.
     """
 
+    kind: Literal["lars", "adamw"] = "lars"
+    """LARS, as in the paper, or AdamW."""
     weight_rate: float = 0.2
     """Base learning rate of weights, for a batch of 256."""
     bias_rate: float = 0.0048
@@ -29,17 +35,38 @@ class OptimizerSettings:
     """Momentum of LARS."""
     trust_coefficient: float = 0.001
     """η of LARS: the share of its weight's norm that a step at rate 1 moves."""
+    adamw_rate: float = 5e-4
+    """Base learning rate of AdamW, for a batch of 256 (as DINO, Caron et al. 2021, trains vision
+    transformers)."""
+    adamw_weight_decay: float = 0.05
+    """Weight decay of AdamW, not of biases, normalisations, position and class tokens."""
+    adamw_betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's averages of gradients and of their squares (torch's defaults)."""
 
     def __post_init__(self) -> None:
         require_positive(
             "optimizer", self, "weight_rate", "bias_rate", "trust_coefficient",
-            "reference_world_size",
+            "reference_world_size", "adamw_rate",
         )  # fmt: skip
         require(
             math.isfinite(self.weight_decay) and self.weight_decay >= 0,
             f"optimizer.weight_decay={self.weight_decay} must be a finite number, 0 or above.",
         )
         require(0 <= self.momentum < 1, f"optimizer.momentum={self.momentum} must lie in [0, 1).")
+        require(
+            math.isfinite(self.adamw_weight_decay) and self.adamw_weight_decay >= 0,
+            f"optimizer.adamw_weight_decay={self.adamw_weight_decay} must be a finite number, 0 or "
+            "above.",
+        )
+        require(
+            all(0 <= beta < 1 for beta in self.adamw_betas),
+            f"optimizer.adamw_betas={self.adamw_betas} must lie in [0, 1).",
+        )
+
+    @property
+    def rate_setting(self) -> str:
+        """Name of the setting that most weights' learning rate comes from."""
+        return "optimizer.weight_rate" if self.kind == "lars" else "optimizer.adamw_rate"
 
     @property
     def true_bias_rate(self) -> float:

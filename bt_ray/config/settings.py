@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from bt_ray.config.checks import require
 from bt_ray.config.data import DataSettings, ViewSettings
-from bt_ray.config.model import ModelSettings, ObjectiveSettings
+from bt_ray.config.model import SMALL_ENCODERS, ModelSettings, ObjectiveSettings
 from bt_ray.config.optimizer import OptimizerSettings, ScheduleSettings
 from bt_ray.config.training import (
     ProbeSettings,
@@ -65,9 +65,9 @@ class Settings:
                 f"one is a single image, and batch norm needs two; try {next(fits)}."
             )
         require(
-            not self.training.activation_checkpointing or self.model.encoder.startswith("resnet"),
-            "training.activation_checkpointing computes a ResNet's blocks again, and model.encoder="
-            f"{self.model.encoder} has none; leave it off.",
+            not self.training.activation_checkpointing or self.model.encoder not in SMALL_ENCODERS,
+            "training.activation_checkpointing computes an encoder's blocks again, and "
+            f"model.encoder={self.model.encoder} has none; leave it off.",
         )
 
     def _check_range(self, batch: int, micro_batch: int | None) -> None:

@@ -27,7 +27,7 @@ class TrainingSettings:
     image twice, and its batch norms use the statistics of the parts (of all workers), so that the
     result depends on this setting."""
     activation_checkpointing: bool = False
-    """Keep the inputs of a ResNet's blocks alone, and compute each block again in the backward
+    """Keep the inputs of an encoder's blocks alone, and compute each block again in the backward
     pass: less memory, more time. Never changes a result."""
     gradient_dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """In which type gradients travel between workers. Half of the bytes help where the network

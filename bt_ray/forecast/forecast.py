@@ -21,6 +21,7 @@ from bt_ray.errors import BtRayError, LaunchError
 from bt_ray.forecast.memory import Size, find_fits, measure_size
 from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
+from bt_ray.model.encoder.contract import check_encoder
 from bt_ray.precision import Precision, precision_on
 from bt_ray.ray_start import starts_here
 from bt_ray.storage.names import folder_of, is_far
@@ -65,7 +66,12 @@ class Forecast:
 
 
 def forecast(settings: Settings) -> Forecast:
-    """What the run of these settings will be, in less than ten seconds."""
+    """What the run of these settings will be, in less than ten seconds.
+
+    Raises: SettingsError, LaunchError if the encoder cannot be built, or breaks its contract.
+    """
+    if not settings.model.is_built_in:
+        check_encoder(settings)
     problems = list[BtRayError]()
 
     def attempt(check: Callable[[], T]) -> T | None:

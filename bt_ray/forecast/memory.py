@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bt_ray.config import Settings
+from bt_ray.config.model import SMALL_ENCODERS
 from bt_ray.config.training import part_rows
 from bt_ray.model.recompute import find_stages, recompute_blocks
 from bt_ray.model.twins import Twins, build_twins
@@ -118,7 +119,7 @@ def find_fits(settings: Settings, limit_bytes: float) -> list[Fit]:
     First to compute blocks again, which changes no result; then parts as large as fit, with blocks
     that are computed again only if they must be.
     """
-    encodes_blocks = settings.model.encoder.startswith("resnet")
+    encodes_blocks = settings.model.encoder not in SMALL_ENCODERS
     rows = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
     sizes = sorted({max(part_rows(rows, math.ceil(rows / n))) for n in range(2, rows // 2 + 1)})
     sizes = [size for size in sizes if 1 not in part_rows(rows, size)]

@@ -12,24 +12,24 @@ from bt_ray.model.inputs import to_input
 from bt_ray.model.recompute import recompute_blocks
 from bt_ray.model.twins import build_twins
 from bt_ray.objective.build import build_objective
-from bt_ray.optim.lars import build_optimizer
+from bt_ray.optim.build import build_optimizer
 from bt_ray.optim.schedule import rate_factor
 from bt_ray.precision import autocast, memory_format
 
 
 class BarlowTwinsLearner:
-    """Twins with weights drawn from the seed, their objective and LARS.
+    """Twins with weights drawn from the seed, their objective and optimizer.
 
     The representations are what `embed` makes of the views; projector, predictor and loss belong
     to the objective, in which the whole batch takes part.
     """
 
     rate_name = "weight_rate"
-    rate_setting = "optimizer.weight_rate"
     probes_untrained = True
 
     def __init__(self, settings: Settings, device: torch.device, *, steps_per_epoch: int) -> None:
         self._settings, self._device = settings, device
+        self.rate_setting = settings.optimizer.rate_setting
         self._steps_per_epoch = steps_per_epoch
         torch.manual_seed(settings.training.seed)
         self.module = build_twins(settings)

@@ -7,10 +7,9 @@ from importlib.util import find_spec
 from typing import Any, cast, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from bt_ray.config import Settings
 from bt_ray.optim.lars_update import Triple, Update, update_plainly, update_together
 from bt_ray.optim.momenta import order_momenta
 
@@ -142,37 +141,3 @@ def _same_order(a: Tensor, b: Tensor) -> bool:
     """Whether both tensors of one shape hold their numbers at the same places in memory."""
     pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
     return all(ours == theirs for length, ours, theirs in pairs if length > 1)
-
-
-def build_optimizer(settings: Settings, module: nn.Module) -> LARS:
-    """LARS for the parameters of `module`, in two groups.
-
-    Matrices and kernels are adapted and decayed. Vectors, which are the biases and the batch-norm
-    parameters, are neither; their rate is `optimizer.true_bias_rate`. Rates are scaled by
-    batch / 256. Each group keeps its highest rate as `peak_lr`, for `set_rates`.
-    """
-    chosen = settings.optimizer
-    parameters = list(module.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "lr": chosen.weight_rate, "adapt": True},
-        {
-            "params": [p for p in parameters if p.dim() <= 1],
-            "lr": chosen.true_bias_rate,
-            "adapt": False,
-        },
-    ]
-    for group in groups:
-        group["peak_lr"] = group["lr"] = group["lr"] * settings.rate_scale  # type: ignore[operator]
-    return LARS(
-        [group for group in groups if group["params"]],
-        lr=chosen.weight_rate,
-        weight_decay=chosen.true_weight_decay,
-        momentum=chosen.momentum,
-        trust_coefficient=chosen.trust_coefficient,
-    )
-
-
-def set_rates(optimizer: Optimizer, factor: float) -> None:
-    """Sets every group's learning rate to `factor` times its highest."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor

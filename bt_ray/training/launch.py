@@ -17,6 +17,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
 from bt_ray.machine import name_user
+from bt_ray.model.encoder.contract import check_encoder
 from bt_ray.storage.names import folder_of, name_of
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending
@@ -67,6 +68,8 @@ def pretrain(
     """
     name_user()
     check_pretraining(settings)
+    if not settings.model.is_built_in:
+        check_encoder(settings)
     settings = locate_storage(settings)
     open_storage(settings)
     settings = prepare_data(settings, on_preparation)

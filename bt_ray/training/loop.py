@@ -14,7 +14,7 @@ from bt_ray.data.stream.feed import Feed
 from bt_ray.distributed.collectives import vote
 from bt_ray.methods.learner import Learner, Outcome, Probing
 from bt_ray.methods.step import build_step
-from bt_ray.optim.lars import set_rates
+from bt_ray.optim.build import set_rates
 from bt_ray.precision import choose_algorithms, precision_on
 from bt_ray.training.calendar import build_calendar
 from bt_ray.training.checkpointer import Checkpointer
@@ -22,6 +22,7 @@ from bt_ray.training.context import Context, Measures
 from bt_ray.training.gauges import read_gauges
 from bt_ray.training.meter import Meter
 from bt_ray.training.quarantine import Quarantine
+from bt_ray.training.randomness import seed_step
 from bt_ray.training.watch import FiniteWatch
 
 Probe = Callable[[Any], Probing]
@@ -61,6 +62,7 @@ def train(
     with Checkpointer(state, settings, context) as checkpointer:
         for batch in batches:
             set_rates(state.optimizer, learner.rate_factor(state.step))
+            seed_step(settings.training.seed, state.step, context.rank)
             outcome = step.forward(batch)
             watch.look(state.step, outcome.loss, *outcome.outputs)
             step.backward(state.scaler.scale(outcome.loss))

@@ -14,7 +14,7 @@ from bt_ray.errors import DataError, LaunchError, SettingsError
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.model.twins import build_twins
 from bt_ray.objective.barlow import BarlowTwins
-from bt_ray.optim.lars import build_optimizer
+from bt_ray.optim.build import build_optimizer
 from tests.conftest import shared_zip
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from bt_ray.methods.learner import WholeStep
 from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.export import FORMATS, TOLERANCE, export_encoder
 from bt_ray.model.pretrained import load_folder
-from bt_ray.optim.lars import set_rates
+from bt_ray.optim.build import set_rates
 from bt_ray.training.assignment import Pretraining
 from bt_ray.training.local import train_here
 from bt_ray.training.loop import begin

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from bt_ray.optim.lars import LARS, build_optimizer, set_rates
+from bt_ray.optim.build import build_optimizer, set_rates
+from bt_ray.optim.lars import LARS
 from bt_ray.optim.lars_update import Triple, Update, update_plainly, update_together
 from bt_ray.optim.schedule import rate_factor
 from bt_ray.presets import preset

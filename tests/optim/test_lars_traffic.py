@@ -11,7 +11,8 @@ from torch import nn
 from bt_ray.checkpoints.state import TrainingState
 from bt_ray.model.twins import build_twins
 from bt_ray.optim import lars
-from bt_ray.optim.lars import LARS, build_optimizer
+from bt_ray.optim.build import build_optimizer
+from bt_ray.optim.lars import LARS
 from bt_ray.presets import preset
 from tests.gpu.trace import GPU, Trace, fake_gpu, needs_fake_gpu
 

@@ -15,7 +15,7 @@ from bt_ray.model.inputs import to_input
 from bt_ray.objective import barlow
 from bt_ray.objective.barlow import BarlowTwins
 from bt_ray.objective.forms import Way
-from bt_ray.optim.lars import set_rates
+from bt_ray.optim.build import set_rates
 from bt_ray.optim.schedule import rate_factor
 from tests.states import build_state
 from tests.workers import run_workers

@@ -17,6 +17,11 @@ from bt_ray.distributed.groups import statistics_group
 from bt_ray.model.batch_norm import cpu, cuda
 from bt_ray.model.batch_norm.views import arrange
 
+AFTERWARDS = ("drop", "act")
+"""Layers that follow in a batch norm of timm's: what it calls them, in their order."""
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_ACTIVATED = ("BatchNormAct2d", "SyncBatchNormAct", "GlobalBatchNorm")
+
 Views = Sequence[Tensor]
 """A tensor for each view."""
 
@@ -101,6 +106,13 @@ class GlobalBatchNorm(_BatchNorm):
 
         Raises: ValueError if the rows cannot be divided into `views` equal parts.
         """
+        y = self._normalize(x)
+        for name in AFTERWARDS:
+            if (part := getattr(self, name, None)) is not None:
+                y = part(y)
+        return y
+
+    def _normalize(self, x: Tensor) -> Tensor:
         if not self.training or (world_size() == 1 and self.views == 1):
             return super().forward(x)
         self._check_input_dim(x)
@@ -152,13 +164,21 @@ class _GlobalNormalize(torch.autograd.Function):
 def globalize_batch_norm(module: nn.Module, views: int = 1) -> nn.Module:
     """`module` with every batch norm replaced by a GlobalBatchNorm of the same parameters.
 
+    Those of timm that drop out and activate, too, keep doing so, by the same layers.
+
     Args:
       views: how many views a batch consists of, one after the other.
-    Raises: ValueError for a batch norm with a cumulative average (momentum=None).
+    Raises: ValueError for a batch norm of another kind than torch's and timm's, and for one with a
+      cumulative average (momentum=None).
     """
     if isinstance(module, _BatchNorm):
         if module.momentum is None:
             raise ValueError("A cumulative average (momentum=None) of batch norm is not supported.")
+        if type(module) not in _PLAIN and type(module).__name__ not in _ACTIVATED:
+            raise ValueError(
+                f"{type(module).__name__} is a batch norm of its own kind, whose statistics cannot "
+                "be taken over all workers; use torch.nn.BatchNorm2d."
+            )
         made = GlobalBatchNorm(
             module.num_features,
             module.eps,
@@ -171,6 +191,9 @@ def globalize_batch_norm(module: nn.Module, views: int = 1) -> nn.Module:
         made.weight, made.bias = module.weight, module.bias
         made.running_mean, made.running_var = module.running_mean, module.running_var
         made.num_batches_tracked = module.num_batches_tracked
+        for name in AFTERWARDS:
+            if (part := getattr(module, name, None)) is not None:
+                setattr(made, name, part)
         return made
     for name, child in module.named_children():
         setattr(module, name, globalize_batch_norm(child, views))
