@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from bt_ray.config import Encoder
-
 PHOTO_PX = 96
 """Shorter side from which on images are taken for photos: a ResNet's usual stem halves it twice."""
 TINY_PX = 24
@@ -13,7 +11,7 @@ FEW, MANY_SMALL, MANY = 2_000, 20_000, 50_000
 """Images from which on a ResNet-18 is worth its time: on photos, on small images; a ResNet-50."""
 _SMALL_PX, _PHOTO_PX = (32, 48, 64), (96, 128, 160, 224)
 _TINY_VIEW_PX, _LESSER_PHOTO_PX = 16, 128
-_WIDTHS: dict[Encoder, int] = {"conv4": 512, "conv6": 1024, "resnet18": 2048, "resnet50": 2048}
+_WIDTHS = {"conv4": 512, "conv6": 1024, "resnet18": 2048, "resnet50": 2048}
 _PAPERS_WIDTH = 8192
 
 
@@ -21,7 +19,7 @@ _PAPERS_WIDTH = 8192
 class Recipe:
     """A network, and the side of the views that it sees."""
 
-    encoder: Encoder
+    encoder: str
     stem: Literal["imagenet", "cifar"] = "imagenet"
     image_px: int
     width: int
@@ -73,7 +71,7 @@ def _small_px(side: int) -> int:
 
 
 def _recipe(
-    encoder: Encoder,
+    encoder: str,
     *,
     px: int,
     stem: Literal["imagenet", "cifar"] = "imagenet",

@@ -7,6 +7,7 @@ import psutil
 import torch
 
 from bt_ray.config import Settings, override
+from bt_ray.config.model import SMALL_ENCODERS
 from bt_ray.forecast.memory import measure_size
 from bt_ray.precision import precision_on
 
@@ -43,7 +44,7 @@ def _ways(settings: Settings) -> Iterator[Settings]:
     batch = settings.data.global_batch
     while True:
         yield override(settings, {"data.global_batch": batch})
-        if settings.model.encoder.startswith("resnet"):
+        if settings.model.encoder not in SMALL_ENCODERS:
             yield override(
                 settings,
                 {"data.global_batch": batch, "training.activation_checkpointing": True},

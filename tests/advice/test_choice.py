@@ -172,7 +172,7 @@ def test_a_class_has_as_many_images_as_neighbours_are_asked(
 def _network(hours_of: dict[str, float | None], *, hours: float, fits: str = "") -> Network:
     """What is chosen of three networks that take so many hours an epoch."""
     candidates = [
-        (Recipe(encoder=cast(Any, name), image_px=32, width=8),
+        (Recipe(encoder=name, image_px=32, width=8),
          override(preset("images"), {"model.encoder": name}))
         for name in ("resnet50", "resnet18", "conv6")
     ]  # fmt: skip
