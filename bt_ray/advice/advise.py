@@ -73,20 +73,40 @@ def advise(
     Raises: DataError if there are no images, too few, or none that can be decoded; if training
       and held-out images have different classes.
     """
-    basis, (train_data, test_data) = _describe(request)
+    basis, data = _describe(request)
+    _require_enough(data[0], request)
     look = partial(survey, most=request.most_images, on_progress=on_progress)
-    train = look(train_data)
-    test = None if test_data is None else look(test_data)
-    if train.count < FEWEST_IMAGES:
-        raise DataError(
-            f"{request.train!r} holds {train.count} images; pretraining needs at least "
-            f"{FEWEST_IMAGES}. Add images."
-        )
+    train, test = look(data[0]), None if data[1] is None else look(data[1])
     leak = None if test is None else find_leak(test.seen, train.seen)
+    settings, choices = _choose(basis, train, test, request.hours, look_ahead)
+    return Advice(
+        settings=settings,
+        choices=choices,
+        train=train,
+        test=test,
+        leak=leak,
+        cautions=tuple(cautions(train, test, leak, settings)),
+    )
+
+
+def _require_enough(data: Described, request: Request) -> None:
+    """Raises DataError for a handful of images."""
+    count = data.manifest.num_rows
+    if count < FEWEST_IMAGES:
+        raise DataError(
+            f"{request.train!r} holds {count} images; pretraining needs at least {FEWEST_IMAGES}. "
+            "Add images."
+        )
+
+
+def _choose(
+    basis: Settings, train: Survey, test: Survey | None, hours: float, look_ahead: LookAhead
+) -> tuple[Settings, tuple[Choice, ...]]:
+    """Settings for these images, and how they came about."""
     choices = [_choose_data(basis, train, test), *choose_place(basis)]
     settings = _with(basis, *choices)
-    network, views, batch = _choose_network(settings, train, request.hours, look_ahead)
-    epochs = choose_epochs(request.hours, network.hours_an_epoch)
+    network, views, batch = _choose_network(settings, train, hours, look_ahead)
+    epochs = choose_epochs(hours, network.hours_an_epoch)
     total_images = epochs.changes["schedule.epochs"] * train.count
     choices += [
         _model(network.recipe, network.why), views, _as_it_fits(batch, network.settings), epochs,
@@ -99,14 +119,7 @@ def advise(
     if short is not None:
         choices = [choice for choice in choices if choice.what != short.what] + [short]
         settings = _with(settings, short)
-    return Advice(
-        settings=settings,
-        choices=tuple(choices),
-        train=train,
-        test=test,
-        leak=leak,
-        cautions=tuple(cautions(train, test, leak, settings)),
-    )
+    return settings, tuple(choices)
 
 
 def _describe(request: Request) -> tuple[Settings, tuple[Described, Described | None]]:
