@@ -75,6 +75,7 @@ def cifar10() -> Settings:
         optimizer=OptimizerSettings(trust_coefficient=0.02),
         schedule=ScheduleSettings(epochs=14, warmup_epochs=1),
         training=TrainingSettings(probe_every_epochs=4, log_every_steps=20),
+        probe=ProbeSettings(neighbors=200),
         scaling=ScalingSettings(workers=1, cpus_per_worker=1),
     )
 

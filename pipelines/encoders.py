@@ -41,5 +41,6 @@ class EncoderOrder(EncoderPlaces):
     """A command about one encoder."""
 
     encoder: Annotated[str, tyro.conf.Positional]
-    """A run's folder, a checkpoint, models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID, or a
-    file of weights as torchvision's ResNets have them (.pth, .pt, .safetensors)."""
+    """A run's folder (its last checkpoint), RUN/best, a checkpoint, each of them with /average for
+    averaged weights; models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID; or a file of weights
+    as torchvision's ResNets have them (.pth, .pt, .safetensors)."""

@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
@@ -28,6 +28,9 @@ class Pretrain:
 
     dry_run: bool = False
     """Only check the settings and say what the run will be: data, memory, time."""
+    register: Literal["last", "best"] = "last"
+    """Which checkpoint's encoder becomes a version in the model registry; best needs
+    --training.keep-best."""
     on: str | None = None
     """With --dry-run: hardware that need not be here, such as '32 V100, 100GbE', '4x8 V100, 100
     RoCE', '8 H100' or 'N NAME (fp16 300 TFLOP/s, 2 TB/s, 48 GB), 4x100 IB'; the run's time, memory
@@ -57,17 +60,20 @@ def main() -> None:
         "Pretraining ", (settings.name, "bold"), f" on {redact(settings.data.train)}"
     )
     console.print(what, soft_wrap=True)
-    was_finished = guarded(lambda: is_finished(settings))
+    finished_before = guarded(lambda: finished_steps(settings))
     warn_of_faults(settings)
     from bt_ray.training.launch import pretrain
 
     with ProgressLine(settings) as progress:
         summary = guarded(
             lambda: pretrain(
-                settings, trackers=[progress], on_preparation=progress.show_preparation
+                settings,
+                which=order.register,
+                trackers=[progress],
+                on_preparation=progress.show_preparation,
             )
         )
-    if was_finished:
+    if finished_before == summary.steps:
         console.print("This run was finished: nothing was trained again. --name starts another.")
     print_summary(asdict(summary))
     finish(asdict(summary))
@@ -117,14 +123,15 @@ _SNIPPET = """
 """
 
 
-def is_finished(settings: Settings) -> bool:
-    """Whether a run of this name has done all its steps."""
+def finished_steps(settings: Settings) -> int | None:
+    """The steps after which a run of this name was finished; none if it was not."""
     if is_far(settings.storage):
         summary = read_far_json(below(settings.storage, settings.name), "summary.json") or {}
     else:
         file = Path(absolute(settings.storage)) / settings.name / "summary.json"
         summary = read_json(file) or {}
-    return "steps" in summary and bool(summary["steps"] == summary.get("total_steps"))
+    steps = summary.get("steps")
+    return steps if summary.get("is_finished", steps == summary.get("total_steps")) else None
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -140,14 +147,23 @@ def print_summary(summary: dict[str, Any]) -> None:
     if scores["knn_top1"] is not None:
         table.add_row("kNN, untrained", f"{scores['knn_top1_untrained']:.1%}")
         table.add_row("kNN, trained", f"{scores['knn_top1']:.1%}")
+        if "knn_top1_average" in scores:
+            table.add_row("kNN, averaged weights", f"{scores['knn_top1_average']:.1%}")
+        if summary["neighbors"] is not None:
+            table.add_row("k of kNN", str(summary["neighbors"]))
     if scores["rankme"] is not None:
         table.add_row("RankMe", f"{scores['rankme_untrained']:.1f} → {scores['rankme']:.1f}")
     for name in ("alignment", "uniformity"):
         if scores[name] is not None:
             table.add_row(name, f"{scores[name]:.2f}")
+    if summary["best"] is not None:
+        best = summary["best"]
+        table.add_row("best score", f"{best['score']:.4g}, after {best['step']:,} steps")
     if summary["images_per_s"] is not None:
         table.add_row("images/s", f"{summary['images_per_s']:,.0f}")
     table.add_row("run folder", summary["paths"]["run"])
+    if "best" in summary["paths"]:
+        table.add_row("best checkpoint", summary["paths"]["best"])
     uri = summary["paths"]["mlflow"]
     is_server = uri.startswith("http")
     table.add_row(

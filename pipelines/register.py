@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.table import Table
@@ -59,6 +59,11 @@ class RegisterOrder(Registry):
     """A run's folder, name or MLflow id, or the folder of a checkpoint."""
     name: str | None = None
     """Name of the model; none: as the run's settings have it."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which of a run's checkpoints; a run keeps a best one by --training.keep-best."""
+    weights: Literal["plain", "average"] = "plain"
+    """Which of the checkpoint's weights: those that were trained, or their moving average, which
+    a run has by --training.average-decay."""
     license: str | None = None
     """Licence of the weights, for the card."""
 
@@ -143,11 +148,15 @@ def register(order: RegisterOrder) -> dict[str, Any]:
     from bt_ray.tracking.registry import register_encoder
     from bt_ray.tracking.registry_source import find_source
 
-    source = find_source(order.encoder, order.storage_path(), order.name)
+    source = find_source(order.encoder, order.storage_path(), order.name, order.checkpoint)
     if is_shards(source.settings.data.train):
         record_inputs(source.run, source.settings)
     version = register_encoder(
-        source.run, source.checkpoint, source.settings, licence=order.license
+        source.run,
+        source.checkpoint,
+        source.settings,
+        licence=order.license,
+        weights=order.weights,
     )
     name = source.settings.registered_model
     if not order.json:

@@ -20,7 +20,8 @@ from bt_ray.tracking.mlflow_record import run_of_folder
 from bt_ray.training.arithmetic import choose_precision
 from bt_ray.training.cluster import connect
 from bt_ray.training.run_folder import locate_storage, open_storage
-from bt_ray.tuning.split import draw_rows, hold_out
+from bt_ray.training.validation import draw_rows
+from bt_ray.tuning.split import hold_out
 
 Labelled = tuple[str, Order]
 """A run, and the label of its case."""

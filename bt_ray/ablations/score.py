@@ -10,7 +10,8 @@ from bt_ray.evaluation import protocols
 from bt_ray.evaluation.features import Features, compute_features
 from bt_ray.evaluation.features_on_ray import compute_on_ray
 from bt_ray.evaluation.frozen import Compute, score_frozen
-from bt_ray.evaluation.knn import Knn
+from bt_ray.evaluation.knn import Knn, choose_neighbors
+from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.linear import Linear
 from bt_ray.model.pretrained import load_folder
 from bt_ray.precision import precision_on
@@ -38,7 +39,8 @@ def score_encoder(
     """
     pretrained, data = load_folder(checkpoint), settings.data
     train, test = ShardSet.open(data.train), ShardSet.open(str(data.test))
-    knn = Knn(settings.probe.neighbors, settings.probe.temperature)
+    k = settings.probe.neighbors or choose_neighbors(read_labels(train))
+    knn = Knn(k, settings.probe.temperature)
     logistic = Linear(settings.training.seed)
 
     def method(of_train: Features, of_test: Features) -> dict[str, float]:

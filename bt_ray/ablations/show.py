@@ -82,7 +82,8 @@ def _conditions(settings: Settings, plan: Plan, rows: Sequence[Row]) -> str:
     return (
         f"Ours: {settings.model.encoder}, projector {widths}, {settings.schedule.epochs} epochs of "
         f"{many} images, batch {settings.data.global_batch}; mean ± standard deviation over "
-        f"{plan.seeds} seeds, in per cent; kNN with k = {settings.probe.neighbors}, linear "
+        f"{plan.seeds} seeds, in per cent; kNN with k = "
+        f"{settings.probe.neighbors or 'as the images of a class allow'}, linear "
         f"protocol `{plan.linear}`, on held-out test images."
     )
 

@@ -10,7 +10,6 @@ from bt_ray.advice.choice import (
     Choice,
     choose_batch,
     choose_epochs,
-    choose_neighbours,
     choose_rate,
     choose_views,
 )
@@ -112,8 +111,6 @@ def _choose(
         _model(network.recipe, network.why), views, _as_it_fits(batch, network.settings), epochs,
         choose_rate(network.settings.data.global_batch, total_images),
     ]  # fmt: skip
-    if settings.data.test is not None:
-        choices.append(choose_neighbours(train))
     settings = _with(network.settings, *choices)
     short = choose_process(settings, network.hours_an_epoch)
     if short is not None:

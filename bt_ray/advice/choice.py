@@ -21,7 +21,6 @@ SHORT_RUN_IMAGES = 50_000_000
 """Images seen in all, below which weights would hardly move at the paper's trust coefficient: 40
 epochs of ImageNet. The paper's shortest runs saw 384 million."""
 _SHORT_RATE, _SHORT_TRUST, _PAPERS_TRUST = 0.2, 0.02, 0.001
-_MANY_NEIGHBOURS, _FEW_NEIGHBOURS, _LARGE_BANK = 200, 20, 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,20 +120,6 @@ def choose_epochs(hours: float, hours_an_epoch: float | None) -> Choice:
     }
     value = f"{epochs:,}, the first {warmup:g} to warm up"
     return Choice(what="epochs", changes=changes, value=value, why=f"{why}.")
-
-
-def choose_neighbours(survey: Survey) -> Choice:
-    """Neighbours of the kNN probe: no more than a class has images."""
-    k = _MANY_NEIGHBOURS if survey.count >= _LARGE_BANK else _FEW_NEIGHBOURS
-    sizes = sorted(survey.class_sizes.values())
-    typical = sizes[len(sizes) // 2] if sizes else k
-    why = "the usual 200 is for 10,000 images and more" if k < _MANY_NEIGHBOURS else "as usual"
-    if typical < k:
-        k, why = max(1, typical), f"a class has {typical:,} images at the median"
-    return Choice(
-        what="neighbours of the kNN probe", changes={"probe.neighbors": k}, value=str(k),
-        why=f"{why}.",
-    )  # fmt: skip
 
 
 def _power_of_two(most: int) -> int:

@@ -17,11 +17,13 @@ from torch.optim import Optimizer
 
 from bt_ray.checkpoints.draft import OPTIMIZER, SCHEMA_VERSION, STATE, draft_checkpoint
 from bt_ray.checkpoints.manifest import MANIFEST, Manifest
-from bt_ray.checkpoints.state import TrainingState
+from bt_ray.checkpoints.state import Best, TrainingState
 from bt_ray.checkpoints.stored import REJECTED, bring_manifests, bring_tensors, sizes_there
 from bt_ray.config import PLACES, SETTINGS_FILE, Settings, differences, from_json
 from bt_ray.errors import AlteredCheckpointError, CheckpointError, NewerSchemaError
+from bt_ray.model.average import AVERAGE
 from bt_ray.model.weights import file_of, load_weights
+from bt_ray.storage.working_copy import BEST, CHECKPOINT
 
 _log = logging.getLogger(__name__)
 
@@ -92,13 +94,17 @@ def newest_checkpoint(run_folder: Path) -> tuple[Path | None, int]:
 def find_checkpoint(place: Path) -> Path | None:
     """The checkpoint that `place` is, or the last complete one of the run whose folder it is.
 
+    Of a run's folder `best` it is the best one (`checkpoints.best`).
+
     Returns: None if there is nothing like a checkpoint.
     Raises: CheckpointError if none is whole; NewerSchemaError; RunFailedError if the storage fails.
     """
     if any((place / name).exists() for name in (MANIFEST, STATE)):
         verify_checkpoint(place)
         return place
-    found, _, faults = _search(verify_checkpoint, place)
+    of_best = is_best_of_run(place)
+    run_folder = place.parent if of_best else place
+    found, _, faults = _search(verify_checkpoint, run_folder, of_best=of_best)
     if found is None and faults:
         raise faults[0]
     _tell(faults, found)
@@ -117,15 +123,21 @@ def _first_that_passes(check: Check, run_folder: Path) -> tuple[Path | None, int
     return found, step
 
 
-def _search(check: Check, run_folder: Path) -> tuple[Path | None, int, list[CheckpointError]]:
-    """The checkpoint with the most steps that passes, its steps, and what is wrong with others."""
+def _search(
+    check: Check, run_folder: Path, *, of_best: bool = False
+) -> tuple[Path | None, int, list[CheckpointError]]:
+    """The checkpoint with the most steps that passes, its steps, and what is wrong with others.
+
+    Args:
+      of_best: look at what was kept as the best, which a run does not continue from.
+    """
     bring_manifests(run_folder)
     faults: list[CheckpointError] = [
         AlteredCheckpointError(f"Checkpoint {file.parent} was found damaged, and set aside.")
-        for file in sorted(run_folder.glob(f"*/checkpoint_*/{REJECTED}"), reverse=True)
+        for file in _checkpoint_files(run_folder, REJECTED, of_best)
     ]
     candidates = []
-    for file in sorted(run_folder.glob(f"*/checkpoint_*/{MANIFEST}"), reverse=True):
+    for file in _checkpoint_files(run_folder, MANIFEST, of_best):
         try:
             candidates.append((_stated_step(file.parent), file.parent))
         except NewerSchemaError:
@@ -140,6 +152,17 @@ def _search(check: Check, run_folder: Path) -> tuple[Path | None, int, list[Chec
         except CheckpointError as error:
             faults.append(error)
     return None, 0, faults
+
+
+def is_best_of_run(place: Path) -> bool:
+    """Whether a folder is the one in a run's with its best checkpoint, and no run called so."""
+    return place.name == BEST and not (place / SETTINGS_FILE).exists()
+
+
+def _checkpoint_files(run_folder: Path, name: str, of_best: bool) -> list[Path]:
+    """The files of this name in a run's checkpoints, those of the last checkpoint first."""
+    found = run_folder.glob(f"*/{CHECKPOINT}*/{name}")
+    return sorted((f for f in found if (f.parent.parent.name == BEST) is of_best), reverse=True)
 
 
 def _tell(faults: list[CheckpointError], found: Path | None) -> None:
@@ -173,6 +196,11 @@ def replaced_images(checkpoint: Path) -> int:
     return int(_record(Manifest.read(checkpoint)).get("replaced_images", 0))
 
 
+def probes_since_best(checkpoint: Path) -> int:
+    """How many scores in a row were no better until then."""
+    return int(_record(Manifest.read(checkpoint)).get("probes_since_best", 0))
+
+
 def settings_of(checkpoint: Path) -> Settings:
     """The settings that a checkpoint was written under. Raises: CheckpointError if altered."""
     return from_json(Manifest.read(checkpoint).content(SETTINGS_FILE).decode())
@@ -204,12 +232,16 @@ def restore_checkpoint(folder: Path, state: TrainingState[M], settings: Settings
     manifest = Manifest.read(folder)
     for name, part in state.module.named_children():
         load_weights(part, manifest.require(file_of(name)))
+    if state.average is not None:
+        load_weights(state.average.encoder, manifest.require(AVERAGE))
     tensors = load_file(manifest.require(OPTIMIZER))
     _join_optimizer(state.optimizer, tensors, record["optimizer_groups"])
     state.scaler.load_state_dict(record["scaler"])
     state.step, state.skipped_steps = record["step"], record["skipped_steps"]
     state.replaced_images = record.get("replaced_images", 0)
     state.stream_digest = int(record.get("stream_digest", "0"), base=16)
+    best, state.probes_since_best = record.get("best"), record.get("probes_since_best", 0)
+    state.best = None if best is None else Best(**best)
 
 
 def _join_optimizer(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from bt_ray.checkpoints.tensor_file import write_tensors
 from bt_ray.config import SETTINGS_FILE, Settings, to_json
 from bt_ray.data.stream.digest import to_text
 from bt_ray.errors import RunFailedError
+from bt_ray.model.average import AVERAGE
 from bt_ray.model.weights import file_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -73,6 +74,8 @@ def draft_checkpoint(
     tensors: dict[str, Mapping[str, Tensor]] = {
         file_of(name): part.state_dict() for name, part in state.module.named_children()
     }
+    if state.average is not None:
+        tensors[AVERAGE] = state.average.encoder.state_dict()
     tensors[OPTIMIZER], groups = _split_optimizer(state.optimizer)
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -80,6 +83,8 @@ def draft_checkpoint(
         "skipped_steps": state.skipped_steps,
         "replaced_images": state.replaced_images,
         "stream_digest": to_text(state.stream_digest),
+        "best": None if state.best is None else asdict(state.best),
+        "probes_since_best": state.probes_since_best,
         "optimizer_groups": groups,
         "scaler": state.scaler.state_dict(),
     }

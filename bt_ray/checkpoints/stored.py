@@ -84,16 +84,21 @@ def set_aside(folder: Path) -> None:
     (folder / MANIFEST).rename(folder / REJECTED)
 
 
-def keep_stored(store: Store, write: Callable[[Path], None]) -> None:
+def keep_stored(
+    store: Store, write: Callable[[Path], None], first: Callable[[Path], None] | None = None
+) -> None:
     """Has a checkpoint written here, and copied to a storage, its manifest last.
 
     Args:
       write: fills a folder with it.
+      first: called with that folder before it is copied.
     Raises: RunFailedError.
     """
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as name:
         folder = Path(name)
         write(folder)
+        if first is not None:
+            first(folder)
         store.upload(folder, last=MANIFEST)
 
 

@@ -30,6 +30,12 @@ class DataSettings:
     """Images to learn from: `digits`, a folder of images, or a folder of shards."""
     test: str | None = None
     """Held-out labelled images for kNN, given like `train`; none: no kNN."""
+    validation: str | None = None
+    """Images that the best checkpoint is chosen by (`training.keep_best`, `training.patience`),
+    given like `train`, neither trained on nor tested on; none: where that is asked for, a part of
+    the training images is held out, as in a sweep."""
+    validation_share: float = 0.1
+    """Share of the training images that is held out so."""
     labels: Literal["found", "none"] = "found"
     """Where labels come from: found: from what the source tells, such as its subfolders; none: the
     images are taken without labels, as from folders that are dates."""
@@ -66,6 +72,10 @@ class DataSettings:
             "a correlation needs two images.",
         )
         require_probability("data", self, "max_bad_rate")
+        require(
+            0 < self.validation_share < 1,
+            f"data.validation_share={self.validation_share} must lie between 0 and 1.",
+        )
         require(
             1 <= self.channels <= _MOST_CHANNELS,
             f"data.channels={self.channels} must lie between 1 and {_MOST_CHANNELS}.",

@@ -12,10 +12,12 @@ _WITHOUT_A_PART = (
     "training.activation_checkpointing",
     "training.checkpoint_every_minutes",
     "training.deterministic",
+    "training.keep_best",
+    "training.patience",
 )
 """Settings of rooms that shape a result, which do not."""
 
-PLACES = ("data.train", "data.test", "model.start_from")
+PLACES = ("data.train", "data.test", "data.validation", "model.start_from")
 """Settings that name a place, where something may be moved to, or copied to."""
 
 
@@ -56,8 +58,8 @@ def shaping(settings: Settings) -> dict[str, Any]:
     """The settings that shape a run's result, by dotted key.
 
     Left out: names, folders, the workers, tracking, what is done about bad images, after how
-    many minutes a checkpoint is due, whether activations are computed again, and whether a GPU
-    computes the same bits each time.
+    many minutes a checkpoint is due, which ones are kept, after how many probes the run ends,
+    whether activations are computed again, and whether a GPU computes the same bits each time.
     """
     return {
         key: value

@@ -46,15 +46,37 @@ class TrainingSettings:
     probe_every_epochs: float = 5
     """Epochs between two probes (RankMe, alignment, uniformity, kNN); one is always made before
     and after."""
+    keep_best: bool = False
+    """Keep the checkpoint with the best score beside the last ones, in the run's folder `best`. The
+    score is kNN's accuracy on `data.validation` or, where labels are missing, RankMe × the cosine
+    of two views; each probe takes it. Without `data.validation` a part of the training images is
+    held out for it and not trained on."""
+    patience: int | None = None
+    """Probes in a row without a better score after which the run ends, finished; none: it goes to
+    its last epoch. The best checkpoint is then kept, too. The same command does not go on after
+    that; one with more patience does."""
+    average_decay: float | None = None
+    """Share, such as 0.999, that a moving average of the encoder's weights keeps of itself at each
+    step: it remembers about the last 1 / (1 − decay) steps. It begins as the first weights, is
+    probed beside the weights themselves, and kept in each checkpoint; none: there is none."""
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"training.seed={self.seed} must be 0 or above.")
         require_positive(
             "training", self, "log_every_steps", "checkpoint_every_epochs", "probe_every_epochs"
         )
-        for name in ("checkpoint_every_minutes", "micro_batch"):
+        for name in ("checkpoint_every_minutes", "micro_batch", "patience"):
             if getattr(self, name) is not None:
                 require_positive("training", self, name)
+        require(
+            self.average_decay is None or 0 < self.average_decay < 1,
+            f"training.average_decay={self.average_decay} must lie between 0 and 1, such as 0.999.",
+        )
+
+    @property
+    def selects(self) -> bool:
+        """Whether probes are compared by their score, and the best one's checkpoint is kept."""
+        return self.keep_best or self.patience is not None
 
 
 def part_rows(rows: int, micro_batch: int | None) -> tuple[int, ...]:
@@ -71,8 +93,9 @@ def part_rows(rows: int, micro_batch: int | None) -> tuple[int, ...]:
 class ProbeSettings:
     """The probes of the encoder during training; kNN needs labels, the other measures do not."""
 
-    neighbors: int = 200
-    """k of the weighted k-nearest-neighbour classifier."""
+    neighbors: int | None = None
+    """k of the weighted k-nearest-neighbour classifier; none: the least of the square root of the
+    searched images' number, half the images that a class has of them on average, and 200."""
     temperature: float = 0.1
     """Temperature of its weights, exp(cosine / temperature)."""
     bank_images: int = 50_000
@@ -81,7 +104,9 @@ class ProbeSettings:
     """Held-out images that are classified, at most, to a whole row group."""
 
     def __post_init__(self) -> None:
-        require_positive("probe", self, "neighbors", "temperature", "bank_images", "query_images")
+        require_positive("probe", self, "temperature", "bank_images", "query_images")
+        if self.neighbors is not None:
+            require_positive("probe", self, "neighbors")
 
 
 @dataclass(frozen=True, kw_only=True)

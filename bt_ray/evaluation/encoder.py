@@ -4,11 +4,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from bt_ray.checkpoints.average import require_average, without_average
 from bt_ray.checkpoints.checkpoint import find_checkpoint
 from bt_ray.checkpoints.manifest import MANIFEST, Manifest, find_file
 from bt_ray.config import SETTINGS_FILE, Settings
 from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import CheckpointError
+from bt_ray.model.average import AVERAGE
 from bt_ray.model.pretrained import (
     WEIGHT_SUFFIXES,
     Pretrained,
@@ -27,7 +29,8 @@ def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, Mlflow
     """The encoder that `reference` means, in eval mode, and the run that trained it, if known.
 
     Args:
-      reference: a run's folder (its last whole checkpoint), a checkpoint's folder, or URIs of such,
+      reference: a run's folder (its last whole checkpoint), the folder `best` in it (its best one),
+        a checkpoint's folder, each with `/average` for the averaged weights, or URIs of such,
         `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `runs:/RUN_ID`, or a file of weights
         (.pth, .pt, .safetensors) in the layout of torchvision's ResNets.
       settings: `storage` tells where MLflow's records are, unless MLFLOW_TRACKING_URI does;
@@ -37,7 +40,8 @@ def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, Mlflow
     """
     if reference.startswith(("models:/", "runs:/")):
         return _registered(reference, settings.storage, tracking_uri(settings.storage))
-    place = place_of(reference)
+    named, is_average = without_average(reference)
+    place = place_of(named)
     if place.suffix in WEIGHT_SUFFIXES and place.is_file():
         return load_file_of_weights(place, settings), None
     checkpoint = find_checkpoint(place)
@@ -46,8 +50,10 @@ def open_encoder(reference: str, settings: Settings) -> tuple[Pretrained, Mlflow
             f"{reference!r} is no encoder: give a run's folder, a checkpoint, models:/NAME@ALIAS, "
             f"models:/NAME/VERSION, runs:/RUN_ID, or a file ({', '.join(WEIGHT_SUFFIXES)})."
         )
-    run_folder = place.parent.parent if checkpoint == place else place
-    return _followed(load_folder(checkpoint), checkpoint), recorded_run(run_folder)
+    if is_average:
+        require_average(checkpoint)
+    pretrained = load_folder(checkpoint, AVERAGE if is_average else ENCODER)
+    return _followed(pretrained, checkpoint), recorded_run(checkpoint.parent.parent)
 
 
 def _followed(pretrained: Pretrained, place: Path) -> Pretrained:

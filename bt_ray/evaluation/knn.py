@@ -1,5 +1,6 @@
 """Exact nearest neighbours, and the weighted classification by them."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,26 @@ from torch.nn import functional
 from bt_ray.evaluation.features import Features
 
 _QUERY_BLOCK, _BANK_BLOCK = 1024, 65_536
+_MOST_NEIGHBORS = 200
+"""k of Wu et al. 2018, who have 1,281,167 images of 1,000 classes in the bank."""
+
+
+def choose_neighbors(labels: Tensor) -> int:
+    """The k for a bank of images with these labels: the least of √M, half a class and 200.
+
+    The error of kNN comes to its limit as the bank grows if k grows and k / M vanishes (Stone
+    1977); √M is the usual rule that does both. More neighbours than a class has images would be of
+    other classes for certain, however good the representations are: half of a class's images, on
+    average over the classes, leaves room for a classification that is right. 200 is what the
+    literature has for ImageNet and CIFAR-10, and what the rule comes to there.
+
+    Args:
+      labels: int64 (M,), of the bank; -1 where there is none.
+    Returns: at least 1.
+    """
+    count = int((labels >= 0).sum())
+    num_classes = max(1, len(labels[labels >= 0].unique()))
+    return max(1, min(math.isqrt(count), count // (2 * num_classes), _MOST_NEIGHBORS))
 
 
 def nearest(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -95,6 +95,9 @@ class Protocol:
                 encoder.training,
                 precision=precision,
                 seed=seed,
+                keep_best=False,
+                patience=None,
+                average_decay=None,
                 # Of few images, an epoch takes less time than scoring.
                 probe_every_epochs=max(1, self.epochs // 10) if self.frozen else self.epochs,
                 checkpoint_every_epochs=max(1, self.epochs // 20),

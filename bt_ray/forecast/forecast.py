@@ -31,6 +31,7 @@ from bt_ray.training.cluster import check_gpus, cpus_needed, takes_gpu
 from bt_ray.training.local import choose_device
 from bt_ray.training.on_cpu import slow_precision
 from bt_ray.training.run_folder import check_claim, check_storage, locate_storage, nearest_folder
+from bt_ray.training.validation import holds_out, locate_validation, without_held_out
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ def forecast(settings: Settings) -> Forecast:
     if settings.training.precision == "auto" and begun is not None:
         settings = with_precision(settings, begun)
     if train is not None:
-        plan = attempt(lambda: build_plan(settings, train.manifest))
+        plan = attempt(lambda: build_plan(settings, without_held_out(settings, train.manifest)))
         sample = decode_sample(train, settings, budget_s=_SAMPLE_S)
         if settings.data.on_bad_image == "stop":
             problems += sample.unreadable
@@ -178,7 +179,8 @@ def _is_timed(settings: Settings, device: torch.device) -> bool:
 def _prepared(settings: Settings, train: Described, test: Described | None) -> Settings:
     """The settings as `prepare_data` would return them."""
     test_root = None if test is None else test.root
-    return replace(settings, data=replace(settings.data, train=train.root, test=test_root))
+    found = replace(settings, data=replace(settings.data, train=train.root, test=test_root))
+    return found if train.source is not None else locate_validation(found)
 
 
 def _same(train: Described | None, test: Described | None) -> str | None:
@@ -192,13 +194,16 @@ def _check_space(
 ) -> None:
     """Raises LaunchError if checkpoints and shards do not fit into the storage."""
     shards = sum(part.bytes_to_write for part in (train, test) if part is not None)
-    checkpoints = KEPT_CHECKPOINTS * size.checkpoint_bytes
+    kept = KEPT_CHECKPOINTS + settings.training.selects
+    checkpoints = kept * size.checkpoint_bytes
+    if train is not None and holds_out(settings):
+        shards += train.manifest.num_bytes  # both parts are written anew
     if is_far(settings.storage):
         return
     free = shutil.disk_usage(nearest_folder(Path(settings.storage))).free
     if shards + checkpoints > free:
         raise LaunchError(
-            f"storage={settings.storage} has {free / _MB:,.0f} MB free; {KEPT_CHECKPOINTS} "
+            f"storage={settings.storage} has {free / _MB:,.0f} MB free; {kept} "
             f"checkpoints of {size.checkpoint_bytes / _MB:,.0f} MB and shards of "
             f"{shards / _MB:,.0f} MB are to be written. Make room, or give another --storage."
         )

@@ -80,6 +80,9 @@ def measure_size(settings: Settings) -> Size:
         twins = build_twins(settings)
         known = _storages([*twins.parameters(), *twins.buffers()])
         weights = sum(known.values())
+        if settings.training.average_decay is not None:
+            encoder = twins.encoder
+            weights += sum(_storages([*encoder.parameters(), *encoder.buffers()]).values())
         levels_bytes = _LEVELS_FINISHED_HERE if settings.views.photometry == "device" else _LEVELS
         at_once = max(2, *part_rows(rows, settings.training.micro_batch))
         parameters = _FLOAT32_BYTES * (count_parameters(twins))

@@ -48,7 +48,8 @@ class Learner(Protocol):
     image by itself (but for batch norm), perhaps twice: without a graph and with one
     (`methods.step`). `objective` takes the rows of the whole batch and makes the loss. What a
     checkpoint keeps of a learner is its `module` and its `optimizer`: whatever else must survive a
-    restart, such as a moving average of weights, is a child of the module.
+    restart is a child of the module. The moving average of the weights of its `encoder`, a child
+    of that name, the loop has itself (`checkpoints.state`).
     """
 
     @property

@@ -43,14 +43,16 @@ class Pretrained:
         return int(self.encoder.num_features)  # type: ignore[arg-type]
 
 
-def load_folder(folder: Path) -> Pretrained:
+def load_folder(folder: Path, weights: str = ENCODER) -> Pretrained:
     """The encoder in a folder with its weights and settings, such as a checkpoint.
 
+    Args:
+      weights: name of the file with the weights.
     Raises: CheckpointError if the weights are not those of the settings' encoder.
     """
     settings = read_settings(folder / SETTINGS_FILE)
     encoder = build_encoder(settings)
-    load_weights(encoder, folder / ENCODER)
+    load_weights(encoder, folder / weights)
     return Pretrained(encoder.eval(), settings)
 
 

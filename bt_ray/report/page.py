@@ -32,6 +32,12 @@ _FACTS: tuple[tuple[str, Callable[[RunRecord], float | None], str], ...] = (
     ("uniformity", lambda run: run.last("probe/uniformity"), "{:.2f}"),
     ("images/s", lambda run: run.last("time/images_per_s"), "{:,.0f}"),
 )
+_FACTS_OF_SOME: tuple[tuple[str, Callable[[RunRecord], float | None], str], ...] = (
+    ("best score, of validation images", lambda run: run.last("best/score"), "{:.4g}"),
+    ("best score, after steps", lambda run: run.last("best/step"), "{:,.0f}"),
+    ("kNN, averaged weights", lambda run: run.last("knn_average/top1"), "{:.1%}"),
+)
+"""Shown where a run has them."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,12 @@ def _render(
             )
         )
     rows = setting_rows(runs)
+    some = [fact for fact in _FACTS_OF_SOME if any(fact[1](run) is not None for run in runs)]
     html = _template().render(
         views=views,
         facts=[
-            (words, [_shown(value(run), form) for run in runs]) for words, value, form in _FACTS
+            (words, [_shown(value(run), form) for run in runs])
+            for words, value, form in (*_FACTS, *some)
         ],
         charts=charts,
         main_settings=main_rows(rows, len(runs)),

@@ -222,7 +222,7 @@ def _state(summary: Mapping[str, Any], history: History, facts: RecordedFacts | 
     done = max((step for points in history.values() for step in points), default=0)
     if summary:
         steps, total = summary["steps"], summary["total_steps"]
-        if steps >= total:
+        if summary.get("is_finished", steps >= total):
             return f"finished after {steps:,} steps"
         return f"stopped after {steps:,} of {total:,} steps"
     told = "unfinished" if facts is None else facts.state.lower()

@@ -21,6 +21,8 @@ from bt_ray.storage.store import Store
 
 CHECKPOINT = "checkpoint_"
 """How names of checkpoints begin."""
+BEST = "best"
+"""Name of the folder with a run's best checkpoint, in the run's."""
 _GOES_ITSELF = (CHECKPOINT, "shards", "train")
 """How names of folders begin that are not copied; Ray Train keeps notes of its own in `train`."""
 _KEPT_HERE = (".lock", ".held", ".new", ".part", "-wal", "-shm", "-journal")
@@ -39,9 +41,21 @@ def place_of(name: str) -> Path:
     if place.rpartition("/")[2].startswith(CHECKPOINT):  # of the run two folders above it
         place, *parts = place.rsplit("/", 2)
         inside = Path(*parts)
+    elif place.endswith(f"/{BEST}") and not holds_run(name):
+        place, inside = place.removesuffix(f"/{BEST}"), Path(BEST)
     folder = folder_of(f"{place}{mark}{options}")
     pull(folder)
     return folder / inside
+
+
+def holds_run(name: str) -> bool:
+    """Whether a path or a URI names a folder with settings of its own, such as a run's.
+
+    Raises: StorageError.
+    """
+    if is_far(name):
+        return read_far_json(name, "settings.json") is not None
+    return (place_of(name) / "settings.json").is_file()
 
 
 def beside(folder: Path, name: str) -> Path:

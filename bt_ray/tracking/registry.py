@@ -14,6 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from bt_ray import __version__
+from bt_ray.checkpoints.average import Weights, averaged_copy, without_average
 from bt_ray.checkpoints.checkpoint import find_checkpoint
 from bt_ray.config import Settings
 from bt_ray.errors import TrackingError
@@ -24,7 +25,7 @@ from bt_ray.tracking.mlflow import MlflowRun, answering, status_of
 from bt_ray.tracking.registry_card import attach_card, write_card
 from bt_ray.tracking.registry_facts import RunFacts
 from bt_ray.tracking.registry_files import digest_of, save_model, step_of
-from bt_ray.tracking.registry_scores import STEP, WEIGHTS
+from bt_ray.tracking.registry_scores import AVERAGED, STEP, WEIGHTS
 
 _MODEL = "encoder"
 _LICENCE = "license"
@@ -61,7 +62,12 @@ def _make_model(client: MlflowClient, name: str) -> None:
 
 
 def register_encoder(
-    run: MlflowRun, checkpoint: Path, settings: Settings, *, licence: str | None = None
+    run: MlflowRun,
+    checkpoint: Path,
+    settings: Settings,
+    *,
+    licence: str | None = None,
+    weights: Weights = "plain",
 ) -> str:
     """Registers the encoder in `checkpoint` under the run's model name, with its model card.
 
@@ -72,21 +78,39 @@ def register_encoder(
 
     Args:
       licence: of the weights, for the card.
+      weights: which of the checkpoint's; the averaged ones are a version of their own.
     Returns: the version.
     Raises: TrackingError; CheckpointError.
     """
-    name, weights, step = settings.registered_model, digest_of(checkpoint), step_of(checkpoint)
+    if weights == "plain":
+        return _register_weights(run, checkpoint, settings, licence, {})
+    with averaged_copy(checkpoint) as folder:
+        decay = str(settings.training.average_decay)
+        return _register_weights(run, folder, settings, licence, {AVERAGED: decay})
+
+
+def _register_weights(
+    run: MlflowRun, checkpoint: Path, settings: Settings, licence: str | None, tags: dict[str, str]
+) -> str:
+    """The version of the encoder in a checkpoint's folder.
+
+    Args:
+      tags: what else a new version is tagged with.
+    """
+    name, digest, step = settings.registered_model, digest_of(checkpoint), step_of(checkpoint)
     with answering(run.uri) as client:
-        known = _find_known(client, run, name, step)
-        tags = {WEIGHTS: weights} | ({} if step is None else {STEP: str(step)})
+        known = _find_known(client, run, name, step, AVERAGED in tags)
+        tags = tags | {WEIGHTS: digest} | ({} if step is None else {STEP: str(step)})
         version = known or _register(client, run, checkpoint, name, tags)
         if licence is not None:
             client.set_model_version_tag(name, version.version, _LICENCE, licence)
         told = licence or version.tags.get(_LICENCE)
         facts = RunFacts(client, run.run_id)
-        card = write_card(settings, facts, step=step, licence=told, weights=weights)
+        card = write_card(
+            settings, facts, step=step, licence=told, weights=digest, averaged=AVERAGED in tags
+        )
         attach_card(client, version, card)
-        return _first_of_equals(client, run, version, step)
+        return _first_of_equals(client, run, version, step, AVERAGED in tags)
 
 
 def _register(
@@ -128,25 +152,28 @@ def _tracking_at(uri: str) -> Iterator[None]:
 
 
 def _find_known(
-    client: MlflowClient, run: MlflowRun, name: str, step: int | None
+    client: MlflowClient, run: MlflowRun, name: str, step: int | None, averaged: bool
 ) -> ModelVersion | None:
     """The first version that the run registered of this step, which has the same weights.
 
+    Averaged weights are others than those that were trained.
     Of checkpoints and versions of older bt_rays, which do not tell their step, there is one a run.
     """
     found = [
         version
         for version in client.search_model_versions(f"run_id = '{run.run_id}'")
-        if version.name == name and (step is None or version.tags.get(STEP, str(step)) == str(step))
+        if version.name == name
+        and (AVERAGED in version.tags) is averaged
+        and (step is None or version.tags.get(STEP, str(step)) == str(step))
     ]
     return min(found, key=lambda version: int(version.version), default=None)
 
 
 def _first_of_equals(
-    client: MlflowClient, run: MlflowRun, version: ModelVersion, step: int | None
+    client: MlflowClient, run: MlflowRun, version: ModelVersion, step: int | None, averaged: bool
 ) -> str:
     """The version, or an earlier one of the same step that another process made just now."""
-    first = _find_known(client, run, version.name, step) or version
+    first = _find_known(client, run, version.name, step, averaged) or version
     if int(first.version) < int(version.version):
         with suppress(MlflowException):  # who may not delete leaves two of a kind
             client.delete_model_version(version.name, version.version)
@@ -161,15 +188,19 @@ def card_of(reference: str, run: MlflowRun, settings: Settings, weights: str) ->
     Raises: TrackingError if the server does not answer, or does not know the run.
     """
     with answering(run.uri) as client:
-        step, licence = None, None
+        step, licence, averaged = None, None, False
         if reference.startswith(("models:/", "runs:/")):
             tags = find_version(client, reference).tags
             step, licence = int(tags[STEP]) if STEP in tags else None, tags.get(_LICENCE)
+            averaged = AVERAGED in tags
         else:
-            checkpoint = find_checkpoint(place_of(reference))
+            named, averaged = without_average(reference)
+            checkpoint = find_checkpoint(place_of(named))
             step = None if checkpoint is None else step_of(checkpoint)
         facts = RunFacts(client, run.run_id)
-        return write_card(settings, facts, step=step, licence=licence, weights=weights)
+        return write_card(
+            settings, facts, step=step, licence=licence, weights=weights, averaged=averaged
+        )
 
 
 def fetch_encoder(reference: str, uri: str, destination: Path) -> tuple[Path, str]:

@@ -48,6 +48,7 @@ def write_card(
     step: int | None = None,
     licence: str | None = None,
     weights: str | None = None,
+    averaged: bool = False,
 ) -> str:
     """The card of an encoder.
 
@@ -56,12 +57,13 @@ def write_card(
       step: after how many steps its weights were saved.
       licence: of the weights, as whoever publishes them says.
       weights: the digest of its weights, by which older evaluations of the run are told apart.
+      averaged: whether they are the moving average of those that were trained.
     """
     sections = (
         _head(settings, facts, step, licence),
         _images(settings, facts),
-        _training(settings, facts),
-        _scores(settings, facts, step, weights),
+        _training(settings, averaged),
+        _scores(facts, step, weights, averaged),
         _limits(settings, facts),
         _use(settings),
     )
@@ -137,7 +139,7 @@ def _counts(profile: Mapping[str, Any]) -> str:
     return f"{told};"
 
 
-def _training(settings: Settings, facts: RunFacts | None) -> Iterator[str]:
+def _training(settings: Settings, averaged: bool) -> Iterator[str]:
     flat = flatten(settings)
     yield from ("## Training", "", "| Setting | Value |", "| --- | --- |")
     yield from (f"| {key} | {_cell(flat[key])} |" for key in _MAIN)
@@ -149,6 +151,12 @@ def _training(settings: Settings, facts: RunFacts | None) -> Iterator[str]:
         if field.name not in ("count", "photometry", "backend")
     )
     yield f"Two views of each image: {told}."
+    if averaged:
+        yield ""
+        yield (
+            "The weights are the exponential moving average of those that were trained, of decay "
+            f"{settings.training.average_decay}."
+        )
     yield ""
     yield "All settings are in `settings.json` beside the weights."
 
@@ -160,10 +168,10 @@ def _cell(value: Any) -> str:
 
 
 def _scores(
-    settings: Settings, facts: RunFacts | None, step: int | None, weights: str | None
+    facts: RunFacts | None, step: int | None, weights: str | None, averaged: bool
 ) -> Iterator[str]:
     yield from ("## Scores", "")
-    rows = [] if facts is None else [*_probed(facts, step), *_evaluated(facts, weights)]
+    rows = [] if facts is None else [*_probed(facts, step, averaged), *_evaluated(facts, weights)]
     if rows:
         yield from (
             "| Measure | This encoder | Untrained | Protocol |",
@@ -180,10 +188,10 @@ def _scores(
         yield f"{NOT_MEASURED.capitalize()}: {'; '.join(missing)}."
 
 
-def _probed(facts: RunFacts, step: int | None) -> Iterator[str]:
+def _probed(facts: RunFacts, step: int | None, averaged: bool) -> Iterator[str]:
     """What the run's probe measured of these weights, and before the first step."""
     for name in ("knn/top1", *_PROBED):
-        history = facts.history(name)
+        history = facts.history(name.replace("/", "_average/") if averaged else name)
         at = max(history, default=None) if step is None else step
         if name == "knn/top1":
             protocol = f"while training: {probe_protocol(facts)}"

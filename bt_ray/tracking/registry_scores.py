@@ -17,8 +17,10 @@ from bt_ray.tracking.registry_facts import RunFacts
 
 WEIGHTS, STEP = "weights", "step"
 """Tags of a version: the digest of its weights, and after how many steps they were saved."""
+AVERAGED = "average_decay"
+"""Tag of a version whose weights are a moving average: its decay."""
 UNTRAINED = "_untrained"
-PROBE = "knn/top1"
+PROBE, PROBE_OF_AVERAGE = "knn/top1", "knn_average/top1"
 _PREFERRED = ("knn_top1", "linear_top1", "linear_fast_top1")
 _NO_PART = (
     "encoder", "storage", "architecture", "stem", "image_px", "baseline", "train", "test", "root",
@@ -121,7 +123,8 @@ def protocol_of(record: Mapping[str, Any]) -> str | None:
 def _of_probe(version: ModelVersion, facts: RunFacts) -> Iterator[Measured]:
     """The last kNN of the run's own probe, if it was made of these weights."""
     images = [facts.inputs.get(part, {}).get("digest") for part in ("train", "test")]
-    history = facts.history(PROBE) if all(images) else {}
+    name = PROBE_OF_AVERAGE if AVERAGED in version.tags else PROBE
+    history = facts.history(name) if all(images) else {}
     if not history:
         return
     step = version.tags.get(STEP)
@@ -132,7 +135,8 @@ def _of_probe(version: ModelVersion, facts: RunFacts) -> Iterator[Measured]:
 
 def probe_protocol(facts: RunFacts) -> str:
     """How the probe measures kNN, in words."""
-    k, temperature = facts.param("probe.neighbors"), facts.param("probe.temperature")
+    chosen, temperature = facts.metrics.get("knn/neighbors"), facts.param("probe.temperature")
+    k = facts.param("probe.neighbors") if chosen is None else f"{chosen:.0f}"
     bank, queries = facts.param("probe.bank_images"), facts.param("probe.query_images")
     train, test = (facts.inputs.get(part, {}).get("digest") for part in ("train", "test"))
     return (

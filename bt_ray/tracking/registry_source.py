@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bt_ray.checkpoints.best import Which, require_best
 from bt_ray.checkpoints.checkpoint import find_checkpoint
 from bt_ray.checkpoints.manifest import MANIFEST
 from bt_ray.config import SETTINGS_FILE, Settings, read_settings
@@ -29,7 +30,9 @@ class Source:
     run: MlflowRun
 
 
-def find_source(reference: str, storage: str, name: str | None = None) -> Source:
+def find_source(
+    reference: str, storage: str, name: str | None = None, which: Which = "last"
+) -> Source:
     """The encoder that `reference` means.
 
     Args:
@@ -37,6 +40,7 @@ def find_source(reference: str, storage: str, name: str | None = None) -> Source
         a checkpoint, of whatever step.
       storage: of all runs, a path or a URI.
       name: of the model in the registry; none: as the run's settings have it.
+      which: of the run's checkpoints, if the reference is a run.
     Raises: RegistryError if there is no such run, it has not finished, or MLflow does not know it;
       CheckpointError if it is damaged; TrackingError.
     """
@@ -45,7 +49,7 @@ def find_source(reference: str, storage: str, name: str | None = None) -> Source
         checkpoint, run_folder = place, place.parent.parent
         find_checkpoint(place)
     else:
-        found = find_checkpoint(place)
+        found = require_best(place) if which == "best" else find_checkpoint(place)
         if found is None:
             raise RegistryError(f"{place} has no checkpoint yet: nothing can be registered.")
         checkpoint, run_folder = found, place
@@ -87,7 +91,7 @@ def _folder(reference: str, storage: str) -> Path:
 def _check_finished(run_folder: Path) -> None:
     summary = read_json(run_folder / SUMMARY) or {}
     steps, total = summary.get("steps"), summary.get("total_steps")
-    if steps is None or total is None or steps < total:
+    if steps is None or total is None or not summary.get("is_finished", steps >= total):
         done = "does not say that it has finished" if steps is None else f"did {steps} of {total}"
         raise RegistryError(
             f"The run in {run_folder} {done}{'' if steps is None else ' steps'}: the same command "

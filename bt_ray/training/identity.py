@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from bt_ray.checkpoints.checkpoint import last_checkpoint
+from bt_ray.checkpoints.checkpoint import find_checkpoint
 from bt_ray.checkpoints.manifest import MANIFEST
 from bt_ray.config import PLACES, Settings, differences, flatten
 from bt_ray.data.location import write_text
@@ -46,7 +46,7 @@ def content_of(key: str, place: str | None) -> str | None:
             return None
         if key == "model.start_from":
             named = place_of(place)
-            folder = named if (named / MANIFEST).is_file() else last_checkpoint(named)[0]
+            folder = named if (named / MANIFEST).is_file() else find_checkpoint(named)
             if folder is None:
                 return None
             return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()

@@ -2,10 +2,10 @@
 
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 
 from ray.train import UserCallback
 
+from bt_ray.checkpoints.best import Which, require_best
 from bt_ray.checkpoints.checkpoint import last_checkpoint, replaced_images, stream_digest
 from bt_ray.config import Settings, check_pretraining
 from bt_ray.config.training import part_rows
@@ -15,7 +15,7 @@ from bt_ray.data.preparation.prepare import prepare_data
 from bt_ray.data.preparation.tasks import OnProgress
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
-from bt_ray.errors import RunFailedError, RunStoppedError, TrackingError
+from bt_ray.errors import RunFailedError, RunStoppedError, SettingsError, TrackingError
 from bt_ray.machine import name_user
 from bt_ray.model.encoder.contract import check_encoder
 from bt_ray.storage.names import folder_of, name_of
@@ -28,12 +28,13 @@ from bt_ray.tracking.registry import register_encoder, reserve_name
 from bt_ray.tracking.tracker import METRICS, Tracker
 from bt_ray.training.arithmetic import choose_precision
 from bt_ray.training.assignment import Pretraining
-from bt_ray.training.carry_out import carry_out
+from bt_ray.training.carry_out import carry_out, is_last
 from bt_ray.training.cluster import connect
 from bt_ray.training.recorder import QUARANTINE
 from bt_ray.training.run_folder import claim_folder, locate_storage, open_storage, sole_owner
 from bt_ray.training.stop import StopRequest
-from bt_ray.training.summary import Summary, keep, summarize
+from bt_ray.training.summary import Progress, Summary, keep, summarize
+from bt_ray.training.validation import note_on_validation, prepare_validation
 
 _NO_REGISTRY = (
     "The encoder is not in a model registry: a storage by URI has none. Name an MLflow server by "
@@ -45,6 +46,7 @@ def pretrain(
     settings: Settings,
     *,
     register: bool = True,
+    which: Which = "last",
     trackers: Sequence[Tracker] = (),
     callbacks: Sequence[UserCallback] = (),
     parent: MlflowRun | None = None,
@@ -55,6 +57,7 @@ def pretrain(
 
     Args:
       register: add the encoder to the model registry.
+      which: of the checkpoints, that is registered.
       trackers: told of every measure, as MLflow is.
       callbacks: told by Ray Train of every report.
       parent: MLflow run that this one belongs to.
@@ -68,11 +71,12 @@ def pretrain(
     """
     name_user()
     check_pretraining(settings)
+    check_which(which, settings)
     if not settings.model.is_built_in:
         check_encoder(settings)
     settings = locate_storage(settings)
     open_storage(settings)
-    settings = prepare_data(settings, on_preparation)
+    settings = prepare_validation(prepare_data(settings, on_preparation))
     manifest = ShardSet.open(settings.data.train).manifest
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     run_folder = folder_of(settings.storage) / settings.name
@@ -98,15 +102,18 @@ def pretrain(
                 carry_out(Pretraining(settings), total_steps, stop, callbacks)
             notes = [*notes_on_run, *([courier.undelivered] if courier.undelivered else [])]
             checkpoint, steps = last_checkpoint(run_folder)
-            if checkpoint is None or (steps < total_steps and not stop.is_made()):
+            is_finished = is_last(checkpoint, steps, total_steps, settings)
+            if checkpoint is None or not (is_finished or stop.is_made()):
                 raise RunFailedError(
                     f"The run ended after {steps} of {total_steps} steps; the same command "
                     "continues it."
                 )
-            if steps < total_steps:
+            if not is_finished:
                 end.state = "KILLED"
-            summary = _conclude(settings, run, checkpoint, steps, total_steps, register, notes)
-    if stop.signal_number is not None and steps < total_steps:
+            progress = Progress(checkpoint, steps, total_steps, is_finished)
+            chosen = which if register else None
+            summary = _conclude(settings, run, progress, chosen, notes)
+    if stop.signal_number is not None and not is_finished:
         raise _stopped(stop.signal_number, summary)
     return summary
 
@@ -114,25 +121,19 @@ def pretrain(
 def _conclude(
     settings: Settings,
     run: MlflowRun,
-    checkpoint: Path,
-    steps: int,
-    total_steps: int,
-    register: bool,
+    progress: Progress,
+    which: Which | None,
     notes: list[str],
 ) -> Summary:
-    """The summary of a run that has come to `checkpoint`, once all that it left is recorded.
+    """The summary of a run that has come so far, once all that it left is recorded.
 
     Args:
+      which: of its checkpoints is registered if it is finished; none: none.
       notes: what a person must know so far; more is added.
     """
-    run_folder = folder_of(settings.storage) / settings.name
-    if steps < total_steps:
-        notes.append(
-            f"The run was stopped after {steps} of {total_steps} steps; the same command "
-            "continues it."
-        )
-    if (note := note_on_parts(settings)) is not None:
-        notes.append(note)
+    run_folder, checkpoint = folder_of(settings.storage) / settings.name, progress.checkpoint
+    found = (note_on_end(settings, progress), note_on_validation(settings), note_on_parts(settings))
+    notes += [note for note in found if note is not None]
     notes += notes_on_images(settings)
     if replaced := replaced_images(checkpoint):
         notes.append(
@@ -142,15 +143,40 @@ def _conclude(
     version = None
     try:
         run.tag("checkpoint", name_of(checkpoint))
-        run.tag("steps", str(steps))
+        run.tag("steps", str(progress.steps))
         run.tag("stream_digest", stream_digest(checkpoint))
-        if register and steps == total_steps:
-            version = register_encoder(run, checkpoint, settings)
+        if which is not None and progress.is_finished:
+            chosen = require_best(run_folder) if which == "best" else checkpoint
+            version = register_encoder(run, chosen, settings)
     except TrackingError as away:
         notes.append(f"{away} The encoder is not registered; the same command does that.")
-    summary = summarize(settings, run_folder, run, checkpoint, steps, total_steps, version, notes)
+    summary = summarize(settings, run_folder, run, progress, version, notes)
     keep(summary, settings, run_folder, run)
     return summary
+
+
+def check_which(which: Which, settings: Settings) -> None:
+    """Raises SettingsError if a best checkpoint is to be registered, and none will be kept."""
+    if which == "best" and not settings.training.selects:
+        raise SettingsError(
+            "--register best needs a best checkpoint, and none is kept: add --training.keep-best."
+        )
+
+
+def note_on_end(settings: Settings, progress: Progress) -> str | None:
+    """A sentence if the run ended before its last step."""
+    steps, total_steps = progress.steps, progress.total_steps
+    if steps == total_steps:
+        return None
+    if progress.is_finished:
+        return (
+            f"The run ended after {steps} of {total_steps} steps: the last "
+            f"{settings.training.patience} probes had no better score (training.patience). With "
+            "more patience the same command goes on."
+        )
+    return (
+        f"The run was stopped after {steps} of {total_steps} steps; the same command continues it."
+    )
 
 
 def notes_on_images(settings: Settings) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from bt_ray.checkpoints.best import keep_if_best
 from bt_ray.checkpoints.checkpoint import KEPT_CHECKPOINTS, last_checkpoint
 from bt_ray.checkpoints.stored import keep_stored, prune
 from bt_ray.config import Settings
@@ -20,6 +21,7 @@ from bt_ray.data.stream.batches import local_batches
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import LaunchError, RunFailedError
 from bt_ray.storage.names import origin_of
+from bt_ray.storage.store import Store
 from bt_ray.storage.working_copy import CHECKPOINT
 from bt_ray.tracking.snapshots import Arrays
 from bt_ray.training.assignment import Assignment
@@ -46,6 +48,7 @@ class LocalContext:
     device: torch.device
     recorder: Recorder
     rank: int = 0
+    keeps_best: bool = False
 
     def report(self, step: int, measures: Measures) -> None:
         """Records the measures."""
@@ -81,7 +84,8 @@ class LocalContext:
         else:
             name = f"{CHECKPOINT}{step:09d}"
             self.recorder.send_measures()
-            keep_stored(origin.below(f"{_LOCAL}/{name}"), write)
+            first = partial(keep_if_best, origin) if self.keeps_best else None
+            keep_stored(origin.below(f"{_LOCAL}/{name}"), write, first)
             prune(origin, _LOCAL, name, KEPT_CHECKPOINTS)
         self.recorder.log(step, {"time/checkpoint_s": time.monotonic() - began})
 
@@ -91,6 +95,8 @@ class LocalContext:
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             write(unfinished)
+            if self.keeps_best:
+                keep_if_best(Store(str(self.run_folder)), unfinished)
         except RunFailedError:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
@@ -123,7 +129,11 @@ def train_here(assignment: Assignment, total_steps: int, stop: StopRequest | Non
             steps_per_epoch=steps_per_epoch,
             batches=batches,
             context=LocalContext(
-                run_folder, shards.root, device, FolderRecorder(run_folder, stop or StopRequest())
+                run_folder,
+                shards.root,
+                device,
+                FolderRecorder(run_folder, stop or StopRequest()),
+                keeps_best=settings.training.selects,
             ),
             probe=assignment.build_probe(device, rank=0, world_size=1),
             resume=resume,

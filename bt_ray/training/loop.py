@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +11,10 @@ from bt_ray.checkpoints.state import TrainingState
 from bt_ray.config import Settings
 from bt_ray.data.stream.feed import Feed
 from bt_ray.distributed.collectives import vote
+from bt_ray.distributed.gradients import share_state
 from bt_ray.methods.learner import Learner, Outcome, Probing
 from bt_ray.methods.step import build_step
+from bt_ray.model.average import Average
 from bt_ray.optim.build import set_rates
 from bt_ray.precision import choose_algorithms, precision_on
 from bt_ray.training.calendar import build_calendar
@@ -23,9 +24,11 @@ from bt_ray.training.gauges import read_gauges
 from bt_ray.training.meter import Meter
 from bt_ray.training.quarantine import Quarantine
 from bt_ray.training.randomness import seed_step
+from bt_ray.training.selection import Selection, is_out_of_patience
 from bt_ray.training.watch import FiniteWatch
 
-Probe = Callable[[Any], Probing]
+Probe = Callable[..., Probing]
+"""Called with the learner's module and, if there is one, the averaged encoder."""
 
 
 def train(
@@ -40,10 +43,12 @@ def train(
 ) -> bool:
     """Trains the learner's module, to the run's last step or until the run is asked to stop.
 
+    It also ends where the score of its probes has not got better for `training.patience` probes.
+
     Args:
       steps_per_epoch: of the plan that the batches follow.
       batches: this worker's batches, from the checkpoint's step (or 0) to the last.
-      probe: measures the module during and after training.
+      probe: measures the module during and after training, and scores it.
       resume: verified checkpoint to continue from.
     Returns: whether it left after a checkpoint because a node will be taken away: the run shall
       go on elsewhere.
@@ -52,8 +57,11 @@ def train(
     """
     calendar = build_calendar(settings, steps_per_epoch, context.device)
     state = begin(learner, settings, context.device, resume)
+    if is_out_of_patience(state, settings):
+        return False
     if state.step == 0 and learner.probes_untrained:
-        _probe(probe, state, context, keeps_arrays=True)
+        _look(probe, state, context, keeps_arrays=True)
+    selection = Selection(state, settings, context)
     step = build_step(learner, settings)
     meter = Meter(settings, batches, start_step=state.step)
     quarantine = Quarantine(settings, context)
@@ -73,7 +81,7 @@ def train(
             quarantine.look(batch.replaced)
             checkpointer.look()
 
-            stops = is_overdue = must_leave = False
+            stops = is_overdue = must_leave = is_best = is_over = False
             if calendar.is_due(state.step, calendar.votes):
                 wishes = context.wants_stop(), context.must_leave(), checkpointer.is_overdue()
                 stops, must_leave, is_overdue = vote(wishes, context.device)
@@ -86,13 +94,16 @@ def train(
                 context.report(state.step, measures)
             if calendar.is_due(state.step, calendar.probes):
                 with meter.paused():
-                    _probe(probe, state, context, keeps_arrays=calendar.is_last(state.step))
-            if calendar.is_due(state.step, calendar.checkpoints) or leaves or is_overdue:
+                    measures = _look(probe, state, context, calendar.is_last(state.step))
+                    is_best = selection.consider(measures)
+                is_over = is_out_of_patience(state, settings)
+            is_due = calendar.is_due(state.step, calendar.checkpoints)
+            if is_due or is_overdue or is_best or is_over or leaves:
                 watch.check()
                 with meter.paused():
                     checkpointer.keep()
-            if leaves:
-                return must_leave and not stops
+            if leaves or is_over:
+                return must_leave and not (stops or is_over)
     return False
 
 
@@ -109,7 +120,11 @@ def begin(
     state = TrainingState(learner.module, learner.optimizer, scaler)
     if resume is None:
         learner.begin()
-    else:
+    if settings.training.average_decay is not None:
+        encoder = learner.module.get_submodule("encoder")
+        state.average = Average(encoder, settings.training.average_decay)
+        share_state(state.average.encoder)
+    if resume is not None:
         restore_checkpoint(resume, state, settings)
     return state
 
@@ -128,10 +143,13 @@ def _describe(
     return measures
 
 
-def _probe(
-    probe: Probe, state: TrainingState[nn.Module], context: Context, *, keeps_arrays: bool
-) -> None:
-    probing = probe(state.module)
+def _look(
+    probe: Probe, state: TrainingState[nn.Module], context: Context, keeps_arrays: bool
+) -> Measures:
+    """What the probe measures, which is recorded."""
+    averages = () if state.average is None else (state.average.encoder,)
+    probing = probe(state.module, *averages)
     context.report(state.step, probing.measures)
     if keeps_arrays and probing.arrays:
         context.keep(state.step, probing.arrays)
+    return probing.measures

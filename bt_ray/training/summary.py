@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from bt_ray.checkpoints.best import best_checkpoint
 from bt_ray.checkpoints.checkpoint import stream_digest
 from bt_ray.config import SETTINGS_FILE, Settings
 from bt_ray.errors import TrackingError
-from bt_ray.evaluation.probe import SHARED_IMAGES
+from bt_ray.evaluation.probe import NEIGHBORS, SHARED_IMAGES
 from bt_ray.figures.correlation import draw_correlation
 from bt_ray.figures.curves import draw_curves
 from bt_ray.figures.eigenvalues import draw_eigenvalues
@@ -25,6 +26,16 @@ FIGURES = "figures"
 """Name of the folder of pictures in a run's folder."""
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: its last checkpoint, that one's steps, and whether it is finished."""
+
+    checkpoint: Path
+    steps: int
+    total_steps: int
+    is_finished: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """What a finished run came to."""
@@ -32,7 +43,12 @@ class Summary:
     run_id: str
     steps: int
     total_steps: int
-    """Of the whole run; more than `steps` if it was stopped on the way."""
+    """Of the whole run; more than `steps` if it was stopped on the way, or out of patience."""
+    is_finished: bool
+    """Whether the same command has nothing left to do."""
+    best: dict[str, float] | None
+    """The best probe's `step` and `score`, whose checkpoint is `paths["best"]`; none if probes were
+    not compared."""
     images_per_s: float | None
     precision: str
     """Arithmetic of encoder and projector: what `training.precision` auto meant for this run."""
@@ -40,6 +56,8 @@ class Summary:
     """Equal for two runs that were trained on the same images in the same views and order."""
     scores: dict[str, float | None]
     """None where it was not measured, such as kNN without labels."""
+    neighbors: int | None
+    """The k of kNN; none without it."""
     model_version: str | None
     paths: dict[str, str]
     warnings: tuple[str, ...] = ()
@@ -51,9 +69,7 @@ def summarize(
     settings: Settings,
     run_folder: Path,
     run: MlflowRun,
-    checkpoint: Path,
-    steps: int,
-    total_steps: int,
+    progress: Progress,
     version: str | None,
     notes: Sequence[str] = (),
 ) -> Summary:
@@ -71,6 +87,7 @@ def summarize(
     rank_me = list(history.get("probe/rankme", {}).values())
     last = {name: list(points.values())[-1] for name, points in history.items()}
     doubts = [find_doubt(settings, last), find_leak(last)]
+    best = best_checkpoint(run_folder) if settings.training.selects else None
     if not (rank_me and step_s and "train/loss" in last):
         notes = [
             *notes,
@@ -84,15 +101,17 @@ def summarize(
         ]
     return Summary(
         run_id=run.run_id,
-        steps=steps,
-        total_steps=total_steps,
+        steps=progress.steps,
+        total_steps=progress.total_steps,
+        is_finished=progress.is_finished,
+        best=None if best is None else asdict(best[1]),
         images_per_s=round(
             settings.data.global_batch * sum(count for count, _ in timed) / seconds, 1
         )
         if seconds
         else None,
         precision=settings.training.precision,
-        stream_digest=stream_digest(checkpoint),
+        stream_digest=stream_digest(progress.checkpoint),
         scores={
             "knn_top1_untrained": knn[0] if knn else None,
             "knn_top1": knn[-1] if knn else None,
@@ -101,17 +120,26 @@ def summarize(
             "alignment": last.get("probe/alignment"),
             "uniformity": last.get("probe/uniformity"),
             "loss": last.get("train/loss"),
+            **_scores_of_average(last),
         },
+        neighbors=int(last[NEIGHBORS]) if NEIGHBORS in last else None,
         model_version=None if version is None else f"{settings.registered_model}/{version}",
         paths={
             "run": name_of(run_folder),
-            "checkpoint": name_of(checkpoint),
+            "checkpoint": name_of(progress.checkpoint),
+            **({} if best is None else {"best": name_of(best[0])}),
             "metrics": name_of(run_folder / METRICS),
             "curves": name_of(run_folder / FIGURES / "curves.png"),
             "mlflow": run.public_uri,
         },
         warnings=(*notes, *(doubt for doubt in doubts if doubt is not None)),
     )
+
+
+def _scores_of_average(last: Mapping[str, float]) -> dict[str, float]:
+    """What was measured last of the averaged encoder; nothing if there is none."""
+    names = {"knn_top1_average": "knn_average/top1", "rankme_average": "probe_average/rankme"}
+    return {score: last[name] for score, name in names.items() if name in last}
 
 
 def find_doubt(settings: Settings, last: Mapping[str, float]) -> str | None:

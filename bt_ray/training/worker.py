@@ -1,7 +1,5 @@
 """What runs in each Ray Train worker: the loop, connected to Ray and to the trackers."""
 
-import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +15,9 @@ import ray.train.torch
 import torch
 from ray.train import CheckpointUploadMode
 
-from bt_ray.checkpoints.manifest import MANIFEST
 from bt_ray.checkpoints.resume import agree_on_checkpoint
 from bt_ray.config import Settings
 from bt_ray.cpu.count import available_cpus
-from bt_ray.data.location import first_line, refusal, write_whole
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import stream_batches
 from bt_ray.data.stream.feed import Feed
@@ -29,11 +25,12 @@ from bt_ray.data.stream.ingest import worker_blocks
 from bt_ray.data.stream.plan import Plan, build_plan
 from bt_ray.errors import (
     NonFiniteLossError,
-    RunFailedError,
     StorageRefusedError,
     UnreadableImagesError,
 )
 from bt_ray.ray_internals import is_drained
+from bt_ray.storage.names import below
+from bt_ray.storage.store import Store
 from bt_ray.tracking.snapshots import Arrays
 from bt_ray.tracking.tracker import NullTracker, Tracker, Trackers
 from bt_ray.training.assignment import Assignment
@@ -43,14 +40,12 @@ from bt_ray.training.loop import train
 from bt_ray.training.prometheus import PrometheusTracker
 from bt_ray.training.quarantine import describe_images
 from bt_ray.training.recorder import Recorder
+from bt_ray.training.upload import upload
 
 WORKERS = "scaling/workers"
 """Name of the measure that says, of a range, how many workers went on from a step."""
 
-_log = logging.getLogger(__name__)
 _BESIDE = CheckpointUploadMode.ASYNC
-_PATIENCE_S, _PAUSE_S = 600.0, 5.0
-"""How long a storage that is away is waited for, and between two tries."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +59,8 @@ class RayContext:
     data: str
     """The shards that are trained on."""
     world_size: int = 1
+    run: Store | None = None
+    """The run's folder in its storage, if its best checkpoint is kept there."""
 
     def report(self, step: int, measures: Measures) -> None:
         """The first worker records the measures; Ray Train's callbacks hear of each probe.
@@ -100,7 +97,9 @@ class RayContext:
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
             checkpoint_upload_mode=_BESIDE,
             delete_local_checkpoint_after_upload=False,  # `_upload` does, also after an error
-            checkpoint_upload_fn=partial(_upload, folder, write, self.recorder, tell, kept),
+            checkpoint_upload_fn=partial(
+                upload, folder, write, self.recorder, self.run, tell, kept
+            ),
         )
         return kept
 
@@ -114,60 +113,6 @@ class RayContext:
     def must_leave(self) -> bool:
         """Whether Ray has told this worker that a node of the run is drained."""
         return is_drained()
-
-
-def _upload(
-    folder: Path,
-    write: Callable[[Path], None],
-    recorder: Recorder,
-    tell: Callable[[], None],
-    kept: Future[None],
-    checkpoint: ray.train.Checkpoint,
-    name: str,
-) -> ray.train.Checkpoint:
-    """The checkpoint in the run's storage, under this name, once it is written and copied there.
-
-    Ray Train may try again after an error of the storage.
-    """
-    try:
-        write(folder)
-        recorder.send_measures()
-        stored = _persist(folder, checkpoint, name)
-    except RunFailedError as error:  # of a disk that refuses
-        recorder.fail(error)  # Ray Train ends this worker, and would begin anew
-        kept.set_exception(error)
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    tell()
-    kept.set_result(None)
-    return stored
-
-
-def _persist(folder: Path, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-    """Copies the folder's files to the storage, the manifest last; waits while it is away.
-
-    Raises: StorageRefusedError; OSError if it is away for too long.
-    """
-    storage = ray.train.get_context().get_storage()
-    manifest = folder / MANIFEST
-    content = manifest.read_bytes()
-    give_up = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            manifest.unlink(missing_ok=True)
-            stored: ray.train.Checkpoint = storage.persist_current_checkpoint(checkpoint, name)
-            write_whole(stored.filesystem, f"{stored.path}/{MANIFEST}", content)
-        except OSError as error:
-            refused = refusal(error, storage.storage_fs_path)
-            if refused is not None:
-                raise refused from error
-            if time.monotonic() > give_up:
-                raise
-            _log.warning("The storage does not answer (%s). Trying again.", first_line(error))
-            time.sleep(_PAUSE_S)
-        else:
-            return stored
 
 
 def train_worker(order: dict[str, Any]) -> bool:
@@ -216,6 +161,7 @@ def build_context(settings: Settings, recorder: Recorder) -> RayContext:
         recorder=recorder,
         data=settings.data.train,
         world_size=place.get_world_size(),
+        run=Store(below(settings.storage, settings.name)) if settings.training.selects else None,
     )
 
 

@@ -1,6 +1,7 @@
 """Scores the encoders that compete: all on the same images, by the same method."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from bt_ray.evaluation.features import Features, compute_features, place_encoder
 from bt_ray.evaluation.frozen import Scores, score_frozen
 from bt_ray.evaluation.hypersphere import alignment
 from bt_ray.evaluation.images import load_images, load_view_pairs
-from bt_ray.evaluation.knn import Knn
+from bt_ray.evaluation.knn import Knn, choose_neighbors
+from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.linear import Linear
 from bt_ray.evaluation.spectrum import rank_me
 from bt_ray.model.inputs import normalize
@@ -42,8 +44,8 @@ class Contest:
         """Equal for two contests whose scores may be compared."""
         images = f"train {self.train.manifest.digest}, test {self.test.manifest.digest}"
         if self.score == "knn_top1":
-            probe = self.settings.probe
-            return f"kNN, k={probe.neighbors}, temperature={probe.temperature:g}, {images}"
+            knn = self._knn
+            return f"kNN, k={knn.neighbors}, temperature={knn.temperature:g}, {images}"
         return f"RankMe × cosine, {images}, views {self.settings.views}"
 
     def judge(self, pretrained: Pretrained) -> Scores:
@@ -67,9 +69,12 @@ class Contest:
         )
 
     def _labelled(self, train: Features, test: Features) -> Scores:
+        return self._knn(train, test) | Linear(seed=0)(train, test)
+
+    @cached_property
+    def _knn(self) -> Knn:
         probe = self.settings.probe
-        knn = Knn(neighbors=probe.neighbors, temperature=probe.temperature)
-        return knn(train, test) | Linear(seed=0)(train, test)
+        return Knn(probe.neighbors or choose_neighbors(read_labels(self.train)), probe.temperature)
 
     @torch.no_grad()
     def _unlabelled(self, pretrained: Pretrained, device: torch.device) -> Scores:

@@ -4,24 +4,19 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+from bt_ray.evaluation.score import rank_me_cosine
+
 Score = Literal["knn_top1", "rankme_cosine"]
-"""`knn_top1` where all images have labels; `rankme_cosine` where not: RankMe × the mean cosine
-similarity of an image's two views, both of the held-out images. Each alone can be had for nothing:
-noise has the highest rank, but views that have nothing in common (cosine 0); a collapsed encoder
-has views that agree (cosine 1), but rank 1."""
+"""`knn_top1` where all images have labels; `rankme_cosine` where not (`evaluation.score`), of the
+held-out images."""
 
 
 def read_score(measures: Mapping[str, float], kind: Score) -> float | None:
-    """The score that a probe's measures hold; none if they hold none.
-
-    The cosine follows from alignment, the mean squared distance of unit vectors: 1 − alignment / 2.
-    """
+    """The score that a probe's measures hold; none if they hold none."""
     if kind == "knn_top1":
         return measures.get("knn/top1")
     rank, alignment = measures.get("held_out/rankme"), measures.get("held_out/alignment")
-    if rank is None or alignment is None:
-        return None
-    return rank * (1 - alignment / 2)
+    return None if rank is None or alignment is None else rank_me_cosine(rank, alignment)
 
 
 def is_score(score: float | None) -> bool:

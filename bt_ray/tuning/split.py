@@ -2,16 +2,11 @@
 
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bt_ray.config import Settings
-from bt_ray.data.preparation.prepare import prepare_data, write_source
-from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.shards.subset import draw_balanced, subset
+from bt_ray.data.preparation.prepare import prepare_data
 from bt_ray.errors import SettingsError
-from bt_ray.evaluation.labelled import read_labels
 from bt_ray.training.run_folder import locate_storage, open_storage
+from bt_ray.training.validation import split_training
 
 
 def hold_out(settings: Settings, *, share: float = 0.1, seed: int = 0) -> Settings:
@@ -31,37 +26,5 @@ def hold_out(settings: Settings, *, share: float = 0.1, seed: int = 0) -> Settin
     settings = locate_storage(settings)
     open_storage(settings)
     alone = replace(settings, data=replace(settings.data, test=None))
-    shards = ShardSet.open(prepare_data(alone).data.train)
-    held = draw_rows(shards, share=share, seed=seed)
-    _check(settings, shards, held, share)
-    kept = np.setdiff1d(np.arange(shards.manifest.num_rows), held)
-    train, test = (
-        write_source(
-            subset(shards, rows, name),
-            settings.storage,
-            rows_per_row_group=settings.data.rows_per_row_group,
-        )
-        for rows, name in ((kept, "training images"), (held, "held-out images"))
-    )
+    train, test = split_training(prepare_data(alone), share=share, seed=seed)
     return replace(settings, data=replace(settings.data, train=train, test=test))
-
-
-def draw_rows(shards: ShardSet, *, share: float, seed: int) -> NDArray[np.int64]:
-    """Ascending rows of a share of the images: equally many of each class, if all have one."""
-    labels = read_labels(shards).numpy()
-    if (labels >= 0).all():
-        return draw_balanced(labels, len(shards.manifest.classes), share=share, seed=seed)
-    order = np.random.default_rng(seed).permutation(len(labels))
-    return np.sort(order[: round(share * len(labels))])
-
-
-def _check(settings: Settings, shards: ShardSet, held: NDArray[np.int64], share: float) -> None:
-    """Raises SettingsError if a part has too few images."""
-    num_kept = shards.manifest.num_rows - len(held)
-    if len(held) < 2 or num_kept < settings.data.global_batch:
-        raise SettingsError(
-            f"A share of {share:g} of {shards.manifest.num_rows:,} training images holds "
-            f"{len(held):,} out and leaves {num_kept:,} to learn from; at least 2 and one batch "
-            f"(data.global_batch={settings.data.global_batch}) are needed. Give another share, a "
-            "smaller batch or more images."
-        )

@@ -25,6 +25,7 @@ from bt_ray.tracking.tracker import METRICS, Measures, read_history
 from bt_ray.training.launch import pretrain
 from bt_ray.training.stop import StopRequest
 from bt_ray.training.summary import Summary
+from bt_ray.training.validation import prepare_validation
 from bt_ray.tuning.records import Records, State, TrialRecord
 from bt_ray.tuning.score import Score, is_score, read_score
 from bt_ray.tuning.wishes import RemoteWishes
@@ -127,7 +128,7 @@ def run_trial(config: dict[str, Any], *, order: TrialOrder) -> None:
     except Exception as error:  # whatever it is, it is this trial's alone, and recorded
         keep("failed", explain(error))
     else:
-        if summary.steps == summary.total_steps:
+        if summary.is_finished:
             last = describe(order, number, params, changes, "finished").score
             if is_score(last):
                 keep("finished")
@@ -143,6 +144,7 @@ def _train(order: TrialOrder, number: int, changes: Mapping[str, Any]) -> Summar
     run_folder.mkdir(parents=True, exist_ok=True)
     with held(run_folder / ".lock", timeout_s=_LOCK_WAIT_S):
         pass  # of a sweep that was killed, the last processes may still be about to end
+    settings = prepare_validation(settings)
     plan = build_plan(settings, ShardSet.open(settings.data.train).manifest)
     return pretrain(
         settings,

@@ -50,7 +50,7 @@ def test_settings_are_those_that_were_chosen(tmp_path: Path) -> None:
     assert settings.data.global_batch == 8
     assert (settings.model.encoder, settings.views.image_px) == ("conv6", 48)
     assert settings.schedule.epochs == 90
-    assert settings.probe.neighbors == 20
+    assert settings.probe.neighbors is None  # the probe chooses it
     assert settings.scaling.workers == 1
     whats = [choice.what for choice in advice.choices]
     assert len(whats) == len(set(whats))

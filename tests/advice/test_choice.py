@@ -12,7 +12,6 @@ from bt_ray.advice.choice import (
     WEIGHT_RATES,
     choose_batch,
     choose_epochs,
-    choose_neighbours,
     choose_rate,
     choose_views,
 )
@@ -154,21 +153,6 @@ def test_epochs_fill_nine_tenths_of_the_hours(
     override(preset("images"), changes)
 
 
-@pytest.mark.parametrize(
-    ("count", "classes", "k"),
-    [
-        (50_000, dict.fromkeys("abcdefghij", 5_000), 200),
-        (1_437, dict.fromkeys("abcdefghij", 144), 20),
-        (60, dict.fromkeys("abcdefghij", 6), 6),
-        (1_000, dict.fromkeys(map(str, range(1000)), 1), 1),
-    ],
-)
-def test_a_class_has_as_many_images_as_neighbours_are_asked(
-    count: int, classes: dict[str, int], k: int
-) -> None:
-    assert choose_neighbours(surveyed(count, classes=classes)).changes["probe.neighbors"] == k
-
-
 def _network(hours_of: dict[str, float | None], *, hours: float, fits: str = "") -> Network:
     """What is chosen of three networks that take so many hours an epoch."""
     candidates = [
@@ -270,7 +254,7 @@ def test_choices_are_settings_that_exist() -> None:
     settings = Settings(name="x", data=DataSettings(train="t"))
     for choice in (
         choose_batch(500, has_gpu=False), choose_views(surveyed(), 64), choose_rate(64, 1e6),
-        choose_epochs(1.0, 0.1), choose_neighbours(surveyed()),
+        choose_epochs(1.0, 0.1),
     ):  # fmt: skip
         override(settings, choice.changes)
         assert choice.why.endswith(".")

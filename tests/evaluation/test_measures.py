@@ -7,7 +7,7 @@ from torch import Tensor
 from bt_ray.config import Settings, override
 from bt_ray.evaluation.correlation import cross_correlation
 from bt_ray.evaluation.hypersphere import alignment, uniformity
-from bt_ray.evaluation.knn import knn_top1
+from bt_ray.evaluation.knn import choose_neighbors, knn_top1
 from bt_ray.evaluation.spectrum import (
     eigenvalues,
     mean_correlation,
@@ -49,6 +49,24 @@ def test_knn_with_a_bank_smaller_than_k() -> None:
         torch.eye(2), torch.tensor([0, 1]), torch.eye(2), torch.tensor([0, 1]),
         neighbors=200, temperature=0.1,
     ) == 1  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("images_of_classes", "k"),
+    [
+        ([5000] * 10, 200),  # CIFAR-10, and ImageNet, keep the literature's 200
+        ([1300] * 1000, 200),
+        ([400] * 10, 63),  # the square root
+        ([50] * 1000, 25),  # half a class: a probe's bank of ImageNet
+        ([10, 30], 6),
+        ([1, 1, 1], 1),
+        ([], 1),
+    ],
+)
+def test_k_fits_the_bank(images_of_classes: list[int], k: int) -> None:
+    """Images without labels and labels that no image has make no difference."""
+    labels = [2 * label for label, count in enumerate(images_of_classes) for _ in range(count)]
+    assert choose_neighbors(torch.tensor([*labels, -1, -1], dtype=torch.int64)) == k
 
 
 def test_rank_me_counts_the_directions_used() -> None:

@@ -17,9 +17,11 @@ from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import NonFiniteLossError
 from bt_ray.evaluation import probe as probe_module
 from bt_ray.evaluation.probe import SHARED_IMAGES, Probe, build_probe
+from bt_ray.evaluation.score import VALIDATION_SCORE
 from bt_ray.methods.learner import Probing
 from bt_ray.model.twins import Twins, build_twins
 from bt_ray.training.summary import find_leak
+from bt_ray.tuning.score import Score, read_score
 from tests.data.pictures import encoded, write_folder
 from tests.states import build_state
 from tests.workers import run_workers
@@ -55,7 +57,7 @@ def test_probe_measures_and_leaves_the_twins_as_they_were(small_settings: Settin
     twins = build_twins(small_settings)
     before = {name: value.clone() for name, value in twins.state_dict().items()}
     probing = build_probe(small_settings, CPU)(twins)
-    assert set(probing.measures) == ALWAYS | {"knn/top1"}
+    assert set(probing.measures) == ALWAYS | {"knn/top1", "knn/neighbors"}
     assert probing.arrays["cross_correlation"].shape == (64, 64)
     assert probing.arrays["eigenvalues"].shape == (256,)
     assert {array.dtype for array in probing.arrays.values()} == {np.dtype(np.float32)}
@@ -175,3 +177,41 @@ def test_held_out_images_that_are_training_images_are_counted(
             assert probing.measures[SHARED_IMAGES] == 7
     assert "images that are training images" in str(find_leak({SHARED_IMAGES: 7.0}))
     assert find_leak({}) is None
+
+
+@pytest.mark.parametrize("kind", ["labelled", "without labels"])
+def test_validation_images_are_scored_by_their_labels_or_without(
+    small_settings: Settings, bare_root: str, digits_shards: ShardSet, kind: str
+) -> None:
+    """As a sweep scores the images that it holds out, which are its test images."""
+    root = digits_shards.root if kind == "labelled" else bare_root
+    settings = override(small_settings, {"data.validation": root, "data.test": None})
+    found = build_probe(settings, CPU)(seeded_twins(settings)).measures
+    swept = override(small_settings, {"data.test": root})
+    theirs = build_probe(swept, CPU)(seeded_twins(settings)).measures
+    score: Score = "knn_top1" if kind == "labelled" else "rankme_cosine"
+    assert found[VALIDATION_SCORE] == read_score(theirs, score)
+    parts = {"knn_top1"} if kind == "labelled" else {"rankme", "alignment"}
+    assert set(found) == ALWAYS | {f"validation/{part}" for part in (*parts, "score")}
+
+
+def test_an_average_is_measured_as_the_weights_themselves_are(small_settings: Settings) -> None:
+    settings = override(small_settings, {"data.validation": small_settings.data.test})
+    twins, other = (seeded_twins(override(settings, {"training.seed": seed})) for seed in (1, 2))
+    probe = build_probe(settings, CPU)
+    plain, theirs = probe(twins).measures, probe(other).measures
+    both = probe(twins, other.eval().encoder).measures
+    assert {name: both[name] for name in plain} == plain
+    named = {name: value for name, value in both.items() if name not in plain}
+    assert named == {
+        name.replace("/", "_average/"): value
+        for name, value in theirs.items()
+        if name != "knn/neighbors"
+    }
+
+
+def test_k_is_that_of_the_settings_or_fits_the_bank(small_settings: Settings) -> None:
+    for asked, used in ((7, 7), (None, 12)):  # 256 images of ten classes
+        settings = override(small_settings, {"probe.neighbors": asked})
+        measures = build_probe(settings, CPU)(seeded_twins(settings)).measures
+        assert measures["knn/neighbors"] == used

@@ -17,8 +17,11 @@ from bt_ray.forecast.forecast import forecast
 from bt_ray.forecast.memory import find_fits, measure_size, saved_storages
 from bt_ray.forecast.speed import extrapolate
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
+from bt_ray.model.twins import build_twins
 from bt_ray.precision import autocast
 from bt_ray.presets import preset
+from bt_ray.training.run_folder import claim_folder
+from bt_ray.training.validation import prepare_validation
 from tests.states import build_state
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -251,3 +254,29 @@ def test_views_that_pass_together_are_computed_again_together(small_settings: Se
             for workers in (1, 2)
         )
         assert two - one == pytest.approx(more, rel=0.01)
+
+
+def test_an_average_is_a_copy_of_the_encoder_in_memory_and_checkpoints(
+    small_settings: Settings,
+) -> None:
+    plain = measure_size(small_settings)
+    averaged = measure_size(override(small_settings, {"training.average_decay": 0.9}))
+    encoder = build_twins(small_settings).encoder.state_dict().values()
+    copy = sum(tensor.nbytes for tensor in encoder)
+    assert averaged.memory.total - plain.memory.total == copy
+    assert averaged.checkpoint_bytes - plain.checkpoint_bytes == copy
+
+
+def test_a_dry_run_of_a_run_that_holds_images_out_finds_it(small_settings: Settings) -> None:
+    """Its steps, and its folder, which is that of the same run."""
+    changes = {"training.keep_best": True, "data.global_batch": 90, "scaling.workers": 0}
+    settings = override(small_settings, changes)
+    folder = Path(settings.storage) / settings.name
+    prepared = prepare_validation(settings)
+    folder.mkdir()
+    claim_folder(folder, prepared)
+    ahead = forecast(settings)
+    assert ahead.problems == ()
+    assert ahead.total_steps == 3 * 3  # of 320 images; of all 360 they would be four an epoch
+    assert ahead.plan is not None
+    assert ahead.plan.num_rows == ShardSet.open(prepared.data.train).manifest.num_rows

@@ -16,6 +16,7 @@ from bt_ray.checkpoints.checkpoint import save_checkpoint
 from bt_ray.config import Settings, override
 from bt_ray.model.export import export_encoder
 from bt_ray.model.pretrained import load_folder
+from bt_ray.tracking.registry_scores import protocol_of
 from bt_ray.training.launch import pretrain
 from bt_ray.training.summary import Summary
 from pipelines.evaluate import main
@@ -171,6 +172,31 @@ def test_an_unknown_alias_is_refused(
     code, _, err = answer(monkeypatch, capsys, *arguments)
     assert code == 2
     assert "barlow-small" in err
+
+
+@pytest.mark.parametrize(("flags", "k"), [((), 9), (("--neighbors", "4"), 4)])
+def test_the_record_says_which_k_was_used(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], k: int,
+) -> None:  # fmt: skip
+    """Of 90 training images in three classes, the square root: 9."""
+    classes = {"cat": 30, "dog": 30, "eel": 30}
+    train, test = (images(tmp_path / str(seed), classes, seed) for seed in (0, 1))
+    where = ("--train", train, "--test", test, "--storage", tmp_path, "--no-baseline")
+    code, out, err = answer(monkeypatch, capsys, "knn", run_folder, *where, *flags)
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["order"]["neighbors"] == k
+    assert f"kNN (k = {k})" in err
+    assert (protocol_of(record) or "").startswith(f"kNN, k={k}, temperature=0.1, train ")
+
+
+def test_no_neighbors_are_refused(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = answer(monkeypatch, capsys, "knn", run_folder, "--neighbors", "0")
+    assert code == 2
+    assert "--neighbors 0 must be at least 1" in err
 
 
 @pytest.fixture

@@ -14,11 +14,13 @@ import torch
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils as service
 
+from bt_ray.checkpoints.best import keep_if_best
 from bt_ray.checkpoints.checkpoint import last_checkpoint, save_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, override, to_json
 from bt_ray.evaluation.encoder import open_encoder
 from bt_ray.evaluation.record import keep_evaluation
 from bt_ray.model.weights import ENCODER, fingerprint
+from bt_ray.storage.store import Store
 from bt_ray.tracking import registry, registry_promotion
 from bt_ray.tracking.mlflow import MlflowRun
 from bt_ray.tracking.mlflow_inputs import record_inputs
@@ -382,3 +384,51 @@ def test_a_checkpoint_of_mid_run_has_none_of_the_final_scores(
     card = str(MlflowClient(run.uri).get_model_version("digits", "2").description)
     assert "| knn/top1 | not measured | 10.00% |" in card
     assert "Steps: 25" in card
+
+
+def test_best_and_averaged_weights_are_versions_of_their_own(
+    small_settings: Settings, ask: Ask
+) -> None:
+    """Each with its own measures: the probe's of that step, and of those weights."""
+    changes = {"training.keep_best": True, "training.average_decay": 0.9}
+    folder, run = finished(small_settings, "mine", 0.8, **changes)
+    settings = find_source(str(folder), small_settings.storage).settings
+    state = build_state(settings, torch.device("cpu"))
+    assert state.average is not None
+    next(state.average.encoder.parameters()).add_(1)  # as they differ once it is trained
+    for step, score in ((STEP // 2, 0.9), (STEP, 0.5)):
+        state.step = step
+        state.take_score(score, is_better=state.is_better(score))
+        checkpoint = folder / "local" / f"checkpoint_{step:09d}"
+        shutil.rmtree(checkpoint)
+        save_checkpoint(checkpoint, state, settings)
+        keep_if_best(Store(str(folder)), checkpoint)
+        run.log(step, {"knn/top1": score / 2, "knn_average/top1": score / 3})
+    orders = (
+        (), ("--checkpoint", "best"), ("--weights", "average"), ("--weights", "average"),
+        ("--checkpoint", "best", "--weights", "average"),
+    )  # fmt: skip
+    found = [ask("register", str(folder), *order)[1]["model_version"] for order in orders]
+    assert found == ["digits/1", "digits/2", "digits/3", "digits/3", "digits/4"]
+    opened = [open_encoder(f"models:/{version}", settings)[0] for version in found]
+    places = ("", "/best", "/average", "/average", "/best/average")
+    for registered, place in zip(opened, places, strict=True):
+        named, _ = open_encoder(f"{folder}{place}", settings)
+        assert fingerprint(registered.encoder) == fingerprint(named.encoder)
+    [model] = ask("list")[1]["models"]
+    scores = {one["version"]: one["scores"]["knn/top1"] for one in model["versions"]}
+    assert scores == pytest.approx({"1": 0.25, "2": 0.45, "3": 0.5 / 3, "4": 0.3})
+    card = str(MlflowClient(run.uri).get_model_version("digits", "4").description)
+    assert "exponential moving average of those that were trained, of decay 0.9" in card
+    assert "| knn/top1 | 30.00% |" in card
+
+
+def test_what_was_not_kept_cannot_be_registered(small_settings: Settings, ask: Ask) -> None:
+    folder, _ = finished(small_settings, "mine", 0.8)
+    for option, way_out in (
+        (("--checkpoint", "best"), "has kept no best checkpoint: train it with --training.keep"),
+        (("--weights", "average"), "keeps no averaged weights: the run that wrote it had no"),
+    ):
+        code, _, words = ask("register", str(folder), *option)
+        assert code == 2
+        assert way_out in words

@@ -14,6 +14,10 @@ import pytest
 from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import Settings, override, to_json
 from bt_ray.errors import LaunchError
+from bt_ray.evaluation.encoder import open_encoder
+from bt_ray.evaluation.probe import Probe
+from bt_ray.evaluation.score import VALIDATION_SCORE
+from bt_ray.model.weights import fingerprint
 from bt_ray.storage.names import folder_of
 from bt_ray.storage.store import Store
 from bt_ray.storage.working_copy import place_of
@@ -163,3 +167,33 @@ def test_an_ablation_is_kept_there(settings: Settings, store: Store, tmp_path: P
         told.append(json.loads(done.stdout.splitlines()[-1])["scores"])
     assert told[0] == told[1]
     assert any(name.startswith("ablations/results/") for name in store.sizes())
+
+
+def test_the_best_checkpoint_is_kept_there_and_opened_from_there(
+    settings: Settings, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Better after step 2, and then never again: the last two are those of steps 3 and 4."""
+    scores = [score for score in (0.0, 0.1, 0.9, 0.2, 0.3) for _ in ("weights", "average")]
+    monkeypatch.setattr(Probe, "_score_validation", lambda *_: {VALIDATION_SCORE: scores.pop(0)})
+    changes = {
+        "name": "selected", "training.probe_every_epochs": 0.5, "training.keep_best": True,
+        "training.average_decay": 0.9,
+    }  # fmt: skip
+    summary = pretrain(override(settings, changes), register=False)
+    assert summary.best == {"step": 2, "score": 0.9}
+    names = {name for name in store.below("selected").sizes() if "/checkpoint_" in name}
+    assert {name.rpartition("/")[0] for name in names} == {
+        "best/checkpoint_000000002", "local/checkpoint_000000003", "local/checkpoint_000000004",
+    }  # fmt: skip
+    monkeypatch.setattr("tempfile.tempdir", str(_machine(tmp_path, 2)))
+    run = store.below("selected").uri
+    place, mark, options = run.partition("?")
+    prints = {
+        fingerprint(open_encoder(f"{place}{part}{mark}{options}", settings)[0].encoder)
+        for part in ("", "/best", "/average", "/best/average")
+    }
+    assert len(prints) == 4
+    by_uri, recorded = open_encoder(f"{place}/best{mark}{options}", settings)
+    assert recorded is not None
+    assert recorded.run_id == summary.run_id
+    assert by_uri.settings.name == "selected"

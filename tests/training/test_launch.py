@@ -16,6 +16,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from bt_ray.checkpoints.checkpoint import verify_checkpoint
 from bt_ray.config import SETTINGS_FILE, Settings, flatten, from_json, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.views.reference import central, decode
@@ -190,3 +191,27 @@ def test_a_cluster_that_is_too_small_is_named_before_anything_starts(settings: S
     crowded = replace(settings, scaling=replace(settings.scaling, workers=4, cpus_per_worker=1))
     with pytest.raises(LaunchError, match="make 5 CPUs; the cluster has 4"):
         pretrain(crowded)
+
+
+def test_workers_keep_the_best_and_end_by_patience(settings: Settings) -> None:
+    """As the scores that were measured demand, however they come out."""
+    changes = {
+        "name": "patient", "training.patience": 1, "training.probe_every_epochs": 0.5,
+        "training.checkpoint_every_epochs": 2.5, "training.average_decay": 0.9,
+        "schedule.epochs": 5,
+    }  # fmt: skip
+    summary = pretrain(override(settings, changes), register=False)
+    scores = read_history(Path(summary.paths["metrics"]))["validation/score"]
+    best, last = 0, summary.total_steps
+    for step in range(1, summary.total_steps + 1):
+        if best and scores[step] <= scores[best]:
+            last = step
+            break
+        best = step
+    assert (summary.steps, summary.is_finished) == (last, True)
+    assert summary.best == {"step": best, "score": scores[best]}
+    kept = Path(summary.paths["best"])
+    assert verify_checkpoint(kept)["step"] == best
+    assert "average.safetensors" in {file.name for file in kept.iterdir()}
+    assert [folder.name for folder in kept.parent.iterdir()] == [kept.name]
+    assert pretrain(override(settings, changes), register=False).steps == last

@@ -1,6 +1,7 @@
 """The loop's context in a Ray Train worker, as far as it needs no cluster."""
 
 import errno
+import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 import torch
 from pyarrow.fs import LocalFileSystem
 
-from bt_ray.errors import RunFailedError, StorageRefusedError
+from bt_ray.errors import RunFailedError, StorageError, StorageRefusedError
+from bt_ray.storage.store import Store
 from bt_ray.tracking.snapshots import read_snapshots
 from bt_ray.tracking.tracker import MemoryTracker, NullTracker
 from bt_ray.training import worker
@@ -106,6 +108,38 @@ def test_seconds_from_a_copy_to_a_kept_checkpoint_are_told(
     clock.now = 107.0
     reports.made[0]["checkpoint_upload_fn"](reports.made[0]["checkpoint"], "checkpoint_x")
     assert told.history == {"time/checkpoint_s": {4: 7.0}}
+
+
+def test_the_best_checkpoint_is_stored_beside_the_last(
+    reports: Reports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole, and before the last one; a storage that is away is waited for."""
+    run, upload, away = Store(str(tmp_path / "run")), Store.upload, [True]
+    monkeypatch.setattr(worker.time, "sleep", lambda _: None)
+
+    def fails_once(store: Store, folder: Path, *, last: str) -> None:
+        if away:
+            away.pop()
+            raise StorageError("It does not answer.") from ConnectionError("SLOW_DOWN")
+        assert reports.stored == {}
+        upload(store, folder, last=last)
+
+    monkeypatch.setattr(Store, "upload", fails_once)
+
+    def fill_best(folder: Path) -> None:
+        fill(folder)
+        state = {"step": 4, "best": {"step": 4, "score": 0.5}}
+        (folder / "state.json").write_text(json.dumps(state))
+
+    context = RayContext(0, torch.device("cpu"), NullTracker(), recorder(tmp_path), "", run=run)
+    kept = context.commit(4, fill_best)
+    [report] = reports.made
+    report["checkpoint_upload_fn"](report["checkpoint"], "checkpoint_x")
+    assert kept.done()
+    assert set(run.sizes()) == {
+        f"best/checkpoint_000000004/{name}" for name in ("file", "manifest.json", "state.json")
+    }
+    assert set(reports.stored) == {"checkpoint_x/file", "checkpoint_x/state.json"}
 
 
 def test_a_storage_that_is_away_is_waited_for(

@@ -116,7 +116,7 @@ def _describe(name: str, settings: Settings) -> Described:
     is_bare = settings.data.labels == "none"
     source = open_source(name, "none" if is_bare else None)
     rows = settings.data.rows_per_row_group
-    root = _root_of(source, settings.storage, rows)
+    root = root_of(source, settings.storage, rows)
     if _is_finished(root):
         return Described(root, ShardSet.open(root).manifest, None)
     return Described(root, expected_manifest(source, rows), source)
@@ -142,13 +142,14 @@ def expected_manifest(source: Source, rows_per_row_group: int) -> Manifest:
 
 def write_source(source: Source, storage: str, *, rows_per_row_group: int) -> str:
     """The shards of `source` below the storage of all runs, written if they are not there."""
-    root = _root_of(source, storage, rows_per_row_group)
+    root = root_of(source, storage, rows_per_row_group)
     if not _is_finished(root):
         _write(source, root, rows_per_row_group, ProgressLog(), Treatment())
     return root
 
 
-def _root_of(source: Source, storage: str, rows_per_row_group: int) -> str:
+def root_of(source: Source, storage: str, rows_per_row_group: int) -> str:
+    """Where the shards of `source` lie below the storage of all runs, once they are written."""
     return Store(storage).below(f"shards/{source.identity}-{rows_per_row_group}").uri
 
 

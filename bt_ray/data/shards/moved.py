@@ -25,5 +25,6 @@ def follow_storage(settings: Settings, place: Path) -> Settings:
         return next((str(shards) for shards in here if shards.is_dir()), root)
 
     train = found(settings.data.train) or settings.data.train
-    data = replace(settings.data, train=train, test=found(settings.data.test))
+    test, validation = found(settings.data.test), found(settings.data.validation)
+    data = replace(settings.data, train=train, test=test, validation=validation)
     return replace(settings, data=data)
