@@ -13,6 +13,7 @@ from pipelines.terminal import command, console
 _DEMO = "demo"
 COMMANDS = {
     _DEMO: "pretrain on handwritten digits, as `pretrain digits` does",
+    "suggest": "look at your images, and write settings for them",
     "pretrain": "pretrain an encoder on your images or a known data set",
     "show": "draw your images beside the views that training makes of them",
     "doctor": "look at every node, and say what is wrong",

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WITHOUT_RAY = (
     "bt_ray/ablations/paper",
+    "bt_ray/advice/",
     "bt_ray/checkpoints/",
     "bt_ray/config",
     "bt_ray/cpu/",
@@ -128,7 +129,7 @@ FLOORS = (
     ("evaluation",),
     ("training",),
     ("doctor", "forecast", "embedding", "report"),
-    ("tuning",),
+    ("advice", "tuning"),
     ("ablations",),
 )
 """Rooms from the ground up: a room imports from lower floors, and from itself."""
