@@ -67,14 +67,15 @@ class TrainingState(Generic[M]):
             self.scaler.update()
             skipped = self.scaler.scale(one) < scale
             self._skipped = self._skipped + skipped
-            self._update_average(~skipped)
+            self._update_average(skipped)
         else:
             self.optimizer.step()
             self._update_average(None)
         self.optimizer.zero_grad()
 
-    def _update_average(self, moved: Tensor | None) -> None:
+    def _update_average(self, skipped: Tensor | None) -> None:
         if self.average is not None:
+            moved = None if skipped is None else ~skipped
             self.average.update(self.module.get_submodule("encoder"), moved)
 
     def take_score(self, score: float, *, is_better: bool) -> None:

@@ -9,13 +9,13 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bt_ray.config import Settings
 from bt_ray.config.model import SMALL_ENCODERS
 from bt_ray.config.training import part_rows
+from bt_ray.forecast.fake import fake_twins
 from bt_ray.model.recompute import find_stages, recompute_blocks
-from bt_ray.model.twins import Twins, build_twins
+from bt_ray.model.twins import Twins
 from bt_ray.objective.forms import choose_way
 from bt_ray.precision import autocast
 
@@ -76,8 +76,7 @@ def measure_size(settings: Settings) -> Size:
     rows = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
     rows = max(2, rows)  # what batch norm without its other workers can do
     px = settings.views.image_px
-    with FakeTensorMode():
-        twins = build_twins(settings)
+    with fake_twins(settings) as twins:
         known = _storages([*twins.parameters(), *twins.buffers()])
         weights = sum(known.values())
         if settings.training.average_decay is not None:
@@ -92,7 +91,7 @@ def measure_size(settings: Settings) -> Size:
             memory=Memory(
                 weights=weights,
                 gradients=parameters,
-                momentum=parameters,
+                momentum=parameters * (2 if settings.optimizer.kind == "adamw" else 1),
                 activations=_activations(twins, settings, rows),
                 objective=objective_bytes(settings),
                 views=2

@@ -12,8 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from bt_ray.config import Settings
-from bt_ray.model.encoder import build_encoder
-from bt_ray.model.twins import build_twins
+from bt_ray.forecast.fake import fake_encoder, fake_twins
 from bt_ray.objective.build import build_objective
 from bt_ray.precision import autocast
 
@@ -48,8 +47,7 @@ def trace_model(settings: Settings, images: int) -> list[Operation]:
     """
     px = settings.views.image_px
     record = _Record()
-    with FakeTensorMode(), record:
-        twins = build_twins(settings)
+    with fake_twins(settings) as twins, record:
         record.begin(twins)
         with _autocast(settings):
             embeddings = twins.projector(
@@ -65,8 +63,7 @@ def trace_encoder(settings: Settings, images: int) -> list[Operation]:
     """The encoder alone on so many images, forward and backward, as a classifier's."""
     px = settings.views.image_px
     record = _Record()
-    with FakeTensorMode(), record:
-        encoder = build_encoder(settings)
+    with fake_encoder(settings) as encoder, record:
         record.begin(encoder)
         with _autocast(settings):
             features = encoder(torch.empty(images, settings.data.channels, px, px))

@@ -81,14 +81,18 @@ class Twins(nn.Module):
         return of_a, of_b
 
 
-def build_twins(settings: Settings) -> Twins:
+def build_twins(settings: Settings, encoder: nn.Module | None = None) -> Twins:
     """Twins with new weights, drawn by torch's global generator, on the CPU.
 
     The predictor is an MLP like the projector, always with batch norm: "2 fully connected layers
     of size 8192 … with batch normalization followed by a ReLU nonlinearity in the hidden layer".
+
+    Args:
+      encoder: one that was built by the settings already.
     """
     model = settings.model
-    encoder, widths = build_encoder(settings), model.projector_widths
+    encoder = build_encoder(settings) if encoder is None else encoder
+    widths = model.projector_widths
     projector = build_projector(
         encoder.num_features,  # type: ignore[arg-type]
         widths,

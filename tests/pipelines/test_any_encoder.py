@@ -29,7 +29,6 @@ ENCODERS = {
     "activated-norms": ("timm:mobilenetv3_small_050",),
     "torchvision": ("torchvision:shufflenet_v2_x0_5",),
 }  # fmt: skip
-IN_EVERY_TEST = ("own", "transformer")
 
 
 def command(folder: Path, pipeline: str, *arguments: str) -> dict[str, Any]:
@@ -47,21 +46,26 @@ def command(folder: Path, pipeline: str, *arguments: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.run if name in IN_EVERY_TEST else pytest.mark.slow)
+        pytest.param(name, marks=pytest.mark.run if name == "own" else pytest.mark.slow)
         for name in ENCODERS
     ],
 )
 def test_an_encoder_of_any_origin_goes_through_the_commands(tmp_path: Path, name: str) -> None:
     (tmp_path / "their_nets.py").write_text(OWN)
-    pictures = {
-        f"{kind}/{i}.png": encoded(100 * number + i, size=(20, 20), kind="PNG")
-        for number, kind in enumerate(("cat", "dog")) for i in range(16)
-    }  # fmt: skip
-    images = write_folder(tmp_path / "images", pictures)
+    images, held_out = (
+        write_folder(
+            tmp_path / part,
+            {
+                f"{kind}/{i}.png": encoded(100 * number + i, size=(20, 20), kind="PNG")
+                for number, kind in enumerate(("cat", "dog"), first) for i in range(16)
+            },
+        )
+        for part, first in (("images", 0), ("held out", 5))
+    )  # fmt: skip
     encoder, *more = ENCODERS[name]
     order = (
-        "images", "--name", "any", "--storage", "runs", "--data.train", str(images),
-        "--data.test", str(images), "--data.global-batch", "16", "--views.image-px", "16",
+        "images", "--name", "any", "--storage", "runs", "--data.train", images,
+        "--data.test", held_out, "--data.global-batch", "16", "--views.image-px", "16",
         "--schedule.epochs", "1", "--schedule.warmup-epochs", "0", "--scaling.workers", "0",
         "--model.encoder", encoder, "--model.projector-widths", "32", "32", *more,
     )  # fmt: skip
@@ -72,12 +76,10 @@ def test_an_encoder_of_any_origin_goes_through_the_commands(tmp_path: Path, name
     assert "knn_top1" in command(tmp_path, "evaluate", "knn", "runs/any")["scores"]
     command(tmp_path, "export", "runs/any", "out")
     assert len(list((tmp_path / "out").glob("encoder.*"))) == 4, "each was read back and compared"
-    vectors = command(
-        tmp_path, "embed", str(images), "vectors", "--model", "runs/any", "--workers=0"
-    )
+    vectors = command(tmp_path, "embed", images, "vectors", "--model", "runs/any", "--workers=0")
     assert vectors["images"] == 32
     registered = command(
-        tmp_path, "embed", str(images), "again", "--model", "models:/barlow-any/1", "--workers=0"
+        tmp_path, "embed", images, "again", "--model", "models:/barlow-any/1", "--workers=0"
     )
     assert registered["images"] == 32
     command(tmp_path, "report", "runs/any", "--output", "report.html")

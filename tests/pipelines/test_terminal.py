@@ -70,6 +70,7 @@ def test_the_commands_that_we_print_can_be_given_to_a_shell(
         "scores": {"loss": 1.0, "knn_top1": None, "rankme_untrained": 1.0, "rankme": 1.0,
                    "alignment": None, "uniformity": None},
         "paths": {"run": ODD, "mlflow": uri}, "model_version": "m/1", "warnings": [],
+        "best": None, "neighbors": None,
     }  # fmt: skip
     print_summary(summary)
     lines = capsys.readouterr().err.splitlines()
