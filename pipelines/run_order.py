@@ -6,6 +6,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from bt_ray.config import Settings
+from bt_ray.method_presets import with_method
 from bt_ray.view_presets import ViewPreset, with_views
 
 
@@ -28,7 +29,8 @@ def parse_order(
 ) -> Order:
     """The order that the flags make of `default`.
 
-    A preset of views is put in place of the default's, and the flags are read again on top of it.
+    What follows the method that they name, and a preset of views, is put in place of the default's,
+    and the flags are read again on top of it.
     """
 
     def read(start: Order) -> Order:
@@ -37,6 +39,9 @@ def parse_order(
         )
 
     order = read(default)
-    if order.views_preset is None:
-        return order
-    return read(replace(default, settings=with_views(default.settings, order.views_preset)))
+    start, method = default.settings, order.settings.objective.method
+    if method != start.objective.method:
+        start = with_method(start, method)
+    if order.views_preset is not None:
+        start = with_views(start, order.views_preset)
+    return order if start == default.settings else read(replace(default, settings=start))

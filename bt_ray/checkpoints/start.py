@@ -17,8 +17,8 @@ from bt_ray.checkpoints.tensor_file import write_tensors
 from bt_ray.config import Settings, flatten
 from bt_ray.errors import CheckpointError
 from bt_ray.model.encoder import build_encoder
+from bt_ray.model.network import Network
 from bt_ray.model.pretrained import Pretrained
-from bt_ray.model.twins import Twins
 from bt_ray.model.weights import ENCODER, file_of, load_weights
 from bt_ray.storage.names import folder_of
 from bt_ray.storage.working_copy import bring, send
@@ -76,13 +76,13 @@ def kept_sha256(folder: Path) -> str | None:
     return str(json.loads(manifest.content(SOURCE))["start_sha256"])
 
 
-def load_start(twins: Twins, settings: Settings) -> None:
-    """Fills new twins with the weights that their run keeps as its start.
+def load_start(network: Network, settings: Settings) -> None:
+    """Fills a new network with the weights that their run keeps as its start.
 
     Raises: CheckpointError if they are missing or altered, or are not those of the settings.
     """
     manifest = _open(start_folder(settings), settings)
-    for name, part in twins.named_children():
+    for name, part in network.named_children():
         if file_of(name) in manifest.files:
             load_weights(part, manifest.require(file_of(name)))
 

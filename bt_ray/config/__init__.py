@@ -7,7 +7,8 @@ setting, add a field with a default and a docstring to its group, and its check 
 """
 
 from bt_ray.config.data import WITHOUT, DataSettings, Transformation, ViewSettings
-from bt_ray.config.flat import PLACES, differences, flatten, shaping
+from bt_ray.config.flat import PLACES, differences, flatten, in_use, shaping
+from bt_ray.config.methods import Method
 from bt_ray.config.model import ModelSettings, ObjectiveSettings, Variant
 from bt_ray.config.optimizer import OptimizerSettings, ScheduleSettings
 from bt_ray.config.pixels import Pixels
@@ -26,6 +27,7 @@ __all__ = [
     "SETTINGS_FILE",
     "WITHOUT",
     "DataSettings",
+    "Method",
     "ModelSettings",
     "ObjectiveSettings",
     "OptimizerSettings",
@@ -44,6 +46,7 @@ __all__ = [
     "flatten",
     "from_json",
     "idle_colours",
+    "in_use",
     "override",
     "read_settings",
     "shaping",

@@ -21,6 +21,7 @@ WITHOUT: Mapping[Transformation, Mapping[str, Any]] = {
 """Transformation → the changes to the views' settings that leave it out."""
 
 
+JIGSAW_PATCHES = 9
 COLOURS = 3
 """Channels of an image that has saturation, hues and a grey of its own."""
 
@@ -167,6 +168,17 @@ class ViewSettings:
     """Probability of solarization: first view, second view."""
     solarize_threshold: int = 128
     """Levels at or above this, of 255, are inverted by solarization."""
+    small_count: int = 0
+    """Further, smaller views of an image, for methods that take them: SwAV's multi-crop (6 of 96
+    pixels beside two of 224, in the paper), PIRL's patches (9)."""
+    small_px: int = 96
+    """Side of a smaller view."""
+    small_kind: Literal["crops", "jigsaw"] = "crops"
+    """What they are: crops of their own; or jigsaw: nine patches of one crop, cut from a grid of
+    three by three in a random order, each a little smaller than its cell."""
+    small_crop_area: tuple[float, float] = (0.05, 0.14)
+    """Area of the crop, as a share of the image, of each smaller view; of a jigsaw, of the one crop
+    that is cut (PIRL: 0.6 1)."""
     photometry: Literal["loader", "device"] = "loader"
     """Where colour, blur and solarization are applied: image by image beside the decoder, or
     batched on the training device."""
@@ -197,6 +209,21 @@ class ViewSettings:
         require(
             0 <= self.jitter_hue <= 0.5,
             f"views.jitter_hue={self.jitter_hue} must lie between 0 and 0.5 turns.",
+        )
+        require_positive("views", self, "small_px")
+        require_range("views", self, "small_crop_area")
+        require(
+            self.small_crop_area[1] <= 1,
+            f"views.small_crop_area={self.small_crop_area} must not exceed 1: a share.",
+        )
+        require(
+            self.small_count >= 0,
+            f"views.small_count={self.small_count} must be 0, for no smaller views, or more.",
+        )
+        require(
+            self.small_kind == "crops" or self.small_count in (0, JIGSAW_PATCHES),
+            f"views.small_count={self.small_count} must be {JIGSAW_PATCHES} for "
+            "views.small_kind=jigsaw.",
         )
         require(
             self.crop_min_px >= 0,

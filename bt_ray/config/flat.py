@@ -1,6 +1,7 @@
 """A tree of settings as one dict by dotted key, and how two trees differ."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from bt_ray.config.settings import Settings
@@ -27,15 +28,26 @@ def flatten(settings: Settings) -> dict[str, Any]:
 
     They are values to show and to compare: URIs come without passwords and keys.
     """
-    flat: dict[str, Any] = {}
-    for top in dataclasses.fields(settings):
-        value = getattr(settings, top.name)
+    return dict(_leaves(settings, ""))
+
+
+def in_use(settings: Settings) -> dict[str, Any]:
+    """The same without the settings of methods that `objective.method` does not name."""
+    used = f"objective.{settings.objective.method}."
+    return {
+        key: value
+        for key, value in flatten(settings).items()
+        if not (key.startswith("objective.") and key.count(".") > 1) or key.startswith(used)
+    }
+
+
+def _leaves(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(group):
+        value = getattr(group, field.name)
         if dataclasses.is_dataclass(value):
-            for leaf in dataclasses.fields(value):
-                flat[f"{top.name}.{leaf.name}"] = shown(getattr(value, leaf.name))
+            yield from _leaves(value, f"{prefix}{field.name}.")
         else:
-            flat[top.name] = shown(value)
-    return flat
+            yield f"{prefix}{field.name}", shown(value)
 
 
 def shown(value: Any) -> Any:
@@ -51,21 +63,22 @@ def shown(value: Any) -> Any:
 
 def differences(one: Settings, other: Settings) -> list[str]:
     """Dotted keys of the settings that shape a run's result and differ between the two trees."""
-    theirs = shaping(other)
-    return [key for key, value in shaping(one).items() if value != theirs[key]]
+    mine, theirs = shaping(one), shaping(other)
+    return [key for key in mine if key not in theirs or mine[key] != theirs[key]]
 
 
 def shaping(settings: Settings) -> dict[str, Any]:
     """The settings that shape a run's result, by dotted key.
 
-    Left out: names, folders, the workers, tracking, what is done about bad images, the sum of the
-    first weights (their place is compared by its content), after how many minutes a checkpoint is
-    due, which ones are kept, after how many probes the run ends, whether activations are computed
-    again, and whether a GPU computes the same bits each time.
+    Left out: settings of methods that are not in use, names, folders, the workers, tracking, what
+    is done about bad images, the sum of the first weights (their place is compared by its content),
+    after how many minutes a checkpoint is due, which ones are kept, after how many probes the run
+    ends, whether activations are computed again, and whether a GPU computes the same bits each
+    time.
     """
     return {
         key: value
-        for key, value in flatten(settings).items()
+        for key, value in in_use(settings).items()
         if key.split(".")[0] not in ("name", "storage", "scaling", "tracking")
         and key not in _WITHOUT_A_PART
     }

@@ -1,10 +1,23 @@
 """Settings of the network and of its loss."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bt_ray.config.checks import require, require_positive
+from bt_ray.config.methods import (
+    ByolSettings,
+    DeepClusterSettings,
+    Method,
+    MocoSettings,
+    NatSettings,
+    PirlSettings,
+    SelaSettings,
+    SimclrSettings,
+    SwavSettings,
+    VicregSettings,
+    WmseSettings,
+)
 
 SMALL_ENCODERS = ("conv4", "conv6")
 """Convolutional ones for small images, of our own."""
@@ -42,9 +55,11 @@ class ModelSettings:
     projector_batch_norm: bool = True
     """Batch norm after each linear layer of the projector but the last (Table 5: "No BN in MLP");
     without it these layers have biases."""
+    projector_last_norm: bool = False
+    """Batch norm after the projector's last layer, too (SimSiam, SimCLR)."""
     predictor_widths: tuple[int, ...] | None = None
-    """Output units of each linear layer of a predictor on the first view (Table 6: 8192 8192); the
-    last must be D; none: no predictor."""
+    """Output units of each linear layer of a predictor, of SimSiam and BYOL on both views, of
+    Barlow Twins on the first (Table 6: 8192 8192); the last must be D; none: no predictor."""
     stop_gradient: bool = False
     """No gradient from the second view, the one without a predictor (Table 6)."""
     start_from: str | None = None
@@ -94,8 +109,12 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSettings:
-    """The loss (paper, Eq. 1), and its ablations (Table 5; docs/ablations.md)."""
+    """The loss (paper, Eq. 1), its ablations (Table 5; docs/ablations.md), and other methods."""
 
+    method: Method = "barlow_twins"
+    """What pretrains the encoder (docs/methods.md): barlow_twins, or a method that the paper
+    compares with. Widths of projector and predictor, rates of biases and what the views are follow
+    the method, but for what is given beside it."""
     variant: Variant = "barlow_twins"
     """Which loss: the paper's (barlow_twins), one that Table 5 compares it with (invariance_only,
     redundancy_only, feature_normalization, cross_covariance, cross_entropy), or auto_correlation,
@@ -107,6 +126,16 @@ class ObjectiveSettings:
     for D above N), or by the faster of the two."""
     temperature: float = 0.1
     """τ of cross_entropy; the paper does not give its own."""
+    simclr: SimclrSettings = field(default_factory=SimclrSettings)
+    moco_v2: MocoSettings = field(default_factory=MocoSettings)
+    byol: ByolSettings = field(default_factory=ByolSettings)
+    swav: SwavSettings = field(default_factory=SwavSettings)
+    pirl: PirlSettings = field(default_factory=PirlSettings)
+    wmse: WmseSettings = field(default_factory=WmseSettings)
+    deepcluster: DeepClusterSettings = field(default_factory=DeepClusterSettings)
+    sela: SelaSettings = field(default_factory=SelaSettings)
+    nat: NatSettings = field(default_factory=NatSettings)
+    vicreg: VicregSettings = field(default_factory=VicregSettings)
 
     def __post_init__(self) -> None:
         require_positive("objective", self, "redundancy_weight", "temperature")

@@ -2,6 +2,7 @@
 
 from bt_ray.config.checks import require
 from bt_ray.config.data import COLOURS
+from bt_ray.config.methods import MULTI_CROP, WITH_PREDICTOR
 from bt_ray.config.names import check_names
 from bt_ray.config.settings import Settings
 
@@ -9,11 +10,29 @@ from bt_ray.config.settings import Settings
 def check_pretraining(settings: Settings) -> None:
     """Raises SettingsError for settings that pretraining cannot use.
 
-    That is one view an image, and names that MLflow or the storage would refuse later.
+    That is one view an image, views that the method lacks or has no use for, and names that MLflow
+    or the storage would refuse later.
     """
+    method, views = settings.objective.method, settings.views
     require(
-        settings.views.count == 2,
-        f"views.count={settings.views.count} serves to train a classifier; pretraining compares 2.",
+        views.count == 2,
+        f"views.count={views.count} serves to train a classifier; pretraining compares 2.",
+    )
+    is_jigsaw = views.small_count > 0 and views.small_kind == "jigsaw"
+    require(
+        is_jigsaw == (method == "pirl"),
+        "objective.method=pirl needs views.small_count=9 and views.small_kind=jigsaw, and no other "
+        f"method takes them; there are {views.small_count} of kind {views.small_kind}.",
+    )
+    require(
+        views.small_count == 0 or is_jigsaw or method in MULTI_CROP,
+        f"views.small_count={views.small_count}: objective.method={method} takes no smaller views; "
+        f"{', '.join(MULTI_CROP)} do.",
+    )
+    needs = method in WITH_PREDICTOR
+    require(
+        not needs or settings.model.predictor_widths is not None,
+        f"objective.method={method} needs a predictor: model.predictor_widths.",
     )
     check_names(settings)
 

@@ -123,6 +123,32 @@ def gather_rows(
     return torch.cat([part[:n] for part, n in zip(gathered, counts, strict=True)])
 
 
+def gather_for_replicas(
+    x: Tensor, counts: Sequence[int], group: dist.ProcessGroup | None = None
+) -> Tensor:
+    """All workers' rows, as `gather_rows`, for a computation that all of them repeat alike.
+
+    The gradient of the one result is whole on every worker: each keeps that of its own rows.
+
+    Args:
+      counts: every worker's n.
+    """
+    return x if world_size(group) == 1 else _GatherForReplicas.apply(x, counts, group)
+
+
+class _GatherForReplicas(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, counts: Sequence[int], group: dist.ProcessGroup | None
+    ) -> Tensor:
+        ctx.counts, ctx.rank = list(counts), rank(group)
+        return gather_rows(x, counts, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].split(ctx.counts)[ctx.rank], None, None
+
+
 def _all_gather(gathered: Tensor, mine: Tensor, group: dist.ProcessGroup | None) -> None:
     """Fills `gathered` (W, …) with every worker's `mine`; NCCL would copy a list's parts again."""
     if mine.device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What is measured of the twins while they train: kNN, signs of collapse, pictures' arrays."""
+"""What is measured of the network while it trains: kNN, signs of collapse, pictures' arrays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from bt_ray.evaluation.score import VALIDATION_SCORE, rank_me_cosine
 from bt_ray.evaluation.spectrum import eigenvalues, mean_correlation, mean_deviation, rank_me
 from bt_ray.methods.learner import Probing
 from bt_ray.model.inputs import to_input
-from bt_ray.model.twins import Twins
+from bt_ray.model.network import Network
 from bt_ray.precision import autocast
 
 SHARED_IMAGES = "knn/held_out_in_training"
@@ -39,7 +39,7 @@ _CORRELATED = 256
 class Probe:
     """Encodes fixed images with all workers and measures representations and embeddings.
 
-    The twins work as they would for a user, with batch norm's running statistics; C thus is not
+    The network works as it would for a user, with batch norm's running statistics; C thus is not
     quite that of a training step. Labels alone decide whether kNN is among the measures.
     """
 
@@ -53,8 +53,8 @@ class Probe:
     """Of `data.validation`; its kind of score is kNN's, or without labels that of its views."""
 
     @torch.no_grad()
-    def __call__(self, twins: Twins, average: nn.Module | None = None) -> Probing:
-        """What was found; the same on every worker, and `twins` as they were.
+    def __call__(self, network: Network, average: nn.Module | None = None) -> Probing:
+        """What was found; the same on every worker, and the network as it was.
 
         The arrays are `cross_correlation`, (d, d), C of the embeddings' first d = min(D, 256)
         dimensions, since D × D would be too much to hold and to look at; and `eigenvalues`, (F,),
@@ -65,18 +65,18 @@ class Probe:
             measured of it, too, such as `knn_average/top1` beside `knn/top1`.
         Raises: NonFiniteLossError if the weights make representations that are not finite.
         """
-        was_training = twins.training
-        twins.eval()
-        bank = self._gather(self._represent(twins.encoder, self.bank.pixels), self.bank.rows)
+        was_training = network.training
+        network.eval()
+        bank = self._gather(self._represent(network.encoder, self.bank.pixels), self.bank.rows)
         if not bank.isfinite().all():
             raise NonFiniteLossError(
                 "The loss was finite until now, and the step after it made weights whose "
                 "representations are not. The last checkpoint is kept. Start a run of another name "
                 "with a lower optimizer.weight_rate, or with training.precision=bf16 or fp32."
             )
-        views = self._views(twins.encoder, self.pairs)
-        z_a, z_b = (self._gather(self._embed(twins, v), self.pairs.rows) for v in views)
-        measures = self._measure(twins.encoder, bank, views)
+        views = self._views(network.encoder, self.pairs)
+        z_a, z_b = (self._gather(self._embed(network, v), self.pairs.rows) for v in views)
+        measures = self._measure(network.encoder, bank, views)
         if "knn/top1" in measures:
             measures[NEIGHBORS] = float(self._neighbors)
             if self._num_shared:
@@ -84,7 +84,7 @@ class Probe:
         if average is not None:
             theirs = self._gather(self._represent(average, self.bank.pixels), self.bank.rows)
             measures |= averaged(self._measure(average, theirs, self._views(average, self.pairs)))
-        twins.train(was_training)
+        network.train(was_training)
         return Probing(
             measures=measures,
             arrays={
@@ -197,10 +197,10 @@ class Probe:
             ]
         return torch.cat(parts).float()
 
-    def _embed(self, twins: Twins, representations: Tensor) -> Tensor:
+    def _embed(self, network: Network, representations: Tensor) -> Tensor:
         """float32 (n, d), the first d = min(D, 256) dimensions of this worker's embeddings."""
         with autocast(self.settings.training, self.device):
-            embeddings: Tensor = twins.projector(representations)
+            embeddings: Tensor = network.projector(representations)
         return embeddings[:, :_CORRELATED].float()
 
     def _gather(self, mine: Tensor, rows: Tensor) -> Tensor:

@@ -6,7 +6,11 @@ from torch import nn
 
 
 def build_projector(
-    num_features: int, widths: Sequence[int], *, batch_norm: bool = True
+    num_features: int,
+    widths: Sequence[int],
+    *,
+    batch_norm: bool = True,
+    last_norm: bool = False,
 ) -> nn.Sequential:
     """Linear layers of the given widths; all but the last are followed by batch norm and ReLU.
 
@@ -18,6 +22,7 @@ def build_projector(
       num_features: F, the length of a representation.
       widths: output units of each layer, one or more; the last is D.
       batch_norm: whether there is any.
+      last_norm: whether the last layer is followed by batch norm, too, without scale and shift.
     """
     modules: list[nn.Module] = []
     for i, width in enumerate(widths):
@@ -27,4 +32,6 @@ def build_projector(
             modules += [nn.BatchNorm1d(width)] if batch_norm else []
             modules.append(nn.ReLU(inplace=True))
         num_features = width
+    if last_norm:
+        modules.append(nn.BatchNorm1d(widths[-1], affine=False))
     return nn.Sequential(*modules)

@@ -1,17 +1,16 @@
 """The twins: one encoder and one projector, applied to both views."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
 from bt_ray.config import Settings
 from bt_ray.model.batch_norm import globalize_batch_norm
 from bt_ray.model.encoder import build_encoder
+from bt_ray.model.network import Network
 from bt_ray.model.projector import build_projector
 
 
-class Twins(nn.Module):
+class Twins(Network):
     """Embeds two batches of views with the same weights.
 
     Batch norm uses each view's own statistics: the views pass one after the other, or together
@@ -33,12 +32,9 @@ class Twins(nn.Module):
         *,
         stop_gradient: bool = False,
     ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.projector = projector
+        super().__init__(encoder, projector)
         self.predictor = predictor
         self.stop_gradient = stop_gradient
-        self._at_once = False
 
     def globalize_batch_norm(self) -> None:
         """Makes every batch norm use the statistics of all workers' rows.
@@ -58,27 +54,23 @@ class Twins(nn.Module):
 
         The first view's have passed the predictor, if there is one.
         """
-        return self.project(*self.represent(view_a, view_b))
+        z_a, z_b = self.project(*self.represent(view_a, view_b))
+        return z_a, z_b
 
-    def represent(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Representations (n, F) of each view, from two (n, 3, px, px)."""
-        return self._apply_to_both(self.encoder, view_a, view_b)
-
-    def project(self, r_a: Tensor, r_b: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, *representations: Tensor) -> tuple[Tensor, ...]:
         """Embeddings (n, D) of each view, from their representations (n, F)."""
-        z_a, z_b = self._apply_to_both(self.projector, r_a, r_b)
+        z_a, z_b = super().project(*representations)
         return z_a if self.predictor is None else self.predictor(z_a), z_b
 
-    def _apply_to_both(self, part: nn.Module, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        if self._at_once:
-            both: Tensor = part(torch.cat([a, b]))
-            of_a, of_b = both.chunk(2)
-            return of_a, of_b
+    def through(self, part: nn.Module, *views: Tensor) -> tuple[Tensor, ...]:
+        """What a part makes of each of the two views."""
+        if not self.stop_gradient:
+            return super().through(part, *views)
+        a, b = views
         # The one with a gradient first: autocast keeps the weights that it casts for both.
         of_a = part(a)
-        with torch.no_grad() if self.stop_gradient else nullcontext():
-            of_b = part(b)
-        return of_a, of_b
+        with torch.no_grad():
+            return of_a, part(b)
 
 
 def build_twins(settings: Settings, encoder: nn.Module | None = None) -> Twins:
@@ -90,6 +82,24 @@ def build_twins(settings: Settings, encoder: nn.Module | None = None) -> Twins:
     Args:
       encoder: one that was built by the settings already.
     """
+    encoder, projector, predictor = _build_parts(settings, encoder)
+    return Twins(encoder, projector, predictor, stop_gradient=settings.model.stop_gradient)
+
+
+def build_network(settings: Settings, *, views: int = 2, joined: bool = False) -> Network:
+    """Encoder, projector and, if the settings have one, `predictor`, drawn as `build_twins` does.
+
+    Args:
+      views, joined: as for `Network`.
+    """
+    encoder, projector, predictor = _build_parts(settings)
+    parts = {} if predictor is None else {"predictor": predictor}
+    return Network(encoder, projector, parts, views=views, joined=joined)
+
+
+def _build_parts(
+    settings: Settings, encoder: nn.Module | None = None
+) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     model = settings.model
     encoder = build_encoder(settings) if encoder is None else encoder
     widths = model.projector_widths
@@ -97,8 +107,9 @@ def build_twins(settings: Settings, encoder: nn.Module | None = None) -> Twins:
         encoder.num_features,  # type: ignore[arg-type]
         widths,
         batch_norm=model.projector_batch_norm,
+        last_norm=model.projector_last_norm,
     )
     predictor = None
     if model.predictor_widths is not None:
         predictor = build_projector(widths[-1], model.predictor_widths)
-    return Twins(encoder, projector, predictor, stop_gradient=model.stop_gradient)
+    return encoder, projector, predictor

@@ -18,7 +18,7 @@ _TOKENS = frozenset((
 
 
 def build_optimizer(settings: Settings, module: nn.Module) -> Optimizer:
-    """LARS or AdamW for the parameters of `module`, in two groups.
+    """LARS or AdamW for the parameters of `module` that have gradients, in two groups.
 
     The first has weights: matrices and kernels. The second has all that LARS neither adapts nor
     decays, and AdamW does not decay: biases and scales (parameters of one dimension), positions,
@@ -30,6 +30,8 @@ def build_optimizer(settings: Settings, module: nn.Module) -> Optimizer:
     weights: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
         (others if name in excluded else weights).append(parameter)
     is_lars = chosen.kind == "lars"
     rates = (chosen.weight_rate, chosen.true_bias_rate) if is_lars else (chosen.adamw_rate,) * 2

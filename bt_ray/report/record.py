@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint
-from bt_ray.config import SETTINGS_FILE, Settings, flatten, read_settings
+from bt_ray.config import SETTINGS_FILE, Settings, in_use, read_settings
 from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import CheckpointError, SettingsError, TrackingError
 from bt_ray.redaction import without_credentials
@@ -133,7 +133,7 @@ def _of_folder(folder: Path) -> RunRecord:
         uri=None if run is None else run.public_uri,
         folder=folder,
         settings=settings,
-        flat={key: str(value) for key, value in flatten(settings).items()},
+        flat={key: str(value) for key, value in in_use(settings).items()},
         history=history,
         snapshots=snapshots,
         summary=summary,

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from bt_ray.config import SETTINGS_FILE, Settings, flatten, to_json
+from bt_ray.config import SETTINGS_FILE, Settings, in_use, to_json
 from bt_ray.errors import BtRayError, RunStoppedError, TrackingError
 from bt_ray.redaction import redact, without_credentials
 from bt_ray.tracking.mlflow_database import make_tables
@@ -193,7 +193,7 @@ def _create_run(
     if parent is not None:
         tags["mlflow.parentRunId"] = parent.run_id
     run_id = client.create_run(experiment_id, run_name=settings.name, tags=tags).info.run_id
-    params = [Param(key, str(value)) for key, value in flatten(settings).items()]
+    params = [Param(key, str(value)) for key, value in in_use(settings).items()]
     client.log_batch(run_id, params=params)
     if diff := git_diff():
         client.log_text(run_id, diff, "git_diff.patch")

@@ -14,7 +14,7 @@ from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.learner import ClassifierLearner
 from bt_ray.evaluation.probe import build_probe
 from bt_ray.evaluation.scorer import Scorer
-from bt_ray.methods.barlow_twins import BarlowTwinsLearner
+from bt_ray.methods.build import build_learner
 from bt_ray.methods.learner import Learner, Probing
 from bt_ray.storage.names import folder_of
 from bt_ray.storage.working_copy import bring
@@ -62,9 +62,14 @@ class Pretraining:
 
     def build_learner(
         self, shards: ShardSet, device: torch.device, steps_per_epoch: int
-    ) -> BarlowTwinsLearner:
-        """Twins of the settings, on the device."""
-        return BarlowTwinsLearner(self.settings, device, steps_per_epoch=steps_per_epoch)
+    ) -> Learner:
+        """That of the settings' method, on the device."""
+        return build_learner(
+            self.settings,
+            device,
+            steps_per_epoch=steps_per_epoch,
+            num_images=shards.manifest.num_rows,
+        )
 
     def build_probe(
         self, device: torch.device, rank: int, world_size: int

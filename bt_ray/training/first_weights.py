@@ -26,7 +26,7 @@ from bt_ray.storage.working_copy import place_of
 
 _log = logging.getLogger(__name__)
 _OTHER_PARTS = {
-    "projector": ("projector_widths", "projector_batch_norm"),
+    "projector": ("projector_widths", "projector_batch_norm", "projector_last_norm"),
     "predictor": ("projector_widths", "projector_batch_norm", "predictor_widths"),
 }
 """Parts of the twins but the encoder, and the settings that must be equal for one to fit."""

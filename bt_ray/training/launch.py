@@ -18,6 +18,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError, SettingsError, TrackingError
 from bt_ray.machine import name_user
+from bt_ray.method_presets import fit_to_data
 from bt_ray.model.encoder.contract import check_encoder
 from bt_ray.storage.names import folder_of, name_of
 from bt_ray.tracking.courier import Courier
@@ -82,6 +83,9 @@ def pretrain(
     open_storage(settings)
     settings = prepare_validation(prepare_data(settings, on_preparation))
     manifest = ShardSet.open(settings.data.train).manifest
+    settings, lowered = fit_to_data(settings, manifest.num_rows)
+    if lowered is not None:
+        _log.warning(lowered)
     total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
     run_folder = folder_of(settings.storage) / settings.name
     with sole_owner(run_folder):

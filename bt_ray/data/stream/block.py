@@ -22,6 +22,8 @@ class Batch:
     step: int
     views: tuple[Tensor, ...]
     """Tensors (n, c, px, px), levels as uint8 or uint16."""
+    small: Tensor | None = None
+    """Smaller views, (n, s, c, px, px), their px; none if there are none (`views.small_count`)."""
     samples: NDArray[np.int64]
     """Rows of the data set whose images were used, (n,)."""
     digest: int = 0
