@@ -32,7 +32,8 @@ _EVALUATIONS = {
 _MAIN = (
     "model.encoder", "model.projector_widths", "objective.method", "objective.variant",
     "objective.redundancy_weight", "data.global_batch", "schedule.epochs",
-    "schedule.warmup_epochs", "optimizer.weight_rate", "training.precision", "training.seed", "scaling.workers",
+    "schedule.warmup_epochs", "optimizer.weight_rate", "training.precision", "training.seed",
+    "scaling.workers",
 )  # fmt: skip
 _OF_BARLOW_TWINS = ("objective.variant", "objective.redundancy_weight")
 _PROBED = ("probe/rankme", "probe/alignment", "probe/uniformity")
