@@ -34,7 +34,32 @@ def check_pretraining(settings: Settings) -> None:
         not needs or settings.model.predictor_widths is not None,
         f"objective.method={method} needs a predictor: model.predictor_widths.",
     )
+    _check_rows(settings)
     check_names(settings)
+
+
+def _check_rows(settings: Settings) -> None:
+    """Raises SettingsError if a method would invert covariances of too few rows."""
+    method, batch = settings.objective.method, settings.data.global_batch
+    dimensions = settings.model.projector_widths[-1]
+    require(
+        method != "imax" or batch > dimensions,
+        f"objective.method=imax needs more images than dimensions: data.global_batch={batch} must "
+        f"be above {dimensions}, the last of model.projector_widths.",
+    )
+    if method != "wmse":
+        return
+    rows, epsilon = settings.objective.wmse.rows, settings.objective.wmse.epsilon
+    require(
+        batch % rows == 0,
+        f"objective.wmse.rows={rows} must divide data.global_batch={batch}.",
+    )
+    require(
+        rows > dimensions or epsilon > 0,
+        f"objective.wmse.rows={rows} must be above {dimensions}, the last of "
+        "model.projector_widths, or objective.wmse.epsilon above 0: the covariance of so few rows "
+        "has no inverse.",
+    )
 
 
 def idle_colours(settings: Settings) -> str | None:
