@@ -110,13 +110,28 @@ def pirl(settings: Settings) -> Changes:
 
 
 def wmse(settings: Settings) -> Changes:
-    """Two layers, 1024 and 64 wide (Ermolov et al. 2021, section 4)."""
-    return {"model.projector_widths": _widths(settings, 1024, 64), **_rates(0.2, 1e-6)}
+    """Two layers, 1024 and 64 wide; sub-batches of 128 rows, or of as many as divide the batch.
+
+    The embedding has at most half as many dimensions as a sub-batch has rows, as there.
+
+    Source: Ermolov et al. 2021, section 4.
+    """
+    batch, most = settings.data.global_batch, settings.objective.wmse.rows
+    rows = max((n for n in range(2, min(batch, most) + 1) if batch % n == 0), default=most)
+    return {
+        "objective.wmse.rows": rows,
+        "model.projector_widths": _widths(settings, 1024, min(64, max(1, rows // 2))),
+        **_rates(0.2, 1e-6),
+    }
 
 
 def imax(settings: Settings) -> Changes:
-    """Two layers, the last of 64: the covariances of fewer rows than dimensions are singular."""
-    return {"model.projector_widths": _widths(settings, 2048, 64), **_rates(0.2, 1e-6)}
+    """Two layers, the last of 64: the covariances of fewer rows than dimensions are singular.
+
+    At most a quarter of the batch. No paper says how wide they were.
+    """
+    most = max(1, settings.data.global_batch // 4)
+    return {"model.projector_widths": _widths(settings, 2048, min(64, most)), **_rates(0.2, 1e-6)}
 
 
 def deepcluster(settings: Settings) -> Changes:

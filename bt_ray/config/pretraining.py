@@ -39,6 +39,7 @@ def check_pretraining(settings: Settings) -> None:
     )
     if method == "moco_v2":
         _check_groups(settings)
+    _check_rows(settings)
     check_names(settings)
 
 
@@ -65,6 +66,30 @@ def _check_groups(settings: Settings) -> None:
             f"training.micro_batch={micro_batch} cuts a worker's {share} rows into parts that are "
             f"no whole groups of objective.moco_v2.norm_rows={rows} rows; try {better}.",
         )
+
+
+def _check_rows(settings: Settings) -> None:
+    """Raises SettingsError if a method would invert covariances of too few rows."""
+    method, batch = settings.objective.method, settings.data.global_batch
+    dimensions = settings.model.projector_widths[-1]
+    require(
+        method != "imax" or batch > dimensions,
+        f"objective.method=imax needs more images than dimensions: data.global_batch={batch} must "
+        f"be above {dimensions}, the last of model.projector_widths.",
+    )
+    if method != "wmse":
+        return
+    rows, epsilon = settings.objective.wmse.rows, settings.objective.wmse.epsilon
+    require(
+        batch % rows == 0,
+        f"objective.wmse.rows={rows} must divide data.global_batch={batch}.",
+    )
+    require(
+        rows > dimensions or epsilon > 0,
+        f"objective.wmse.rows={rows} must be above {dimensions}, the last of "
+        "model.projector_widths, or objective.wmse.epsilon above 0: the covariance of so few rows "
+        "has no inverse.",
+    )
 
 
 def idle_colours(settings: Settings) -> str | None:
