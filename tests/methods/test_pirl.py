@@ -86,12 +86,10 @@ def settings(small_settings: Settings) -> Settings:
 
 
 def _batch(settings: Settings) -> Batch:
-    """The first batch, with the nine corners and middles of its images as patches."""
-    batch, px = first_batch(settings), settings.views.small_px
-    image = batch.views[0]
-    places = (0, (image.shape[-1] - px) // 2, image.shape[-1] - px)
-    patches = [image[..., y : y + px, x : x + px] for y in places for x in places]
-    return replace(batch, small=torch.stack(patches, dim=1))
+    batch = first_batch(settings)
+    assert batch.small is not None
+    assert batch.small.shape[:2] == (BATCH, 9)
+    return batch
 
 
 def _outcome(learner: PirlLearner, batch: Batch) -> float:
@@ -101,7 +99,7 @@ def _outcome(learner: PirlLearner, batch: Batch) -> float:
 
 @pytest.mark.parametrize("image_weight", [0.0, 0.5, 1.0])
 def test_a_step_is_eq_5_and_moves_the_banks_rows(settings: Settings, image_weight: float) -> None:
-    """Each row by itself: heads, positives and negatives, the patches in the step's order."""
+    """Each row by itself: heads, positives and negatives."""
     changed = override(settings, {"objective.pirl.image_weight": image_weight})
     learner, batch = build(changed), _batch(changed)
     assert isinstance(learner, PirlLearner)
@@ -110,13 +108,12 @@ def test_a_step_is_eq_5_and_moves_the_banks_rows(settings: Settings, image_weigh
         loss = float(learner.objective((of_images, of_patches, samples)).loss.detach())
     entries, total = learner._bank.entries.clone(), 0.0
     drawn = torch.randint(360, (changed.objective.pirl.negatives,), generator=learner.generator(0))
-    orders = torch.rand(BATCH, 9, generator=learner.generator(0, 1)).argsort(dim=1)
     head, images = learner.module.get_submodule("jigsaw_head"), torch.empty(BATCH, entries.shape[1])
     assert [layer.out_features for layer in (head.of_patch, head.of_image)] == [12, 12]  # type: ignore[union-attr]
     with torch.no_grad():
         for row, sample in enumerate(samples.tolist()):
             f = normalize(learner.module.projector(of_images[row : row + 1]))
-            parts = [head.of_patch(of_patches[row, place]) for place in orders[row]]  # type: ignore[union-attr,operator]
+            parts = [head.of_patch(of_patches[row, place]) for place in range(9)]  # type: ignore[union-attr,operator]
             g = normalize(head.of_image(torch.cat(parts))[None])  # type: ignore[union-attr,operator]
             others = entries[drawn[drawn != sample]]
             none = torch.zeros(1, len(others), dtype=torch.bool)
@@ -134,8 +131,8 @@ def test_a_step_is_eq_5_and_moves_the_banks_rows(settings: Settings, image_weigh
     torch.testing.assert_close(learner._bank.entries[samples], mixed, rtol=1e-5, atol=1e-6)
 
 
-def test_an_order_of_patches_is_as_good_as_another(settings: Settings) -> None:
-    """And their content is not: the loss changes with it, and with the step's draws."""
+def test_a_loss_depends_on_whose_the_patches_are_and_on_the_step(settings: Settings) -> None:
+    """A step's negatives are its own, and the same each time."""
     learner, batch = build(settings), _batch(settings)
     assert isinstance(learner, PirlLearner)
     assert batch.small is not None
