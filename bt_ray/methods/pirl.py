@@ -16,16 +16,14 @@ from bt_ray.methods.pretraining import PretrainingLearner, spread
 from bt_ray.model.network import Network
 from bt_ray.model.twins import build_network
 
-_NEGATIVES, _ORDERS = 0, 1
-"""What random numbers are drawn for."""
-
 
 class PirlLearner(PretrainingLearner):
     """An image's first view and its nine patches, each told from other images' entries in a bank.
 
-    An image's patches (n, 9, c, px, px) are encoded one by one, and their representations joined in
-    a random order. The second view is not used. Batch norm has the statistics of all workers'
-    images, and apart from these those of all their patches; the authors' has those of each GPU.
+    An image's patches (n, 9, c, px, px) come in a random order. They are encoded one by one, and
+    their representations joined. The second view is not used. Batch norm has the statistics of all
+    workers' images, and apart from these those of all their patches; the authors' has those of each
+    GPU.
     """
 
     module: Network
@@ -75,7 +73,7 @@ class PirlLearner(PretrainingLearner):
         with self.autocast():
             (images,) = self.module.project(of_images)
             head = self.module.get_submodule("jigsaw_head")
-            (patches,) = self.module.through(head, self._in_random_order(of_patches))
+            (patches,) = self.module.through(head, of_patches)
         images, patches = _unit(images), _unit(patches)
         chosen = self.settings.objective.pirl
         against = self._against(samples)
@@ -92,21 +90,13 @@ class PirlLearner(PretrainingLearner):
         """The entries of the step's images follow their embeddings."""
         self._bank.follow(*self._seen, self.settings.objective.pirl.memory_momentum)
 
-    def _in_random_order(self, of_patches: Tensor) -> Tensor:
-        """Each image's patches (n, 9, F) in an order of its own, another one in each step."""
-        shape = (self.settings.data.global_batch, of_patches.shape[1])
-        orders = torch.rand(shape, generator=self.generator(self._step, _ORDERS)).argsort(dim=1)
-        mine = orders[self.own_rows].to(of_patches.device, non_blocking=True)
-        return of_patches.take_along_dim(mine[:, :, None], dim=1)
-
     def _against(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Own entries (n, D), negatives (K, D), and which of these are the image's own (n, K).
 
         The negatives are drawn with repetition from the whole bank, once a step, for all images.
         """
         entries, num = self._bank.entries, self.settings.objective.pirl.negatives
-        generator = self.generator(self._step, _NEGATIVES)
-        drawn = torch.randint(len(entries), (num,), generator=generator)
+        drawn = torch.randint(len(entries), (num,), generator=self.generator(self._step))
         drawn = drawn.to(samples.device, non_blocking=True)
         return entries[samples], entries[drawn], samples[:, None] == drawn
 
