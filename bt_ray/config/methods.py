@@ -3,6 +3,7 @@
 A method's settings count only while `objective.method` names it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,22 @@ Method = Literal[
     "vicreg",
 ]
 
+TITLES: Mapping[Method, str] = {
+    "barlow_twins": "Barlow Twins",
+    "simclr": "SimCLR",
+    "moco_v2": "MoCo v2",
+    "simsiam": "SimSiam",
+    "byol": "BYOL",
+    "swav": "SwAV",
+    "pirl": "PIRL",
+    "wmse": "W-MSE",
+    "imax": "IMAX",
+    "deepcluster": "DeepCluster-v2",
+    "sela": "SeLa-v2",
+    "nat": "NAT",
+    "vicreg": "VICReg",
+}
+"""What papers call them."""
 MULTI_CROP: tuple[Method, ...] = ("swav", "deepcluster", "sela")
 """Methods that take smaller views beside the two."""
 WITH_PREDICTOR: tuple[Method, ...] = ("simsiam", "byol")

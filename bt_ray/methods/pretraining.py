@@ -100,7 +100,7 @@ class PretrainingLearner(ABC):
 
     def samples(self, batch: Batch) -> Tensor:
         """The rows of the data set that a batch's images are, int64 (n,), on the device."""
-        samples = torch.from_numpy(batch.samples)
+        samples = torch.tensor(batch.samples)  # a copy: the array may be read-only
         if self.device.type == "cuda":
             samples = samples.pin_memory()  # from there a copy need not be waited for
         return samples.to(self.device, non_blocking=True)
