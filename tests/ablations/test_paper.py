@@ -115,7 +115,7 @@ def test_table_7_has_the_papers_heads_at_its_scale() -> None:
     for case in build_study("table7", preset("digits"), Axes()).cases:
         of_byol = override(preset("digits"), case.changes)
         assert of_byol.objective.method == "byol"
-        assert of_byol.optimizer.bias_rate == 0.2
+        assert of_byol.optimizer.reference_world_size == 1
         assert max(of_byol.model.projector_widths) in (256, 512)
 
 
