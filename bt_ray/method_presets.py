@@ -15,6 +15,13 @@ from bt_ray.config import Method, OptimizerSettings, Settings, flatten, override
 Changes = dict[str, Any]
 """Dotted key of a setting → its value."""
 _IMAGES_PER_PROTOTYPE = 10
+_BYOL_BY_EPOCHS = {
+    40: (0.45, 1e-6, 0.97),
+    100: (0.45, 1e-6, 0.99),
+    300: (0.3, 1e-6, 0.99),
+    1000: (0.2, 1.5e-6, 0.996),
+}
+"""BYOL's learning rate, weight decay and the target's first momentum, for up to so many epochs."""
 _PLAIN: Changes = {
     "views.small_count": 0,
     "views.small_kind": "crops",
@@ -74,15 +81,18 @@ def simsiam(settings: Settings) -> Changes:
 
 
 def byol(settings: Settings) -> Changes:
-    """Projector and predictor of two layers, 4096 and 256 wide; LARS at 0.2, decay 1.5e-6.
+    """Projector and predictor of two layers, 4096 and 256 wide; rates and momentum by the epochs.
 
-    Source: Grill et al. 2020, section 3.2.
+    Source: Grill et al. 2020, section 3.2 (1000 epochs) and 5 (300), and for fewer their code.
     """
-    widths = _widths(settings, 4096, 256)
+    widths, epochs = _widths(settings, 4096, 256), settings.schedule.epochs
+    most = min((n for n in _BYOL_BY_EPOCHS if n >= epochs), default=max(_BYOL_BY_EPOCHS))
+    bias_rate, weight_decay, momentum = _BYOL_BY_EPOCHS[most]
     return {
         "model.projector_widths": widths,
         "model.predictor_widths": widths,
-        **_rates(0.2, 1.5e-6),
+        "objective.byol.momentum": momentum,
+        **_rates(bias_rate, weight_decay),
     }
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from bt_ray.ablations.study import Case, Study
 from bt_ray.config import Method, Settings
+from bt_ray.config.methods import TITLES
 from bt_ray.errors import SettingsError
 from bt_ray.method_presets import changes_of, with_method
 
@@ -73,10 +74,10 @@ def with_lines(
         cases=tuple(
             replace(
                 case,
-                label=f"{method}: {case.label}",
+                label=f"{TITLES[method]}: {case.label}",
                 changes={**changes_of(method, settings), **case.changes},
                 published=case.published if method == "barlow_twins" else {},
-                line=method,
+                line=TITLES[method],
             )
             for method, study in studies.items()
             for case in study.cases

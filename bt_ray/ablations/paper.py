@@ -5,7 +5,6 @@ the cases are the paper's.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from bt_ray.ablations.methods import byol_heads, with_lines
 from bt_ray.ablations.study import Axes, Case, Changes, Study
@@ -218,7 +217,10 @@ def build_study(name: str, settings: Settings, axes: Axes) -> Study:
             raise SettingsError(f"{name} has no {axis} to choose; leave --{axis} out.")
         if axis != "methods" and any(value <= 0 for value in given):
             raise SettingsError(f"{axis}={given} must all be above 0.")
-    build = partial(STUDIES[name], axes=axes)
+
+    def build(of_method: Settings) -> Study:
+        return STUDIES[name](of_method, axes)
+
     study = with_lines(build, settings, axes.methods) if axes.methods else build(settings)
     study.check(settings)
     return study

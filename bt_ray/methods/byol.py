@@ -16,13 +16,11 @@ class ByolLearner(PretrainingLearner):
     """The squared distance of normalised predictions and the target network's projections.
 
     The online network is encoder, projector and predictor. The target network, `target`, is an
-    encoder and a projector that follow the online ones after each step. Both batch norms of both
-    networks compute statistics of their own batches, as the authors' do.
+    encoder and a projector that follow the online ones after each step. The batch norms of both
+    compute statistics of their own batches, as the authors' do.
 
-    Two things differ from the paper. The target begins as a copy of the online network, where
-    section 3.1 leaves open how it begins: its first projections are then of the same network that
-    `model.start_from` names. And the last layers of projector and predictor have no bias, as no
-    last layer of a head here has one.
+    The target begins as a copy of the online network, where the paper leaves open how it begins:
+    so it does, too, with the weights that `model.start_from` names.
     """
 
     def build_network(self) -> Network:

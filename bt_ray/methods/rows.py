@@ -50,4 +50,5 @@ def spread_of_rows(embeddings: Tensor, num_rows: int) -> Tensor:
     )
     mean, square = all_reduce_sum(sums) / num_rows
     deviation = (square - mean.square()).clamp(min=0).sqrt().mean()
-    return deviation * math.sqrt(unit.shape[1])
+    scaled: Tensor = deviation * math.sqrt(unit.shape[1])
+    return scaled

@@ -6,7 +6,8 @@ import pytest
 
 from bt_ray.ablations.paper import STUDIES, build_study
 from bt_ray.ablations.study import Axes, Case, Study
-from bt_ray.config import override
+from bt_ray.config import Method, override
+from bt_ray.config.methods import TITLES
 from bt_ray.errors import SettingsError
 from bt_ray.method_presets import with_method
 from bt_ray.presets import PRESETS, preset
@@ -114,7 +115,7 @@ def test_table_7_has_the_papers_heads_at_its_scale() -> None:
     for case in build_study("table7", preset("digits"), Axes()).cases:
         of_byol = override(preset("digits"), case.changes)
         assert of_byol.objective.method == "byol"
-        assert of_byol.optimizer.bias_rate == 0.2
+        assert of_byol.optimizer.reference_world_size == 1
         assert max(of_byol.model.projector_widths) in (256, 512)
 
 
@@ -123,13 +124,13 @@ def test_a_figure_has_a_line_for_each_method(name: str) -> None:
     """A case of a method is its point, made on the method's own settings."""
     settings = preset("cifar10_small")
     alone = build_study(name, settings, Axes()).cases
-    methods = ("barlow_twins", "simclr", "byol")
+    methods: tuple[Method, ...] = ("barlow_twins", "simclr", "byol")
     study = build_study(name, settings, Axes(methods=methods))
-    assert [case.line for case in study.cases] == [m for m in methods for _ in alone]
-    for case, point in zip(study.cases, alone * len(methods), strict=True):
-        method = case.line
-        assert case.label == f"{method}: {point.label}"
-        based = with_method(settings, method)  # type: ignore[arg-type]
+    points = [(method, point) for method in methods for point in alone]
+    for case, (method, point) in zip(study.cases, points, strict=True):
+        assert case.line == TITLES[method]
+        assert case.label == f"{TITLES[method]}: {point.label}"
+        based = with_method(settings, method)
         assert override(settings, case.changes) == override(based, point.changes)
         assert case.candidates == point.candidates
         assert case.x == point.x
@@ -140,11 +141,11 @@ def test_barlow_twins_points_are_the_same_beside_others() -> None:
     settings = preset("imagenet_300")
     cases = build_study("figure2", settings, Axes(methods=("simclr", "barlow_twins"))).cases
     alone = build_study("figure2", settings, Axes()).cases
-    beside = [case for case in cases if case.line == "barlow_twins"]
+    beside = [case for case in cases if case.line == "Barlow Twins"]
     for one, other in zip(beside, alone, strict=True):
         assert override(settings, one.changes) == override(settings, other.changes)
         assert one.published == other.published != {}
-    assert all(case.published == {} for case in cases if case.line == "simclr")
+    assert all(case.published == {} for case in cases if case.line == "SimCLR")
 
 
 def test_an_ablation_begins_with_barlow_twins() -> None:

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bt_ray.config import Settings
+from bt_ray.config import Settings, override
+from bt_ray.method_presets import byol
 from bt_ray.methods.byol import ByolLearner, momentum
 from bt_ray.model.network import Follower
+from bt_ray.presets import preset
 from tests.methods.harness import build, first_batch, in_float64, settings_of
 
 
@@ -91,3 +93,17 @@ def test_the_target_starts_as_the_network_does(settings: Settings) -> None:
     assert not any(torch.equal(a, b) for a, b in zip(online, followers, strict=True))
     learner.begin()
     assert all(torch.equal(a, b) for a, b in zip(online, followers, strict=True))
+
+
+def test_shorter_runs_have_the_authors_shorter_runs_numbers() -> None:
+    """A longer run than theirs has those of their longest."""
+    found = {}
+    for epochs in (30, 40, 100, 300, 1000, 2000):
+        changes = byol(override(preset("imagenet_300"), {"schedule.epochs": epochs}))
+        found[epochs] = [changes[name] for name in (
+            "optimizer.bias_rate", "optimizer.weight_decay", "objective.byol.momentum")
+        ]  # fmt: skip
+    assert found[30] == found[40] == [0.45, 1e-6, 0.97]
+    assert found[100] == [0.45, 1e-6, 0.99]
+    assert found[300] == [0.3, 1e-6, 0.99]
+    assert found[2000] == found[1000] == [0.2, 1.5e-6, 0.996]
