@@ -8,4 +8,5 @@ _BLOCK_ELEMENTS = 2**24
 
 def blocks(rows: Tensor, num_columns: int) -> tuple[Tensor, ...]:
     """The rows (M, …) in consecutive blocks, of which each makes (block, `num_columns`) numbers."""
-    return rows.split(max(1, _BLOCK_ELEMENTS // num_columns))
+    parts: tuple[Tensor, ...] = rows.split(max(1, _BLOCK_ELEMENTS // num_columns))
+    return parts

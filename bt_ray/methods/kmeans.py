@@ -55,7 +55,7 @@ def _reseeded(centroids: Tensor, counts: Tensor, generator: torch.Generator) -> 
     draws = torch.rand(len(centroids), generator=generator).to(centroids)
     has_points = counts > 0
     rank = has_points.cumsum(0)
-    wanted = (draws * rank[-1]).long() + 1
+    wanted = torch.minimum((draws * rank[-1]).long() + 1, rank[-1])  # draws may round to 1
     chosen = centroids[torch.searchsorted(rank, wanted)]
     beside = normalize(chosen + _PERTURBATION * normalize(noise, dim=1), dim=1)
     return torch.where(has_points[:, None], centroids, beside)

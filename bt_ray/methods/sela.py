@@ -1,5 +1,7 @@
 """SeLa: images are told apart by labels that are shared out evenly (Asano et al. 2020)."""
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -36,8 +38,7 @@ class SelaLearner(LabelPredictionLearner):
     def build_parts(self, width: int) -> dict[str, nn.Module]:
         """Prototypes, bank, and labels that are drawn."""
         parts = super().build_parts(width)
-        labels, (num_prototypes, heads, _) = parts["labels"], self.clustering
-        assert isinstance(labels, Labels)
+        labels, (num_prototypes, heads, _) = cast(Labels, parts["labels"]), self.clustering
         for head in range(heads):
             labels.draw(head, num_prototypes, self.generator(0, head))
         return parts

@@ -9,6 +9,8 @@ from bt_ray.methods.blocks import blocks
 
 _TOLERANCE = 0.01
 """Labels of all images are found where each prototype's sum differs by less than this share."""
+_ROUNDS = 5
+"""Values of λ on the way to the last."""
 
 
 @torch.no_grad()
@@ -43,29 +45,46 @@ def balanced_labels(
     the exponentials nor Q are ever in memory: they are computed again in each iteration, a block of
     rows at a time, and u (M) follows from v (K), which is all that is kept.
 
+    Deviation: it begins with a sixteenth of λ, and doubles it, and with it the logarithm of v, four
+    times. It comes to the same Q. With λ = 250 from the beginning, the labels of random points were
+    still up to 23 % too rare after a hundred iterations; like this, up to 2 %.
+
     Args:
       embeddings: (M, d), prototypes: (K, d), of one floating type.
       sharpness: λ, > 0: the larger, the nearer is Q to its labels.
-      iterations: at most so many; it ends where each column's sum is right within 1 %.
+      iterations: at most so many, a fifth of them with each λ; with each it ends where all columns'
+        sums are right within 1 %.
     Returns: int64 (M,).
-    Source: Asano et al. 2020, Eq. 5 and 6 and Algorithm 1, in logarithms.
+    Source: Asano et al. 2020, Eq. 5 and 6 and Algorithm 1, in logarithms; the growing λ:
+      Schmitzer 2019 (ε-scaling).
     """
     log_v = embeddings.new_zeros(len(prototypes))
+    for doublings in reversed(range(_ROUNDS)):
+        scaled = prototypes * (sharpness / 2**doublings)
+        log_v = _balanced(embeddings, scaled, 2 * log_v, math.ceil(iterations / _ROUNDS))
+    parts = blocks(embeddings, len(prototypes))
+    return torch.cat([(part @ scaled.T + log_v).argmax(dim=1) for part in parts])
+
+
+def _balanced(embeddings: Tensor, scaled: Tensor, log_v: Tensor, iterations: int) -> Tensor:
+    """The logarithm of v (K,) with which the columns' sums are right, from one that is near it.
+
+    Args:
+      scaled: λ · prototypes (K, d).
+    """
     for _ in range(iterations):
-        log_sums = _column_log_sums(embeddings, prototypes * sharpness, log_v)
+        log_sums = _column_log_sums(embeddings, scaled, log_v)
         if bool((log_sums + log_v).exp().sub_(1).abs().max() < _TOLERANCE):
             break
         log_v = -log_sums
-    scaled = (prototypes * sharpness).T
-    parts = blocks(embeddings, len(prototypes))
-    return torch.cat([(part @ scaled + log_v).argmax(dim=1) for part in parts])
+    return log_v
 
 
-def _column_log_sums(embeddings: Tensor, prototypes: Tensor, log_v: Tensor) -> Tensor:
+def _column_log_sums(embeddings: Tensor, scaled: Tensor, log_v: Tensor) -> Tensor:
     """Logarithms (K,) of K · Σᵢ uᵢ exp(…)ᵢₖ, with u such that the rows' sums are right."""
     total = torch.full_like(log_v, -torch.inf)
-    for block in blocks(embeddings, len(prototypes)):
-        exponents = block @ prototypes.T
+    for block in blocks(embeddings, len(scaled)):
+        exponents = block @ scaled.T
         exponents -= (exponents + log_v).logsumexp(dim=1, keepdim=True)
         total = torch.logaddexp(total, exponents.logsumexp(dim=0))
-    return total + math.log(len(prototypes) / len(embeddings))
+    return total + math.log(len(scaled) / len(embeddings))
