@@ -64,7 +64,7 @@ class Outcome:
         return lead is not None and lead < MARGIN
 
     def is_at_edge(self, row: Row) -> bool:
-        """Whether the best rate is the lowest or highest that was tried: a better may lie beyond."""
+        """Whether the best rate is the first or last that was tried: a better may lie beyond."""
         candidates = [next(iter(changes.values())) for changes in row.case.candidates]
         chosen = next(iter(row.chosen.values()), None)
         return len(candidates) > 1 and chosen in (min(candidates), max(candidates))
