@@ -1,6 +1,7 @@
 """W-MSE: dimensions, rows that are whitened together, and slices.
 
-Rows are a multiple of the dimensions: of fewer rows than dimensions no covariance is whitened.
+Rows are a multiple of the dimensions: of fewer rows than dimensions no covariance is whitened. They
+must divide the batch, too: with a batch below 256 copy this space and narrow it.
 
 Source: Ermolov et al. 2021, section 4, whose rows are twice the dimensions.
 """

@@ -13,23 +13,6 @@ from dataclasses import dataclass
 
 from bt_ray.config import Method, Settings
 
-NAMES: Mapping[Method, str] = {
-    "barlow_twins": "Barlow Twins",
-    "simclr": "SimCLR",
-    "moco_v2": "MoCo v2",
-    "simsiam": "SimSiam",
-    "byol": "BYOL",
-    "swav": "SwAV",
-    "pirl": "PIRL",
-    "wmse": "W-MSE",
-    "imax": "IMAX",
-    "deepcluster": "DeepCluster-v2",
-    "sela": "SeLa-v2",
-    "nat": "NAT",
-    "vicreg": "VICReg",
-}
-"""As people write them."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Published:

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from typing import get_args
 
 from bt_ray.ablations.study import Case, Study
-from bt_ray.comparison.published import NAMES
 from bt_ray.config import Method, Settings, check_pretraining, override
+from bt_ray.config.methods import TITLES
 from bt_ray.errors import SettingsError
 from bt_ray.method_presets import changes_of
 from bt_ray.methods.build import LEARNERS
@@ -41,7 +41,11 @@ def build_study(settings: Settings, entrants: Entrants) -> Study:
     _check(settings, entrants)
     cases = []
     for method in entrants.methods:
-        changes = changes_of(method, settings) | {_PROBE_EVERY: probe_every(settings)}
+        changes = {
+            "objective.method": method,
+            **changes_of(method, settings),
+            _PROBE_EVERY: probe_every(settings),
+        }
         own = override(settings, changes)
         check_pretraining(own)
         name = own.optimizer.rate_setting
@@ -50,7 +54,7 @@ def build_study(settings: Settings, entrants: Entrants) -> Study:
         is_searched = len(rates) > 1
         cases.append(
             Case(
-                label=NAMES[method],
+                label=TITLES[method],
                 changes=changes if is_searched else changes | {name: rates[0]},
                 candidates=tuple({name: rate} for rate in rates) if is_searched else (),
             )

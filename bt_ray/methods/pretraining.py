@@ -86,6 +86,11 @@ class PretrainingLearner(ABC):
             final_factor=schedule.final_factor,
         )
 
+    def is_logged(self, step: int) -> bool:
+        """Whether measures are logged after `step` steps, for which the loop waits anyway."""
+        every = self.settings.training.log_every_steps
+        return step % every == 0 or step == self.total_steps
+
     def after_step(self, step: int) -> None:  # noqa: B027 (most methods have nothing to do)
         """Does nothing, where no state follows the weights."""
 
@@ -95,7 +100,7 @@ class PretrainingLearner(ABC):
 
     def samples(self, batch: Batch) -> Tensor:
         """The rows of the data set that a batch's images are, int64 (n,), on the device."""
-        samples = torch.from_numpy(batch.samples)
+        samples = torch.tensor(batch.samples)  # a copy: an array of Arrow's cannot be written to
         if self.device.type == "cuda":
             samples = samples.pin_memory()  # from there a copy need not be waited for
         return samples.to(self.device, non_blocking=True)

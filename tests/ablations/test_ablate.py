@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 
 from bt_ray.ablations import train
 from bt_ray.ablations.ablate import Plan, Row, ablate
-from bt_ray.ablations.paper import Axes, build_study
+from bt_ray.ablations.paper import build_study
 from bt_ray.ablations.progress import StudyProgress
 from bt_ray.ablations.result import key_of, read_result
 from bt_ray.ablations.show import write_study
-from bt_ray.ablations.study import Case, Study
+from bt_ray.ablations.study import Axes, Case, Study
 from bt_ray.ablations.train import RESULTS, Order, train_one
 from bt_ray.config import Settings, override, to_json
 from bt_ray.errors import DataError, SettingsError

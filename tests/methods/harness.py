@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from bt_ray.config import Method, Settings, override
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.stream.batches import local_batches
+from bt_ray.data.stream.batches import Batch, local_batches
 from bt_ray.method_presets import fit_to_data, with_method
 from bt_ray.methods import pretraining
 from bt_ray.methods.build import build_learner
@@ -60,16 +61,25 @@ def build(settings: Settings, *, steps_per_epoch: int = 2) -> PretrainingLearner
     return learner
 
 
+def first_batch(settings: Settings) -> Batch:
+    """The first batch of the settings' run, for one worker."""
+    shards = ShardSet.open(settings.data.train)
+    return next(iter(local_batches(settings, shards, start=0, stop=1, device=CPU)))
+
+
 def take_steps(
     rank: int, world_size: int, settings: Settings, num_steps: int
 ) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Losses, the last step's gradients by name, and the network's state after the steps.
 
-    Two steps are an epoch, so that what a method does between epochs is done.
+    Two steps are an epoch, whose images come again in the next one, so that what a method does
+    between epochs is done and matters.
     """
     shards = ShardSet.open(settings.data.train)
-    batches = local_batches(
-        settings, shards, start=0, stop=num_steps, device=CPU, rank=rank, world_size=world_size
+    epoch = list(
+        local_batches(
+            settings, shards, start=0, stop=2, device=CPU, rank=rank, world_size=world_size
+        )
     )
     losses: list[Tensor] = []
     gradients: dict[str, Tensor] = {}
@@ -77,7 +87,8 @@ def take_steps(
         learner = build(settings)
         step = build_step(learner, settings)
         learner.begin()
-        for number, batch in enumerate(batches):
+        for number in range(num_steps):
+            batch = replace(epoch[number % 2], step=number)
             set_rates(learner.optimizer, learner.rate_factor(number + 1))
             torch.manual_seed(1000 * number + rank)
             outcome = step.forward(batch)

@@ -1,0 +1,71 @@
+"""Codes of a batch: which prototypes its embeddings are assigned to, softly and evenly."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from bt_ray.methods.blocks import blocks
+
+_TOLERANCE = 0.01
+"""Labels of all images are found where each prototype's sum differs by less than this share."""
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Codes Q (B, K): each row sums to 1, each column to about B / K.
+
+    Q is exp(scores / ε) whose columns and rows are scaled in turn, the rows last. It is computed
+    with logarithms, so that no score is too large for an exponential.
+
+    Args:
+      scores: (B, K) of any floating type, cosines of embeddings and prototypes.
+      epsilon: ε, how smooth the codes are, > 0.
+      iterations: how often columns and rows are scaled; the more, the more even the columns.
+    Returns: codes in float32, or in float64 if the scores are.
+    Source: Caron et al. 2020, Eq. 3 to 5 and appendix A; Cuturi 2013.
+    """
+    log_codes = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
+    for _ in range(iterations):
+        log_codes = log_codes - log_codes.logsumexp(dim=0, keepdim=True)
+        log_codes = log_codes - log_codes.logsumexp(dim=1, keepdim=True)
+    return log_codes.exp()
+
+
+@torch.no_grad()
+def balanced_labels(
+    embeddings: Tensor, prototypes: Tensor, sharpness: float, iterations: int
+) -> Tensor:
+    """The label, below K, of each of M images, about M / K images with each label.
+
+    The transport Q (M, K) is diag(u) exp(sharpness · embeddings · prototypesᵀ) diag(v), with rows
+    that sum to 1 / M and columns that sum to 1 / K; a label is the largest entry of a row. Neither
+    the exponentials nor Q are ever in memory: they are computed again in each iteration, a block of
+    rows at a time, and u (M) follows from v (K), which is all that is kept.
+
+    Args:
+      embeddings: (M, d), prototypes: (K, d), of one floating type.
+      sharpness: λ, > 0: the larger, the nearer is Q to its labels.
+      iterations: at most so many; it ends where each column's sum is right within 1 %.
+    Returns: int64 (M,).
+    Source: Asano et al. 2020, Eq. 5 and 6 and Algorithm 1, in logarithms.
+    """
+    log_v = embeddings.new_zeros(len(prototypes))
+    for _ in range(iterations):
+        log_sums = _column_log_sums(embeddings, prototypes * sharpness, log_v)
+        if bool((log_sums + log_v).exp().sub_(1).abs().max() < _TOLERANCE):
+            break
+        log_v = -log_sums
+    scaled = (prototypes * sharpness).T
+    parts = blocks(embeddings, len(prototypes))
+    return torch.cat([(part @ scaled + log_v).argmax(dim=1) for part in parts])
+
+
+def _column_log_sums(embeddings: Tensor, prototypes: Tensor, log_v: Tensor) -> Tensor:
+    """Logarithms (K,) of K · Σᵢ uᵢ exp(…)ᵢₖ, with u such that the rows' sums are right."""
+    total = torch.full_like(log_v, -torch.inf)
+    for block in blocks(embeddings, len(prototypes)):
+        exponents = block @ prototypes.T
+        exponents -= (exponents + log_v).logsumexp(dim=1, keepdim=True)
+        total = torch.logaddexp(total, exponents.logsumexp(dim=0))
+    return total + math.log(len(prototypes) / len(embeddings))
