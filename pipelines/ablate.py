@@ -95,7 +95,7 @@ def run(name: str, order: Ablate) -> dict[str, Any]:
     console.print(f"{study.title}: {len(study.cases)} cases, {plan.seeds} seeds, in {told}")
     with copied(place):
         rows = ablate(
-            study, settings, plan, folder, on_progress=_print, prepare_process=quiet_libraries
+            study, settings, plan, folder, on_progress=tell, prepare_process=quiet_libraries
         )
         files = write_study(study, settings, plan, rows, folder)
     console.print(Markdown(to_markdown(study, settings, plan, rows)))
@@ -114,8 +114,8 @@ def run(name: str, order: Ablate) -> dict[str, Any]:
     }
 
 
-def _print(progress: "StudyProgress") -> None:
-    """A line a run."""
+def tell(progress: "StudyProgress") -> None:
+    """Prints a line of a run that has come to its result."""
     result, left = progress.result, progress.seconds_left
     words = ", ".join(
         f"{word} {result.scores[name]:.1%}"

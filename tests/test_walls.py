@@ -139,6 +139,7 @@ FLOORS = (
     ("doctor", "forecast", "embedding", "report"),
     ("advice", "tuning"),
     ("ablations",),
+    ("comparison",),
 )
 """Rooms from the ground up: a room imports from lower floors, and from itself."""
 PUBLIC_NAMES = ("bt_ray/__init__.py", "bt_ray/data/batches.py")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,19 @@ class Result:
     """Of training and scoring, in the last go at it."""
     revision: str
     """Of the code."""
+    images_per_s: float | None = None
+    """Of its training steps; none where nothing was trained, or before this was kept."""
+    peak_memory_mb: float | None = None
+    """The most memory, in MiB, that training took (`measures.peak_memory_mb`)."""
+    curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    """By the score's name: [epoch, score] of each probe, the first one before training."""
+
+    @property
+    def seconds_a_step(self) -> float | None:
+        """Of training, for a global batch."""
+        if not self.images_per_s:
+            return None
+        return float(self.settings["data.global_batch"]) / self.images_per_s
 
     @property
     def seed(self) -> int:

@@ -24,6 +24,8 @@ class Case:
     """Which of a figure's lines it belongs to."""
     candidates: tuple[Changes, ...] = ()
     """Settings that are searched for this case, on held-out training images; none: no search."""
+    trains: bool = True
+    """Whether an encoder is trained; else it is scored with its first weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
