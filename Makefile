@@ -35,8 +35,11 @@ NUMERIC := tests/data/stream tests/data/views tests/evaluation tests/model tests
   tests/optim tests/training/test_loop.py --ignore tests/data/stream/test_broken_images.py \
   --ignore tests/model/test_pretrained.py
 
+# Two tests at a time, those of a file one after the other.
+BY_TWO := --numprocesses 2 --dist loadfile
+
 .PHONY: help setup demo test check lint types test-fast test-whole test-lesser-cpu test-cuda-branch \
-  test-cluster test-volta test-slow audit wheel format lock clean
+  test-cluster test-volta test-volta-fast test-slow audit wheel format lock clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -66,8 +69,7 @@ setup: $(STAMP) ## Make the environment in .venv
 demo: $(STAMP) ## Pretrain on handwritten digits, or on DATA=FOLDER or DATA=cifar10
 	$(BIN)/python -m pipelines.pretrain $(DEMO)
 
-check: $(STAMP) ## Format, lint, types and the fast tests
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint types test-fast
+check: $(STAMP) lint types test-fast ## Format, lint, types and the fast tests
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check --quiet .
@@ -77,23 +79,24 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 test-fast: $(STAMP)
-	$(BIN)/pytest -q -m "not (run or ray or cluster or slow or gpu)"
+	$(BIN)/pytest -q $(BY_TWO) -m "not (run or ray or cluster or slow or gpu)"
 
-test: check ## What must hold on this machine, whatever its CPU
-	@$(MAKE) --no-print-directory --jobs 2 test-whole test-lesser-cpu
+test: check test-whole test-lesser-cpu ## What must hold on this machine, whatever its CPU
 
 test-whole: $(STAMP)
-	$(BIN)/pytest -q -m "(run or ray) and not (cluster or slow or gpu)"
+	$(BIN)/pytest -q $(BY_TWO) -m "(run or ray) and not (cluster or slow or gpu)"
 
 test-lesser-cpu: $(STAMP)
-	$(BIN)/python tests/lesser_cpu.py -q -m "not (run or ray or cluster or slow or gpu)" $(NUMERIC)
+	$(BIN)/python tests/lesser_cpu.py -q $(BY_TWO) -m "not (run or ray or cluster or slow or gpu)" $(NUMERIC)
 
 test-cuda-branch: $(STAMP) ## What a GPU computes by other code, on this CPU
-	BT_RAY_TEST_CUDA_BRANCH=1 $(BIN)/pytest -q -m "not (ray or cluster or slow or gpu)" $(BRANCHES)
+	BT_RAY_TEST_CUDA_BRANCH=1 $(BIN)/pytest -q $(BY_TWO) -m "not (ray or cluster or slow or gpu)" $(BRANCHES)
 
-test-volta: $(VOLTA_STAMP) ## The fast tests, and those of GPU code, with the torch of V100s
-	$(VOLTA)/bin/pytest -q -m "not (run or ray or cluster or slow or gpu)"
-	BT_RAY_TEST_CUDA_BRANCH=1 $(VOLTA)/bin/pytest -q -m "not (run or ray or cluster or slow or gpu)" $(BRANCHES)
+test-volta: $(VOLTA_STAMP) ## The tests of GPU code, with the torch of V100s
+	BT_RAY_TEST_CUDA_BRANCH=1 $(VOLTA)/bin/pytest -q $(BY_TWO) -m "not (run or ray or cluster or slow or gpu)" $(BRANCHES)
+
+test-volta-fast: $(VOLTA_STAMP) ## All fast tests, with the torch of V100s
+	$(VOLTA)/bin/pytest -q $(BY_TWO) -m "not (run or ray or cluster or slow or gpu)"
 
 test-cluster: $(STAMP) ## What needs its own cluster, fresh environment or server
 	$(BIN)/pytest -q -m "cluster and not (slow or gpu)"

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "runs" / "kills-tested"
 WITHOUT_RAY, ON_RAY, MINUTES = 180, 20, 50.0
 
 
-@pytest.mark.run
+@pytest.mark.slow
 def test_kills_in_every_phase_leave_the_weights_as_they_are(tmp_path: Path) -> None:
     """In a process of its own: it forks, and this one may have threads by now."""
     command = [sys.executable, "-m", "benchmarks.faults_kills", "--kills", "2", "--json"]

@@ -43,13 +43,8 @@ def command(folder: Path, pipeline: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.run if name == "own" else pytest.mark.slow)
-        for name in ENCODERS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENCODERS)
 def test_an_encoder_of_any_origin_goes_through_the_commands(tmp_path: Path, name: str) -> None:
     (tmp_path / "their_nets.py").write_text(OWN)
     images, held_out = (

@@ -25,7 +25,7 @@ def run(cwd: Path, *arguments: str) -> tuple[dict[str, Any], str]:
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-@pytest.mark.run
+@pytest.mark.slow
 def test_what_is_suggested_trains_as_it_stands(tmp_path: Path) -> None:
     train = two_classes(tmp_path / "birds" / "train", cat_again=encode(scene(3), quality=50))
     two_classes(tmp_path / "birds" / "test", each=6, first=500)

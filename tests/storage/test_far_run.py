@@ -151,6 +151,7 @@ def test_no_object_is_written_elsewhere_than_below_the_copy(
     assert not list(tmp_path.parent.rglob("outside"))
 
 
+@pytest.mark.slow
 def test_an_ablation_is_kept_there(settings: Settings, store: Store, tmp_path: Path) -> None:
     """Another machine finds its results, and trains nothing again."""
     file = tmp_path / "settings.json"

@@ -193,6 +193,7 @@ def test_a_cluster_that_is_too_small_is_named_before_anything_starts(settings: S
         pretrain(crowded)
 
 
+@pytest.mark.slow
 def test_workers_keep_the_best_and_end_by_patience(settings: Settings) -> None:
     """As the scores that were measured demand, however they come out."""
     changes = {

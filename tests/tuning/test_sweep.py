@@ -173,6 +173,7 @@ def propose_rate(trial: Trial) -> Changes:
     return {"optimizer.weight_rate": 0.2 if learns else 50.0}
 
 
+@pytest.mark.slow
 def test_a_trial_that_lags_is_pruned_at_a_step(in_process: Settings) -> None:
     space = SearchSpace(
         name="rates", propose=propose_rate, points=({"learns": True}, {"learns": False})
@@ -191,6 +192,7 @@ def test_a_trial_that_lags_is_pruned_at_a_step(in_process: Settings) -> None:
     assert run.data.tags["sweep.pruned_at_step"] == str(lags.steps)
 
 
+@pytest.mark.slow
 def test_without_labels_rank_and_alignment_decide(
     in_process: Settings, digits_test_shards: ShardSet, tmp_path: Path
 ) -> None:
