@@ -22,6 +22,7 @@ from bt_ray.errors import BtRayError, LaunchError
 from bt_ray.forecast.memory import Size, find_fits, measure_size
 from bt_ray.forecast.sample import Sample, decode_sample
 from bt_ray.forecast.speed import WIDEST_ON_CPU, Speed, measure_speed
+from bt_ray.method_presets import fit_to_data
 from bt_ray.model.encoder.contract import check_encoder
 from bt_ray.precision import Precision, precision_on
 from bt_ray.ray_start import starts_here
@@ -88,11 +89,12 @@ def forecast(settings: Settings) -> Forecast:
     run_folder = _run_folder(settings)
     attempt(lambda: check_storage(settings))
     train, test = attempt(lambda: describe_data(settings)) or (None, None)
-    plan, sample = None, None
+    plan, sample, lowered = None, None, None
     begun = begun_precision(run_folder)
     if settings.training.precision == "auto" and begun is not None:
         settings = with_precision(settings, begun)
     if train is not None:
+        settings, lowered = fit_to_data(settings, train.manifest.num_rows)
         plan = attempt(lambda: build_plan(settings, without_held_out(settings, train.manifest)))
         sample = decode_sample(train, settings, budget_s=_SAMPLE_S)
         if settings.data.on_bad_image == "stop":
@@ -101,7 +103,7 @@ def forecast(settings: Settings) -> Forecast:
     device = attempt(lambda: find_device(settings))
     chosen = _precision(settings, device)
     settings = with_precision(settings, chosen or ("fp16" if device is None else "fp32"))
-    size = measure_size(settings)
+    size = measure_size(settings, None if train is None else train.manifest.num_rows)
     attempt(lambda: _check_space(settings, size, train, test))
     memory = None if device is None else _memory_warning(settings, size, device)
     speed = None
@@ -116,7 +118,7 @@ def forecast(settings: Settings) -> Forecast:
     if total_steps is not None and rate is not None:
         hours = total_steps * settings.data.global_batch / rate / 3600
     colours = idle_colours(settings)
-    warnings = [memory, _cpu_warning(settings), slow, _same(train, test), colours]
+    warnings = [memory, _cpu_warning(settings), slow, _same(train, test), colours, lowered]
     return Forecast(
         run_folder=run_folder,
         train=train,

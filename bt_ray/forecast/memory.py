@@ -14,6 +14,7 @@ from bt_ray.config import Settings
 from bt_ray.config.model import SMALL_ENCODERS
 from bt_ray.config.training import part_rows
 from bt_ray.forecast.fake import fake_twins
+from bt_ray.forecast.other_methods import network_of, scores_bytes
 from bt_ray.model.recompute import find_stages, recompute_blocks
 from bt_ray.model.twins import Twins
 from bt_ray.objective.forms import choose_way
@@ -68,22 +69,28 @@ class Size:
         return self.memory.weights + self.memory.momentum
 
 
-def measure_size(settings: Settings) -> Size:
+def measure_size(settings: Settings, num_images: int | None = None) -> Size:
     """Parameters and memory, from one forward of a worker's whole part of a batch.
 
     It runs on torch's fake tensors, which have shapes and storages but no memory.
+
+    Args:
+      num_images: of the training set, of which some methods keep a row each; none: one batch.
     """
     rows = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
     rows = max(2, rows)  # what batch norm without its other workers can do
+    other = None
+    if settings.objective.method != "barlow_twins":
+        other = network_of(settings, num_images or settings.data.global_batch)
     with fake_twins(settings) as twins:
-        known = _storages([*twins.parameters(), *twins.buffers()])
-        weights = sum(known.values())
+        trained = other or twins
+        weights = sum(_storages([*trained.parameters(), *trained.buffers()]).values())
+        parameters = _FLOAT32_BYTES * count_parameters(trained)
         if settings.training.average_decay is not None:
             encoder = twins.encoder
             weights += sum(_storages([*encoder.parameters(), *encoder.buffers()]).values())
         levels_bytes = _LEVELS_FINISHED_HERE if settings.views.photometry == "device" else _LEVELS
         at_once = max(2, *part_rows(rows, settings.training.micro_batch))
-        parameters = _FLOAT32_BYTES * (count_parameters(twins))
         return Size(
             encoder_parameters=count_parameters(twins.encoder),
             projector_parameters=count_parameters(twins.projector),
@@ -227,6 +234,8 @@ def objective_bytes(settings: Settings) -> int:
     num_samples, width = settings.data.global_batch, settings.model.projector_widths[-1]
     workers = max(1, settings.scaling.min_workers)
     rows = num_samples // workers
+    if settings.objective.method != "barlow_twins":
+        return _FLOAT32_BYTES * 6 * num_samples * width + scores_bytes(settings)
     variant = settings.objective.variant
     if variant == "invariance_only":  # the diagonal of C alone
         return _FLOAT32_BYTES * 6 * rows * width
@@ -248,7 +257,7 @@ def objective_bytes(settings: Settings) -> int:
 
 def count_parameters(module: nn.Module) -> int:
     """Trained numbers of a module."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from bt_ray.config import Settings
 from bt_ray.data.stream.decode import bytes_of_views
 from bt_ray.forecast.memory import Memory, measure_size
 from bt_ray.forecast.network import Network
+from bt_ray.forecast.other_methods import num_scores
 from bt_ray.forecast.overlap import Event, wait_in_backward
 from bt_ray.forecast.place import Place
 from bt_ray.forecast.rates import (
@@ -284,6 +285,9 @@ def _loss(settings: Settings, gpu: Gpu, network: Network, recipe: Recipe) -> tup
     n, d = settings.data.global_batch, settings.model.projector_widths[-1]
     w = network.workers
     waits_s = _SUMS_OF_LOSS * network.latency_s if w > 1 else 0.0
+    if settings.objective.method != "barlow_twins":  # all rows gathered, every worker alike
+        computing_s = 6 * num_scores(settings) * d / (COMPUTE_SHARE * gpu.single_flops)
+        return computing_s, waits_s + network.all_gather_s(2 * _FLOAT32_BYTES * n * d)
     if recipe.whole_correlation:
         is_half = settings.training.precision != "fp32"
         peak, size = (gpu.half_flops, 2) if is_half else (gpu.single_flops, _FLOAT32_BYTES)

@@ -13,8 +13,8 @@ from bt_ray.config import Settings
 from bt_ray.config.training import part_rows
 from bt_ray.data.stream.batches import to_batch
 from bt_ray.data.stream.decode import SMALL, Columns
-from bt_ray.methods.barlow_twins import BarlowTwinsLearner
-from bt_ray.methods.learner import WholeStep
+from bt_ray.methods.build import build_learner
+from bt_ray.methods.learner import Learner, WholeStep
 from bt_ray.methods.step import Step, StepAtOnce, StepInParts
 
 _FEWEST_ROWS, _GROWTH = 8, 4
@@ -59,8 +59,10 @@ def measure_speed(
     began = time.perf_counter()
     rows = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
     with _threads(1):
-        learner = BarlowTwinsLearner(settings, device, steps_per_epoch=1)
-        size = min(_FEWEST_ROWS, rows)
+        learner = build_learner(settings, device, steps_per_epoch=1, num_images=rows)
+        # Other methods' losses take a batch of the settings' size alone.
+        is_any_size = settings.objective.method == "barlow_twins"
+        size = min(_FEWEST_ROWS, rows) if is_any_size else rows
         _time_step(settings, learner, device, size)  # the first one also loads kernels
         timed = {size: _best_step(settings, learner, device, size)}
         deadline = time.perf_counter() + budget_s
@@ -87,16 +89,12 @@ def extrapolate(timed: dict[int, float], rows: int) -> float:
     return timed[most] + (rows - most) * per_row
 
 
-def _best_step(
-    settings: Settings, learner: BarlowTwinsLearner, device: torch.device, rows: int
-) -> float:
+def _best_step(settings: Settings, learner: Learner, device: torch.device, rows: int) -> float:
     """Seconds of the faster of two steps: what else the machine does counts less."""
     return min(_time_step(settings, learner, device, rows) for _ in range(2))
 
 
-def _time_step(
-    settings: Settings, learner: BarlowTwinsLearner, device: torch.device, rows: int
-) -> float:
+def _time_step(settings: Settings, learner: Learner, device: torch.device, rows: int) -> float:
     """Seconds of one step of the loop, from views on the CPU to new weights."""
     columns = _columns(rows, settings)
     step: Step = StepAtOnce(WholeStep(learner))
