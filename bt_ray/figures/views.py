@@ -74,15 +74,15 @@ def draw_views(
 
 
 def join_views(views: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Views (px, px, c) side by side in a square, row after row, with bright lines between them.
+    """Views (px, px, c) side by side in a square, row after row, with white lines between them.
 
-    What is left of the square is as bright as the lines.
+    What is left of the square is white, too.
     """
     px, _, channels = views[0].shape
     across, gap = math.ceil(math.sqrt(len(views))), math.ceil(px / _VIEW_PER_GAP)
     side = across * (px + gap) - gap
-    bright = max(int(view.max(initial=0)) for view in views)
-    joined = np.full((side, side, channels), bright, views[0].dtype)
+    white = np.iinfo(views[0].dtype).max
+    joined = np.full((side, side, channels), white, views[0].dtype)
     for number, view in enumerate(views):
         top, left = (place * (px + gap) for place in divmod(number, across))
         joined[top : top + px, left : left + px] = view
