@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from bt_ray.config import Settings, flatten
+from bt_ray.config import Settings, in_use
 from pipelines.terminal import console, exit_code, finish, guarded, show_error, warn
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ def dry_run(settings: Settings, *, preset_settings: Settings) -> int:
 
 def print_settings(settings: Settings, preset_settings: Settings) -> None:
     """A table of all settings; those that differ from the preset's are marked."""
-    theirs = flatten(preset_settings)
+    theirs = in_use(preset_settings)
     table = Table(title=f"Settings of {settings.name}", show_header=False)
-    for key, value in flatten(settings).items():
-        changed = value != theirs[key]
-        note = f"instead of {theirs[key]}" if changed else ""
+    for key, value in in_use(settings).items():
+        changed = value != theirs.get(key)
+        note = f"instead of {theirs.get(key)}" if changed else ""
         table.add_row("*" if changed else "", key, str(value), note)
     console.print(table)
 

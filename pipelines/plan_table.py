@@ -142,8 +142,8 @@ def _problems(settings: Settings, place: "Place", ours: "Prediction") -> list[Bt
 
 
 def _print_changes(settings: Settings, preset_settings: Settings) -> None:
-    theirs = flatten(preset_settings)
-    changed = {key: value for key, value in flatten(settings).items() if value != theirs[key]}
+    theirs = in_use(preset_settings)
+    changed = {key: value for key, value in in_use(settings).items() if value != theirs.get(key)}
     words = [f"{key}={value} (instead of {theirs[key]})" for key, value in changed.items()]
     if words:
         sentence = f"Settings that differ: {', '.join(words)}"

@@ -10,13 +10,14 @@ from torch.nn.functional import normalize
 class Assignment(nn.Module):
     """M unit vectors, drawn once, and the one of them that each of M images has.
 
-    The vectors never change and are drawn again at each start, so a checkpoint has only the
-    assignment. On each worker's device they take M · D · 4 bytes and M · 8: of 1.28 million images
+    The vectors never change and are drawn again at each start, so a checkpoint has the assignment
+    alone. On each worker's device they take M · D · 4 bytes and M · 8: of 1.28 million images
     and D = 128 these are 656 MB and 10 MB, the latter in each checkpoint, too.
 
     Args:
       num_images: M, of the training set.
       width: D, of an embedding.
+      generator: draws the vectors, on the CPU.
     Source: Bojanowski and Joulin 2017, section 3.2.
     """
 
@@ -25,10 +26,10 @@ class Assignment(nn.Module):
     of_image: Tensor
     """int64 (M,), a permutation: each image's target."""
 
-    def __init__(self, num_images: int, width: int) -> None:
+    def __init__(self, num_images: int, width: int, generator: torch.Generator) -> None:
         super().__init__()
-        drawn = normalize(torch.randn(num_images, width), dim=1)
-        self.register_buffer("targets", drawn, persistent=False)
+        drawn = torch.randn(num_images, width, generator=generator)
+        self.register_buffer("targets", normalize(drawn, dim=1), persistent=False)
         self.register_buffer("of_image", torch.arange(num_images))
 
 

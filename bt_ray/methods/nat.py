@@ -42,7 +42,8 @@ class NatLearner(PretrainingLearner):
         """Encoder and projector, and the `assignment` of targets to images."""
         network = build_network(self.settings)
         width = self.settings.model.projector_widths[-1]
-        network.add_module("assignment", Assignment(self.num_images, width))
+        assignment = Assignment(self.num_images, width, self.generator(0))
+        network.add_module("assignment", assignment)
         return network
 
     @property
