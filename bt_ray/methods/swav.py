@@ -59,11 +59,13 @@ class SwavLearner(ClusteringLearner):
 
     def after_step(self, step: int) -> None:
         """Prototypes of norm 1, or those of before if they are frozen; fills the queue."""
-        with torch.no_grad():
-            for weight, before in zip(self.prototypes.weights, self._frozen, strict=False):
-                weight.copy_(before)
+        if self._frozen:
+            with torch.no_grad():
+                for weight, before in zip(self.prototypes.weights, self._frozen, strict=True):
+                    weight.copy_(before)
+        else:
+            self.prototypes.normalize()
         self._frozen = ()
-        self.prototypes.normalize()
         if self._pairs is not None and self._queue is not None and step > self._queue_begins:
             self._queue.push(self._pairs)
         self._pairs = None

@@ -12,6 +12,9 @@ from bt_ray.methods.labels import UNKNOWN
 from bt_ray.optim.schedule import rate_factor
 from tests.methods.harness import build, settings_of, take_steps
 
+WIDTH = 16
+"""Of embeddings: the widest that the tests' projector is."""
+
 
 @pytest.fixture
 def learner(small_settings: Settings) -> DeepClusterLearner:
@@ -60,7 +63,7 @@ def test_the_schedule_begins_with_the_second_epoch(learner: DeepClusterLearner) 
 def test_the_loss_is_the_cross_entropy_of_known_labels(learner: DeepClusterLearner) -> None:
     """A loop over views, heads and images; those without a label do not count."""
     _, heads, temperature = learner.clustering
-    views = [normalize(torch.randn(48, 12).double(), dim=1) for _ in range(3)]
+    views = [normalize(torch.randn(48, WIDTH).double(), dim=1) for _ in range(3)]
     labels = torch.randint(0, 5, (heads, 48))
     labels[0, :10] = UNKNOWN
     labels[1] = UNKNOWN
@@ -79,8 +82,8 @@ def test_clusters_are_found_again_between_epochs(learner: DeepClusterLearner) ->
     """The labels of three groups of images are three sets, and the prototypes are their middles."""
     for weight in learner.prototypes.weights:
         assert not weight.requires_grad
-    middles, samples = torch.eye(12).double()[:3], torch.arange(90)
-    points = normalize(middles[samples % 3] + 0.01 * torch.randn(90, 12).double(), dim=1)
+    middles, samples = torch.eye(WIDTH).double()[:3], torch.arange(90)
+    points = normalize(middles[samples % 3] + 0.01 * torch.randn(90, WIDTH).double(), dim=1)
     learner.bank.write(samples, points)
     _stir(learner)
     learner.relabel(1)
