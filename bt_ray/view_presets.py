@@ -109,6 +109,10 @@ def with_views(settings: Settings, name: ViewPreset) -> Settings:
         VIEW_PRESETS[name](),
         count=mine.count,
         image_px=mine.image_px,
+        small_count=mine.small_count,
+        small_px=mine.small_px,
+        small_kind=mine.small_kind,
+        small_crop_area=mine.small_crop_area,
         photometry=mine.photometry,
         backend=mine.backend,
     )

@@ -35,6 +35,16 @@ def test_views_change_distortions_alone_and_are_stored_as_numbers(
     assert from_json(to_json(after)) == after
 
 
+def test_smaller_views_stay_as_they_are() -> None:
+    changes = {
+        "views.small_count": 9, "views.small_px": 8, "views.small_kind": "jigsaw",
+        "views.small_crop_area": [0.6, 1.0],
+    }  # fmt: skip
+    after = with_views(override(preset("cifar10"), changes), "simclr").views
+    assert (after.small_count, after.small_px, after.small_kind) == (9, 8, "jigsaw")
+    assert after.small_crop_area == (0.6, 1.0)
+
+
 def test_byol_s_views_are_the_paper_s_and_simclr_s_are_alike_in_both() -> None:
     paper = preset("imagenet_1000")
     assert with_views(paper, "byol") == paper

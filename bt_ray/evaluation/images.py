@@ -2,7 +2,7 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,11 +85,12 @@ def load_view_pairs(table: pa.Table, settings: Settings, device: torch.device) -
     """Two views of each row of shards, those that the row has in a run's first epoch.
 
     They depend on the seed and the row's number alone: the same in every probe, and however
-    the rows are shared out.
+    the rows are shared out. There are no smaller ones beside them.
 
     Args:
       device: where photometry is applied, if the settings want it on a device.
     """
+    settings = replace(settings, views=replace(settings.views, small_count=0))
     keyed = table.append_column("step", pa.array(np.zeros(len(table), np.int64)))
     keyed = keyed.append_column("slot", keyed["row"])
     blocks = [keyed.slice(first, _BLOCK) for first in range(0, len(keyed), _BLOCK)]

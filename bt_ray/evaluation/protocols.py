@@ -92,6 +92,7 @@ class Protocol:
             views=replace(
                 views,
                 count=1,
+                small_count=0,
                 photometry="loader",
                 crop_area=self.crop_area or views.crop_area,
                 flip_probability=(

@@ -1,5 +1,6 @@
 """Draws a sheet of images and the distorted views that training makes of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,16 @@ _TOP, _BOTTOM, _SIDE = 0.75, 0.6, 0.1
 _LETTERS_OF_A_CELL, _LETTERS_OF_AN_INCH = 30, 17
 _SMALL, _PLAIN, _LARGE = 5.5, 7.0, 9.0
 _COLOURS = 3
+_VIEW_PER_GAP = 24
+"""So many times as long as a gap is a view of those that are joined."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One image and its views.
 
-    `pictures` are levels (px, px, c), uint8 or uint16, the image first; `words` are below each.
+    `pictures` are levels (px, px, c), uint8 or uint16, the image first, each with a px of its own;
+    `words` are below each.
     """
 
     pictures: tuple[NDArray[Any], ...]
@@ -67,6 +71,22 @@ def draw_views(
         va="top",
     )
     figure.savefig(file)
+
+
+def join_views(views: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Views (px, px, c) side by side in a square, row after row, with white lines between them.
+
+    What is left of the square is white, too.
+    """
+    px, _, channels = views[0].shape
+    across, gap = math.ceil(math.sqrt(len(views))), math.ceil(px / _VIEW_PER_GAP)
+    side = across * (px + gap) - gap
+    white = np.iinfo(views[0].dtype).max
+    joined = np.full((side, side, channels), white, views[0].dtype)
+    for number, view in enumerate(views):
+        top, left = (place * (px + gap) for place in divmod(number, across))
+        joined[top : top + px, left : left + px] = view
+    return joined
 
 
 def _draw_row(panel: Axes, row: Row, top: float, highest: int) -> None:

@@ -36,7 +36,7 @@ class Memory:
     gradients: int
     momentum: int
     activations: int
-    """What encoder and projector keep for the backward pass, of both views. In parts
+    """What encoder and projector keep for the backward pass, of all views. In parts
     (`training.micro_batch`): the representations of all rows and their gradients, and either what
     the projector keeps of all or what the encoder keeps of a part, whichever is more. With
     `training.activation_checkpointing`, of the encoder's blocks: their inputs, and what the largest
@@ -45,7 +45,7 @@ class Memory:
     """Embeddings and their gradients, and what the objective makes of them: standardised copies
     and the D×D matrix with its gradient, or a worker's share of the Gram matrices."""
     views: int
-    """The two views as they come, with the next batch's, which are on their way, and normalised, of
+    """All views as they come, with the next batch's, which are on their way, and normalised, of
     a part alone if there are parts."""
 
     @property
@@ -75,7 +75,6 @@ def measure_size(settings: Settings) -> Size:
     """
     rows = math.ceil(settings.data.global_batch / max(1, settings.scaling.min_workers))
     rows = max(2, rows)  # what batch norm without its other workers can do
-    px = settings.views.image_px
     with fake_twins(settings) as twins:
         known = _storages([*twins.parameters(), *twins.buffers()])
         weights = sum(known.values())
@@ -93,13 +92,23 @@ def measure_size(settings: Settings) -> Size:
                 gradients=parameters,
                 momentum=parameters * (2 if settings.optimizer.kind == "adamw" else 1),
                 activations=_activations(twins, settings, rows),
-                objective=objective_bytes(settings),
-                views=2
-                * settings.data.channels
-                * px**2
-                * (levels_bytes * rows + _FLOAT32_BYTES * at_once),
+                objective=objective_bytes(settings) + _small_embedding_bytes(settings, rows),
+                views=_values(settings) * (levels_bytes * rows + _FLOAT32_BYTES * at_once),
             ),
         )
+
+
+def _values(settings: Settings) -> int:
+    """Numbers in all views of an image."""
+    views = settings.views
+    num_pixels = 2 * views.image_px**2 + views.small_count * views.small_px**2
+    return settings.data.channels * num_pixels
+
+
+def _small_embedding_bytes(settings: Settings, rows: int) -> int:
+    """Of the embeddings of `rows` images' smaller views, and their gradients."""
+    width = settings.model.projector_widths[-1]
+    return _FLOAT32_BYTES * 2 * rows * settings.views.small_count * width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +161,12 @@ def _total(settings: Settings, again: bool, size: int | None) -> int:
 
 
 def _activations(twins: Twins, settings: Settings, rows: int) -> int:
-    """Bytes that are kept of `rows` pairs of views at the fullest, by the model alone."""
+    """Bytes that are kept of all views of `rows` images at the fullest, by the model alone."""
     training = settings.training
     most = max(2, *part_rows(rows, training.micro_batch))
     known = set(_storages([*twins.parameters(), *twins.buffers()]))
-    views = [
-        torch.empty(most, settings.data.channels, *2 * (settings.views.image_px,)) for _ in range(2)
-    ]
-    known |= _storages(views).keys()
+    views, small = _empty_views(settings, most)
+    known |= _storages([*views, *small]).keys()
     largest = 0
     with autocast(training, torch.device("cpu")):
         if training.activation_checkpointing:
@@ -167,21 +174,31 @@ def _activations(twins: Twins, settings: Settings, rows: int) -> int:
             largest = (2 if at_once else 1) * _largest_block(twins.encoder, views[0])
             recompute_blocks(twins.encoder)
         with saved_storages() as of_encoder:
-            representations = twins.represent(*views)
+            ends = [*twins.represent(*views), *(twins.encoder(view) for view in small)]
         if most < rows:
-            of_a, of_b = (r.new_empty(rows, r.shape[1]).requires_grad_() for r in representations)
-            representations = of_a, of_b
+            ends = [end.new_empty(end.shape[0] // most * rows, end.shape[1]) for end in ends]
+            ends = [end.requires_grad_() for end in ends]
         with saved_storages() as of_projector:
-            embeddings = twins.project(*representations)
-    known |= _storages(list(embeddings)).keys()
+            embeddings = [*twins.project(*ends[:2]), *(twins.projector(end) for end in ends[2:])]
+    known |= _storages(embeddings).keys()
     encoder = {key: size for key, size in of_encoder.items() if key not in known}
     projector = {key: size for key, size in of_projector.items() if key not in known}
     if most == rows:
         return sum((encoder | projector).values()) + largest
-    whole = sum(_storages(list(representations)).values())
-    for rows_of_view in representations:
-        projector.pop(rows_of_view.untyped_storage()._cdata, None)
+    whole = sum(_storages(ends).values())
+    for end in ends:
+        projector.pop(end.untyped_storage()._cdata, None)
     return 2 * whole + max(sum(encoder.values()) + largest, sum(projector.values()))
+
+
+def _empty_views(settings: Settings, rows: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Both views of `rows` images; in one more tensor, if there are such, the smaller ones."""
+    channels, views = settings.data.channels, settings.views
+    pair = [torch.empty(rows, channels, views.image_px, views.image_px) for _ in range(2)]
+    if not views.small_count:
+        return pair, []
+    small_px = views.small_px
+    return pair, [torch.empty(rows * views.small_count, channels, small_px, small_px)]
 
 
 def _largest_block(encoder: nn.Module, view: Tensor) -> int:

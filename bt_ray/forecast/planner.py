@@ -29,7 +29,7 @@ from bt_ray.forecast.rates import (
     Recipe,
 )
 from bt_ray.forecast.roofline import memory_seconds, seconds
-from bt_ray.forecast.trace import Operation, count_objective_launches, trace_model
+from bt_ray.forecast.trace import Operation, count_objective_launches, trace_model, trace_small
 from bt_ray.objective.forms import choose_way
 
 _FLOAT32_BYTES, _VIEWS = 4, 2
@@ -82,11 +82,12 @@ class Prediction:
     feed_s: float
     """Of a step: the copy to the GPU, or the node's images over its wire; also beside it."""
     images_per_s: float
-    """Pairs of views of all workers."""
+    """Images in all their views, of all workers."""
     limit: Limit
     """What takes longest."""
     decoding_cores: float
-    """Of all nodes together."""
+    """Of all nodes together; with smaller views at most, as if an image's decoding, too, took
+    longer by their pixels."""
     store_bytes_per_s: float
     """Decoded views that a node's object store takes in, and gives out again."""
     read_bytes_per_s: float
@@ -129,18 +130,24 @@ class Counts:
     """Of one worker's step."""
     operations: list[Operation]
     """Of encoder and projector, in order."""
+    small: list[Operation]
+    """The same on smaller views, all of them at once; none if there are none."""
     loss_launches: int
     memory: Memory
 
     @property
     def num_norms(self) -> int:
         """Batch norms of encoder, projector and predictor."""
-        return sum(op.kind == "batch_norm" and not op.is_backward for op in self.operations)
+        return _count_norms(self.operations)
 
     @property
     def num_parameters(self) -> int:
         """Numbers that are trained."""
         return sum(op.gradient_bytes for op in self.operations) // _FLOAT32_BYTES
+
+
+def _count_norms(operations: list[Operation]) -> int:
+    return sum(op.kind == "batch_norm" and not op.is_backward for op in operations)
 
 
 def count(settings: Settings) -> Counts:
@@ -149,6 +156,7 @@ def count(settings: Settings) -> Counts:
     return Counts(
         images=images,
         operations=trace_model(settings, images),
+        small=trace_small(settings, images),
         loss_launches=count_objective_launches(settings),
         memory=measure_size(settings).memory,
     )
@@ -186,7 +194,7 @@ def predict(
         feed_s=feed_s,
         images_per_s=images_per_s,
         limit=max(taken, key=lambda name: taken[name]),
-        decoding_cores=images_per_s / DECODED_PER_S[decoder],
+        decoding_cores=images_per_s * _share_of_pair(settings) / DECODED_PER_S[decoder],
         store_bytes_per_s=images_per_s / place.nodes * decoded_bytes,
         read_bytes_per_s=images_per_s * image_bytes,
         memory=_memory(settings, place, recipe, counts),
@@ -195,7 +203,7 @@ def predict(
 
 def _parts(settings: Settings, place: Place, recipe: Recipe, counts: Counts) -> tuple[Parts, float]:
     """Where a step's seconds go on the GPU, and those of the copy to it."""
-    gpu, network, operations = place.gpu, place.network, counts.operations
+    gpu, network, operations = place.gpu, place.network, [*counts.operations, *counts.small]
     backward = [op for op in operations if op.is_backward]
     forward_s = sum(seconds(op, gpu, settings) for op in operations if not op.is_backward)
     backward_s = sum(seconds(op, gpu, settings) for op in backward)
@@ -208,9 +216,10 @@ def _parts(settings: Settings, place: Place, recipe: Recipe, counts: Counts) -> 
         joining_s = memory_seconds(recipe.norm_passes * _norm_bytes(operations), gpu)
         forward_s, backward_s = forward_s + joining_s / 2, backward_s + joining_s / 2
         exchanged = counts.num_norms + (NORMS_BEFORE_LOSS if recipe.whole_correlation else 0)
-        exchanges_s = recipe.passes * exchanged * network.latency_s
+        exchanged = recipe.passes * exchanged + _count_norms(counts.small)
+        exchanges_s = exchanged * network.latency_s
     waits = wait_in_backward(
-        _events(backward, gpu, settings, recipe), network, own_communicator=recipe.own_communicator
+        _events(counts, gpu, settings, recipe), network, own_communicator=recipe.own_communicator
     )
     loss_s, loss_network_s = _loss(settings, gpu, network, recipe)
     parts = Parts(
@@ -235,30 +244,34 @@ def _launches(settings: Settings, place: Place, recipe: Recipe, counts: Counts) 
     of_norms = recipe.norm_launches - 2 if place.workers > 1 else 0  # two are among the others
     on_device = settings.views.photometry == "device" and not recipe.photometry_by_pillow
     passes = recipe.passes if place.workers > 1 else _VIEWS  # torch's batch norm takes one view
+    sizes = 2 if counts.small else 1
     return (
         passes * (len(counts.operations) + of_norms * counts.num_norms)
+        + len(counts.small)
+        + of_norms * _count_norms(counts.small)
         + counts.loss_launches
         + _optimizer_launches(counts.operations, recipe)
-        + (PHOTOMETRY_LAUNCHES if on_device else 0)
+        + (sizes * PHOTOMETRY_LAUNCHES if on_device else 0)
     )
 
 
-def _events(
-    backward: list[Operation], gpu: Gpu, settings: Settings, recipe: Recipe
-) -> Iterator[Event]:
+def _events(counts: Counts, gpu: Gpu, settings: Settings, recipe: Recipe) -> Iterator[Event]:
     """The backward pass for the model of overlap; of views that passed apart, one by one.
 
-    Then a parameter's gradient is complete when both views have added to it.
+    Then a parameter's gradient is complete when both views have added to it. Smaller views, which
+    passed last, come first.
     """
-    passes, is_half = recipe.passes, _sends_half(settings, recipe)
-    for number in range(passes):
-        for op in backward:
-            yield Event(
-                seconds=seconds(op, gpu, settings) / passes,
-                exchanges=op.kind == "batch_norm",
-                gradient_bytes=op.gradient_bytes if number == passes - 1 else 0,
-                share_sent=0.5 if is_half else 1.0,
-            )
+    share_sent = 0.5 if _sends_half(settings, recipe) else 1.0
+    ways = [(counts.small, 1), *[(counts.operations, recipe.passes)] * recipe.passes]
+    for number, (operations, passes) in enumerate(ways, start=1):
+        for op in operations:
+            if op.is_backward:
+                yield Event(
+                    seconds=seconds(op, gpu, settings) / passes,
+                    exchanges=op.kind == "batch_norm",
+                    gradient_bytes=op.gradient_bytes if number == len(ways) else 0,
+                    share_sent=share_sent,
+                )
 
 
 def _sends_half(settings: Settings, recipe: Recipe) -> bool:
@@ -292,12 +305,18 @@ def _loss(settings: Settings, gpu: Gpu, network: Network, recipe: Recipe) -> tup
 
 def _input(settings: Settings, gpu: Gpu, recipe: Recipe, images: int) -> tuple[float, float]:
     """Seconds of the copy of a step's views to the GPU, and of photometry on it."""
-    values = _VIEWS * settings.data.channels * images * settings.views.image_px**2
     level_bytes = settings.data.bit_depth // 8
+    values = images * bytes_of_views(settings) // level_bytes
     sent = values * (_FLOAT32_BYTES if recipe.photometry_by_pillow else level_bytes)
     copy_s = sent / (HOST_SHARE * gpu.host_bytes_per_s)
     on_device = settings.views.photometry == "device" and not recipe.photometry_by_pillow
     return copy_s, memory_seconds(PHOTOMETRY_BYTES * values, gpu) if on_device else 0.0
+
+
+def _share_of_pair(settings: Settings) -> float:
+    """Pixels of all views of an image by those of the two."""
+    alone = replace(settings, views=replace(settings.views, small_count=0))
+    return bytes_of_views(settings) / bytes_of_views(alone)
 
 
 def _wire_s(place: Place, images: int, image_bytes: float, decoded_bytes: float) -> float:

@@ -12,7 +12,7 @@ import torch
 from bt_ray.config import Settings
 from bt_ray.config.training import part_rows
 from bt_ray.data.stream.batches import to_batch
-from bt_ray.data.stream.decode import Columns
+from bt_ray.data.stream.decode import SMALL, Columns
 from bt_ray.methods.barlow_twins import BarlowTwinsLearner
 from bt_ray.methods.learner import WholeStep
 from bt_ray.methods.step import Step, StepAtOnce, StepInParts
@@ -97,7 +97,7 @@ def _best_step(
 def _time_step(
     settings: Settings, learner: BarlowTwinsLearner, device: torch.device, rows: int
 ) -> float:
-    """Seconds of one step of the loop, from two views on the CPU to new weights."""
+    """Seconds of one step of the loop, from views on the CPU to new weights."""
     columns = _columns(rows, settings)
     step: Step = StepAtOnce(WholeStep(learner))
     if _in_parts(settings):
@@ -118,15 +118,20 @@ def _in_parts(settings: Settings) -> bool:
 
 def _columns(rows: int, settings: Settings) -> Columns:
     """What `make_views` would hand over: noise."""
-    px, pixels = settings.views.image_px, settings.data.pixels
-    numbers, sides = np.arange(rows), np.full(rows, px)
-    shape, above = (2, rows, pixels.channels, px, px), pixels.highest_level + 1
-    levels = np.random.default_rng(0).integers(0, above, shape, dtype=pixels.dtype)
-    return {
+    views, pixels = settings.views, settings.data.pixels
+    px, small_px, random = views.image_px, views.small_px, np.random.default_rng(0)
+    numbers, sides, above = np.arange(rows), np.full(rows, px), pixels.highest_level + 1
+    shape = (2, rows, pixels.channels, px, px)
+    levels = random.integers(0, above, shape, dtype=pixels.dtype)
+    columns: Columns = {
         "row": numbers, "sample": numbers, "slot": numbers, "step": np.zeros_like(numbers),
         "digest": numbers.astype(np.uint64),
         "width": sides, "height": sides, "view_a": levels[0], "view_b": levels[1],
     }  # fmt: skip
+    if views.small_count:
+        smaller = (rows, views.small_count, pixels.channels, small_px, small_px)
+        columns[SMALL] = random.integers(0, above, smaller, dtype=pixels.dtype)
+    return columns
 
 
 def _now(device: torch.device) -> float:

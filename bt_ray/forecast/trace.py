@@ -59,6 +59,24 @@ def trace_model(settings: Settings, images: int) -> list[Operation]:
     return record.operations
 
 
+def trace_small(settings: Settings, images: int) -> list[Operation]:
+    """Encoder and projector on all smaller views of so many images at once; empty without any.
+
+    Gradients are not complete with it: they wait for the two views' pass.
+    """
+    count, px = settings.views.small_count, settings.views.small_px
+    if not count:
+        return []
+    record = _Record()
+    with fake_twins(settings) as twins, record:
+        record.begin(twins)
+        with _autocast(settings):
+            views = torch.empty(count * images, settings.data.channels, px, px)
+            embeddings = twins.projector(twins.encoder(views))
+        record.turn_back(embeddings)
+    return [replace(op, gradient_bytes=0) for op in record.operations]
+
+
 def trace_encoder(settings: Settings, images: int) -> list[Operation]:
     """The encoder alone on so many images, forward and backward, as a classifier's."""
     px = settings.views.image_px

@@ -122,6 +122,7 @@ def _cut(batch: Batch, sizes: tuple[int, ...]) -> Iterator[Batch]:
         yield replace(
             batch,
             views=tuple(view[first:stop] for view in batch.views),
+            small=None if batch.small is None else batch.small[first:stop],
             samples=batch.samples[first:stop],
             digest=0,
             replaced=(),

@@ -1,16 +1,16 @@
 """The sheet of a run's views: what its images look like, and what training sees of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bt_ray.config import Settings
+from bt_ray.config import Settings, ViewSettings
 from bt_ray.config.data import COLOURS
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.stream.examples import make_examples
+from bt_ray.data.stream.examples import Example, ExampleView, make_examples
 from bt_ray.errors import DataError
-from bt_ray.figures.views import Row, draw_views
+from bt_ray.figures.views import Row, draw_views, join_views
 
 SHEET = "views.png"
 IMAGES, PAIRS = 6, 3
@@ -37,28 +37,46 @@ def write_sheet(
     examples = make_examples(images, settings, count=count, epochs=pairs)
     if not examples:
         raise DataError("None of the images looked at can be decoded: there is nothing to show.")
-    rows = [
-        Row(
-            pictures=(example.image, *(view.levels for view in example.views)),
-            words=(
-                example.name[-_LONGEST_NAME:],
-                *(", ".join(view.words) for view in example.views),
-            ),
-        )
-        for example in examples
-    ]
-    letters = _LETTERS[: settings.views.count]
+    rows = [_row(example, pairs) for example in examples]
     draw_views(
         rows,
-        headings=[
-            "image",
-            *(f"{x}, epoch {epoch}" for epoch in range(1, pairs + 1) for x in letters),
-        ],
-        title=f"{settings.name}: views of {settings.views.image_px} pixels",
+        headings=["image", *_headings(settings.views, pairs)],
+        title=f"{settings.name}: {_sizes(settings.views)}",
         caption=describe_views(settings),
         file=file,
     )
     return len(rows)
+
+
+def _row(example: Example, epochs: int) -> Row:
+    """The image, and of each epoch its views and, in one picture, its smaller ones."""
+    pictures, words = [example.image], [example.name[-_LONGEST_NAME:]]
+    for epoch in range(epochs):
+        views, small = (_of_epoch(every, epoch, epochs) for every in (example.views, example.small))
+        pictures += [view.levels for view in views]
+        words += [", ".join(view.words) for view in views]
+        if small:
+            pictures.append(join_views([view.levels for view in small]))
+            words.append(", ".join(view.words[0] for view in small))
+    return Row(pictures=tuple(pictures), words=tuple(words))
+
+
+def _of_epoch(views: Sequence[ExampleView], epoch: int, epochs: int) -> Sequence[ExampleView]:
+    """Those of one epoch, of the same number in each."""
+    count = len(views) // epochs
+    return views[epoch * count : (epoch + 1) * count]
+
+
+def _headings(views: ViewSettings, epochs: int) -> list[str]:
+    """Of the columns after the image's."""
+    names = [*_LETTERS[: views.count], *(["smaller"] if views.small_count else [])]
+    return [f"{name}, epoch {epoch}" for epoch in range(1, epochs + 1) for name in names]
+
+
+def _sizes(views: ViewSettings) -> str:
+    """How large views are, in words."""
+    smaller = f", {views.small_count} smaller ones of {views.small_px}"
+    return f"views of {views.image_px} pixels" + (smaller if views.small_count else "")
 
 
 def write_sheet_of_shards(root: str, settings: Settings, file: Path) -> None:
@@ -100,7 +118,22 @@ def describe_views(settings: Settings) -> str:
         for view in range(views.count)
     ]
     told = " · ".join(f"{x}: {words}" for x, words in zip(_LETTERS, of_each, strict=False))
-    return f"Every view: {', '.join(filter(None, each))}. {told}."
+    return f"Every view: {', '.join(filter(None, each))}. {told}.{_describe_small(views)}"
+
+
+def _describe_small(views: ViewSettings) -> str:
+    """What smaller views are, in a sentence; empty if there are none."""
+    if not views.small_count:
+        return ""
+    area = f"{views.small_crop_area[0]:.0%} to {views.small_crop_area[1]:.0%}"
+    ways = {
+        "crops": f"crops of {area}",
+        "jigsaw": f"patches of one crop of {area}, in a random order, flipped and turned alike",
+    }
+    return (
+        f" Smaller ones: {ways[views.small_kind]}; blur and solarization in turn as for A and "
+        "for B."
+    )
 
 
 def _jitter(settings: Settings) -> str:

@@ -187,6 +187,31 @@ def test_activations_are_those_of_a_real_step(
     assert measure_size(settings).memory.activations == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+def test_smaller_views_are_counted_as_they_are_kept(small_settings: Settings, parts: int) -> None:
+    """What encoder and projector keep of all of them at once, their levels and their embeddings."""
+    changes = {"model.encoder": "conv4", "data.global_batch": 16, "training.channels_last": False}
+    plain = override(small_settings, {**changes, "training.micro_batch": 16 // parts})
+    settings = override(plain, {"views.small_count": 3, "views.small_px": 12})
+    twins = BarlowTwinsLearner(settings, CPU, steps_per_epoch=1).module
+    small = torch.randn(3 * 16 // parts, 3, 12, 12)
+    with saved_storages() as of_encoder:
+        end = twins.encoder(small)
+    whole = end if parts == 1 else end.detach().repeat(parts, 1).requires_grad_()
+    with saved_storages() as of_projector:
+        embedded = twins.projector(whole)
+    known = (*twins.parameters(), *twins.buffers(), small, embedded)
+    kept = of_encoder | of_projector if parts == 1 else of_encoder
+    for tensor in known:
+        kept.pop(tensor.untyped_storage()._cdata, None)
+    before, after = measure_size(plain).memory, measure_size(settings).memory
+    added = sum(kept.values()) + (0 if parts == 1 else 2 * whole.nbytes)
+    assert after.activations - before.activations == pytest.approx(added, rel=0.01)
+    values = 3 * 3 * 12**2
+    assert after.views - before.views == values * (2 * 16 + 4 * 16 // parts)
+    assert after.objective - before.objective == 2 * 3 * 16 * 4 * embedded.shape[1]
+
+
 def test_a_batch_that_does_not_fit_is_told_its_ways_out(
     small_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

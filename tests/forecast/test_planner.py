@@ -6,8 +6,8 @@ import torch
 from bt_ray.config import Settings, override
 from bt_ray.forecast.place import parse_place
 from bt_ray.forecast.planner import Counts, at_place, count, predict
-from bt_ray.forecast.rates import OURS, PLAIN
-from bt_ray.forecast.trace import trace_model
+from bt_ray.forecast.rates import OURS, PHOTOMETRY_LAUNCHES, PLAIN
+from bt_ray.forecast.trace import trace_model, trace_small
 from bt_ray.model.twins import build_twins
 from bt_ray.objective import forms
 from bt_ray.presets import preset
@@ -43,6 +43,37 @@ def test_flops_are_those_of_a_real_forward() -> None:
         twins.projector(twins.encoder(torch.zeros(4, 3, 64, 64)))
     traced = trace_model(SMALL, 2)
     assert sum(op.flops for op in traced if not op.is_backward) == counter.get_total_flops()
+
+
+def test_smaller_views_cost_a_pass_their_bytes_and_their_photometry() -> None:
+    """On one GPU: as much as encoder and projector compute of them; no gradient twice."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    place = parse_place("1 V100")
+    plain = override(at_place(SMALL, place), {"views.photometry": "device"})
+    settings = override(plain, {"views.small_count": 3, "views.small_px": 32})
+    before, after = count(plain), count(settings)
+    twins = build_twins(settings)
+    with FlopCounterMode(display=False) as counter:
+        twins.projector(twins.encoder(torch.zeros(6, 3, 32, 32)))
+    traced = trace_small(settings, 2)
+    assert sum(op.flops for op in traced if not op.is_backward) == counter.get_total_flops()
+    assert before.small == []
+    assert before.operations == after.operations
+    assert before.num_parameters == after.num_parameters
+    less, more = (
+        predict(one, place, OURS, counted, image_bytes=1e4)
+        for one, counted in ((plain, before), (settings, after))
+    )
+    assert more.launches - less.launches == len(after.small) + PHOTOMETRY_LAUNCHES
+    assert more.parts.forward > less.parts.forward
+    assert more.parts.backward > less.parts.backward
+    assert more.parts.loss == less.parts.loss
+    share = (2 * 64**2 + 3 * 32**2) / (2 * 64**2)
+    assert more.feed_s == pytest.approx(share * less.feed_s)
+    assert more.decoding_cores / more.images_per_s == pytest.approx(
+        share * less.decoding_cores / less.images_per_s
+    )
 
 
 def test_a_better_network_never_slows_a_run(paper: Settings, counts: Counts) -> None:

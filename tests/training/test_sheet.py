@@ -14,9 +14,10 @@ from PIL import Image
 from bt_ray.config import Settings, ViewSettings, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches
+from bt_ray.data.stream.decode import make_views
 from bt_ray.data.stream.examples import make_examples
 from bt_ray.errors import DataError
-from bt_ray.figures.views import Row, _ways, to_rgb
+from bt_ray.figures.views import Row, _ways, join_views, to_rgb
 from bt_ray.training import sheet
 from bt_ray.training.sheet import describe_views, write_sheet, write_sheet_of_shards
 from tests.data.views.test_planes import picture, settings_of, step_of
@@ -140,6 +141,41 @@ def test_the_caption_tells_the_settings() -> None:
         "Every view: crop of 8% to 100%, vertical flip 50%. A: neither blur nor solarization · "
         "B: neither blur nor solarization."
     )
+
+
+@pytest.mark.parametrize("kind", ["crops", "jigsaw"])
+def test_smaller_views_are_shown_beside_the_two(
+    kind: Literal["crops", "jigsaw"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each epoch in one picture, those that a run trains on; the caption says what they are."""
+    views = replace(TURNED, small_count=9, small_px=6, small_kind=kind, small_crop_area=(0.6, 1.0))
+    settings, images = settings_of(1, 8, views), encoded(1, 8)
+    shown: dict[str, Any] = {}
+    monkeypatch.setattr(sheet, "draw_views", lambda rows, **said: shown.update(said, rows=rows))
+    write_sheet(images, settings, tmp_path / "views.png", pairs=2)
+    step = step_of([picture(1, 8, height=40 + i) for i in range(3)])
+    columns = make_views(step, settings, 1)
+    assert shown["headings"][1:4] == ["A, epoch 1", "B, epoch 1", "smaller, epoch 1"]
+    assert len(shown["headings"]) == 7
+    for i, row in enumerate(shown["rows"]):
+        assert len(row.pictures) == len(row.words) == 7
+        small = [*columns["small"][i].transpose(0, 2, 3, 1)]
+        assert np.array_equal(row.pictures[3], join_views(small))
+        assert not np.array_equal(row.pictures[3], row.pictures[6])
+        assert row.words[3].count("crop") == 9
+    assert shown["title"].endswith("views of 20 pixels, 9 smaller ones of 6")
+    words = {"crops": "crops of 60% to 100%;", "jigsaw": "patches of one crop of 60% to 100%"}
+    assert words[kind] in shown["caption"]
+
+
+@pytest.mark.parametrize(("count", "across"), [(1, 1), (2, 2), (6, 3), (9, 3)])
+def test_joined_views_lie_row_after_row_in_a_square(count: int, across: int) -> None:
+    views = [np.full((30, 30, 1), 10 + i, np.uint8) for i in range(count)]
+    joined = join_views(views)
+    assert joined.shape == (32 * across - 2, 32 * across - 2, 1)
+    for i in range(count):
+        assert joined[i // across * 32, i % across * 32, 0] == 10 + i
+        assert (joined == 10 + i).sum() >= 900
 
 
 def test_a_run_s_sheet_shows_six_images_of_its_shards(

@@ -23,12 +23,15 @@ from bt_ray.data.stream.window import HeldWindow
 from bt_ray.data.views import fast, planes, reference
 from bt_ray.data.views.draw import ViewParameters, draw
 from bt_ray.data.views.raster import decode_raster
+from bt_ray.data.views.small import draw_small
 from bt_ray.data.views.turn import turn
 from bt_ray.errors import DataError
 
 Columns = dict[str, NDArray[Any]]
 VIEWS = ("view_a", "view_b")
 """Columns of views; the second one is absent if there is one view."""
+SMALL = "small"
+"""Column of the smaller views of each image; absent if there are none."""
 
 
 def read_steps(shards: ShardSet, plan: Plan, start: int, stop: int) -> pa.Table:
@@ -46,27 +49,27 @@ def make_views(
     steps_per_epoch: int,
     spares: Callable[[int, int], Iterator[Spare]] | None = None,
 ) -> Columns:
-    """The views of each row, two or one: cropped, and finished if photometry is the loader's.
+    """The views of each row, two or one, and its smaller ones, if the settings have any.
+
+    They are cropped, and finished if photometry is the loader's.
 
     Args:
       table: rows of one step with columns `row`, `image`, `width`, `height`, `step`, `slot`.
       spares: what may stand in for an image that cannot be decoded, by step and slot; none:
         such an image is an error.
     Returns: the columns but `image`, with `view_a` and, if there are two, `view_b`, both
-      (n, c, px, px), uint8 or uint16 as the settings have it; `sample`, the row whose image was
-      used; and `digest`, uint64 (n,), of how the views were made.
+      (n, c, px, px), uint8 or uint16 as the settings have it; `small`, if there are s of them,
+      (n, s, c, px', px'), px' their side; `sample`, the row whose image was used; and `digest`,
+      uint64 (n,), of how the views were made.
     Raises: DataError if an image cannot be decoded, nor its spares.
     """
     columns: Columns = {
         name: table[name].to_numpy() for name in ("row", "width", "height", "step", "slot")
     }
     columns["sample"] = columns["row"]
-    pair = draw_pair(columns, settings, steps_per_epoch)
-    data, views = settings.data, settings.views
-    px, threshold = views.image_px, views.solarize_threshold
-    decode, crop, photometry = operations(settings)
-    shape = (views.count, table.num_rows, data.channels, px, px)
-    made = np.empty(shape, dtype=data.pixels.dtype)
+    drawn = draw_all(columns, settings, steps_per_epoch)
+    made, small = _empty_views(table.num_rows, settings)
+    views, (decode, crop, photometry) = settings.views, operations(settings)
     for i, encoded in enumerate(table["image"]):
         try:
             image = decode(encoded.as_buffer())
@@ -75,21 +78,34 @@ def make_views(
             here = np.arange(table.num_rows) == i
             for name in ("sample", "width", "height"):
                 columns[name] = np.where(here, getattr(spare, name), columns[name])
-            pair = draw_pair(columns, settings, steps_per_epoch)
-        for view, parameters in enumerate(pair):
-            levels = turn(crop(image, parameters, i, px), parameters, i)
+            drawn = draw_all(columns, settings, steps_per_epoch)
+        for parameters, view in zip(drawn, (*made[:, i], *small[i]), strict=True):
+            levels = turn(crop(image, parameters, i, view.shape[-1]), parameters, i)
             if views.photometry == "loader":
-                levels = photometry(levels, parameters, i, threshold)
-            cv2.split(np.asarray(levels), list(made[view, i]))
+                levels = photometry(levels, parameters, i, views.solarize_threshold)
+            cv2.split(np.asarray(levels), list(view))
     columns.update(zip(VIEWS, made, strict=False))
-    columns["digest"] = digest_rows(columns["step"], columns["slot"], columns["sample"], pair)
+    if views.small_count:
+        columns[SMALL] = small
+    columns["digest"] = digest_rows(columns["step"], columns["slot"], columns["sample"], drawn)
     return columns
 
 
+def _empty_views(rows: int, settings: Settings) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Memory for views (v, n, c, px, px) and for smaller ones (n, s, c, px', px')."""
+    views, channels, dtype = settings.views, settings.data.channels, settings.data.pixels.dtype
+    px, small_px = views.image_px, views.small_px
+    return (
+        np.empty((views.count, rows, channels, px, px), dtype),
+        np.empty((rows, views.small_count, channels, small_px, small_px), dtype),
+    )
+
+
 def bytes_of_views(settings: Settings) -> int:
-    """What the views of one image take."""
+    """What the views of one image take, with its smaller ones."""
     views, data = settings.views, settings.data
-    return views.count * data.channels * (data.bit_depth // 8) * views.image_px**2
+    num_pixels = views.count * views.image_px**2 + views.small_count * views.small_px**2
+    return data.channels * (data.bit_depth // 8) * num_pixels
 
 
 def operations(
@@ -130,19 +146,19 @@ def _stand_in(
     ) from fault
 
 
-def draw_pair(
+def draw_all(
     columns: Mapping[str, NDArray[Any]], settings: Settings, steps_per_epoch: int
 ) -> list[ViewParameters]:
-    """Parameters of each view of a step's rows; drawn alike wherever they are needed."""
-    return [
-        draw(
-            settings.views,
-            seed=settings.training.seed,
-            epoch=int(columns["step"][0]) // steps_per_epoch,
-            view=view,
-            samples=columns["row"],
-            widths=columns["width"],
-            heights=columns["height"],
-        )
-        for view in range(settings.views.count)
-    ]
+    """Parameters of each view of a step's rows, then of each smaller one.
+
+    They are drawn alike wherever they are needed.
+    """
+    key: dict[str, Any] = {
+        "seed": settings.training.seed,
+        "epoch": int(columns["step"][0]) // steps_per_epoch,
+        "samples": columns["row"],
+        "widths": columns["width"],
+        "heights": columns["height"],
+    }
+    pair = [draw(settings.views, view=view, **key) for view in range(settings.views.count)]
+    return [*pair, *draw_small(settings.views, **key)]

@@ -21,19 +21,19 @@ def digest_rows(
     steps: NDArray[np.int64],
     slots: NDArray[np.int64],
     samples: NDArray[np.int64],
-    pair: Sequence[ViewParameters],
+    views: Sequence[ViewParameters],
 ) -> NDArray[np.uint64]:
-    """A number for each row: of its step, slot, sample and every parameter of its two views.
+    """A number for each row: of its step, slot, sample and every parameter of its views.
 
     Args:
       steps, slots, samples: (n,).
-      pair: parameters of both views of these n samples.
+      views: parameters of each view of these n samples, smaller ones last.
     Returns: (n,), to be summed modulo 2⁶⁴.
     """
     state = np.zeros(len(steps), np.uint64)
-    for column in (steps, slots, samples, *(c for view in pair for c in _columns(view))):
+    for column in (steps, slots, samples, *(c for view in views for c in _columns(view))):
         state = mix(state ^ _bits(column))
-    later = [getattr(view, name) for view in pair for name in _SINCE_0_2]
+    later = [getattr(view, name) for view in views for name in _SINCE_0_2]
     for number, column in enumerate(later, start=1):
         tagged = mix(state ^ mix(np.uint64(number) + (_bits(column) << np.uint64(8))))
         state = np.where(column != 0, tagged, state)

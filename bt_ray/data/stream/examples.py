@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bt_ray.config import Settings
 from bt_ray.config.data import COLOURS
-from bt_ray.data.stream.decode import VIEWS, draw_pair, make_views, operations
+from bt_ray.data.stream.decode import SMALL, VIEWS, Columns, draw_all, make_views, operations
 from bt_ray.data.views.draw import ViewParameters
 from bt_ray.data.views.raster import central_view
 
@@ -28,11 +28,15 @@ class ExampleView:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An image as evaluations see it, and its views: A and B of each epoch."""
+    """An image as evaluations see it, and its views: A and B of each epoch.
+
+    `small`: the smaller views, one epoch's after another's.
+    """
 
     name: str
     image: Levels
     views: tuple[ExampleView, ...]
+    small: tuple[ExampleView, ...]
 
 
 def make_examples(
@@ -47,19 +51,28 @@ def make_examples(
     """
     by_loader = replace(settings, views=replace(settings.views, photometry="loader"))
     table, central = _readable(images, settings, count)
-    views: list[list[ExampleView]] = [[] for _ in central]
+    views = [list[ExampleView]() for _ in central]
+    small = [list[ExampleView]() for _ in central]
     for epoch in range(epochs if central else 0):
         step = table.append_column("step", pa.array(np.full(table.num_rows, epoch)))
         columns = make_views(step, by_loader, steps_per_epoch=1)
-        for column, drawn in zip(VIEWS, draw_pair(columns, settings, 1), strict=False):
-            for i, mine in enumerate(views):
+        levels = _levels_of_views(columns)
+        for number, drawn in enumerate(draw_all(columns, settings, 1)):
+            kept = views if number < settings.views.count else small
+            for i, mine in enumerate(kept):
                 words = tuple(_words(drawn, i, columns, settings.data.channels))
-                mine.append(ExampleView(levels=columns[column][i].transpose(1, 2, 0), words=words))
+                mine.append(ExampleView(levels=levels[number][i].transpose(1, 2, 0), words=words))
     names = table["name"].to_pylist()
     return [
-        Example(name=name, image=image, views=tuple(mine))
-        for name, image, mine in zip(names, central, views, strict=True)
+        Example(name=name, image=image, views=tuple(mine), small=tuple(smaller))
+        for name, image, mine, smaller in zip(names, central, views, small, strict=True)
     ]
+
+
+def _levels_of_views(columns: Columns) -> list[Levels]:
+    """Levels of each view, (n, c, px, px), and of each smaller one, in the order of `draw_all`."""
+    small = [*columns[SMALL].swapaxes(0, 1)] if SMALL in columns else []
+    return [*(columns[name] for name in VIEWS if name in columns), *small]
 
 
 def _readable(
@@ -89,9 +102,7 @@ def _readable(
     return pa.Table.from_pylist(rows, schema=schema), central
 
 
-def _words(
-    drawn: ViewParameters, row: int, columns: dict[str, NDArray[Any]], channels: int
-) -> Iterable[str]:
+def _words(drawn: ViewParameters, row: int, columns: Columns, channels: int) -> Iterable[str]:
     """What was drawn for a view, an operation each, in the order in which they are applied."""
     area = int(drawn.crop_width[row]) * int(drawn.crop_height[row])
     yield f"crop {area / (columns['width'][row] * columns['height'][row]):.0%}"

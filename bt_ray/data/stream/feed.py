@@ -6,14 +6,17 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bt_ray.data.stream.block import Batch, Block, on_device
 from bt_ray.data.stream.lane import Lane, Mark, build_lane
 from bt_ray.data.views.photometry import apply_photometry
+from bt_ray.data.views.photometry.table import Table
 
 _AHEAD = 2
 """Blocks in pinned memory that are not yet on their way to the device."""
@@ -27,7 +30,8 @@ class Feed(Iterator[Batch]):
     On a CPU a batch is made when it is asked for. On a GPU a thread fetches the next blocks and
     copies them into pinned memory, while the steps before them run. When a batch is handed over,
     the next one's way to the device begins, if its block is there by then: one copy of all views,
-    one of the photometry's parameters, and the photometry, all on a lane beside the step.
+    one of the smaller ones, one of the photometry's parameters, and the photometry, all on a lane
+    beside the step.
 
     An error in fetching a block is raised in that block's place.
 
@@ -60,7 +64,7 @@ class Feed(Iterator[Batch]):
             return on_device(self._wait().block, self._device)
         coming = self._coming or self._bring(self._lane)
         self._coming = self._bring(self._lane) if self._is_fetched() else None
-        coming.mark.join((coming.levels,))
+        coming.mark.join(coming.levels)
         return coming.batch
 
     def close(self) -> None:
@@ -77,10 +81,10 @@ class Feed(Iterator[Batch]):
         assert slot is not None
         with lane.beside():
             levels, table = slot.copy(lane)
-            if block.table is not None:
-                finished = apply_photometry(levels.flatten(0, 1), block.table, table)
-                levels = finished.unflatten(0, levels.shape[:2])
-            coming = _Coming(block.batch(levels.unbind()), levels, lane.mark())
+            if block.table is not None and table is not None:
+                levels = _finish(levels, block.table, table)
+            views, small = levels[0].unbind(), levels[1] if len(levels) > 1 else None
+            coming = _Coming(block.batch(views, small), levels, lane.mark())
         self._fetch_ahead(_AHEAD)  # not before `copy` has marked the slot as in use
         return coming
 
@@ -123,11 +127,28 @@ class Feed(Iterator[Batch]):
         return _Fetched(block, slot)
 
 
+def _finish(levels: tuple[Tensor, ...], drawn: Table, table: Tensor) -> tuple[Tensor, ...]:
+    """Levels (v, n, c, px, px), and (n, s, c, px, px) if there are such, after photometry.
+
+    Args:
+      drawn: of all of them, in this order (`Block.table`).
+      table: the same on the device.
+    """
+    finished, first = [], 0
+    for part in levels:
+        stop = first + part.shape[0] * part.shape[1]
+        views = apply_photometry(part.flatten(0, 1), drawn[first:stop], table[first:stop])
+        finished.append(views.unflatten(0, part.shape[:2]))
+        first = stop
+    return tuple(finished)
+
+
 @dataclass
 class _Slot:
     """Pinned memory for one block after the other."""
 
     levels: Tensor | None = None
+    small: Tensor | None = None
     table: Tensor | None = None
     copied: Mark | None = None
     """Behind the last copy of it."""
@@ -136,25 +157,38 @@ class _Slot:
         """Overwrites it with the block, once the last copy of it is done."""
         if self.copied is not None:
             self.copied.wait()
+        kind = _LEVEL_TYPES[block.views[0].itemsize]
         shape = (len(block.views), *block.views[0].shape)
-        if self.levels is None or self.levels.shape != shape:
-            self.levels = lane.pinned(shape, _LEVEL_TYPES[block.views[0].itemsize])
+        self.levels = _pinned(self.levels, shape, kind, lane)
         for place, view in zip(self.levels.numpy(), block.views, strict=True):
             np.copyto(place, view)
-        if block.table is None:
-            self.table = None
-            return
-        if self.table is None or self.table.shape != block.table.shape:
-            self.table = lane.pinned(block.table.shape, torch.float32)
-        np.copyto(self.table.numpy(), block.table)
+        self.small = _filled(self.small, block.small, kind, lane)
+        self.table = _filled(self.table, block.table, torch.float32, lane)
 
-    def copy(self, lane: Lane) -> tuple[Tensor, Tensor | None]:
-        """Views (v, n, c, px, px) and the table, on their way to the device."""
+    def copy(self, lane: Lane) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Views (v, n, c, px, px), smaller ones (n, s, …) and the table, on their way."""
         assert self.levels is not None
-        levels = lane.copy(self.levels)
+        levels = tuple(lane.copy(part) for part in (self.levels, self.small) if part is not None)
         table = None if self.table is None else lane.copy(self.table)
         self.copied = lane.mark()
         return levels, table
+
+
+def _filled(
+    memory: Tensor | None, array: NDArray[Any] | None, kind: torch.dtype, lane: Lane
+) -> Tensor | None:
+    """Pinned memory with the array in it, the same as before if it fits; none of none."""
+    if array is None:
+        return None
+    memory = _pinned(memory, array.shape, kind, lane)
+    np.copyto(memory.numpy(), array)
+    return memory
+
+
+def _pinned(memory: Tensor | None, shape: tuple[int, ...], kind: torch.dtype, lane: Lane) -> Tensor:
+    """The same pinned memory if it fits; else new."""
+    fits = memory is not None and memory.shape == shape and memory.dtype == kind
+    return memory if memory is not None and fits else lane.pinned(shape, kind)
 
 
 @dataclass(frozen=True)
@@ -170,6 +204,6 @@ class _Coming:
     """A batch under way: it is there behind the mark."""
 
     batch: Batch
-    levels: Tensor
+    levels: tuple[Tensor, ...]
     """All that the batch has on the device."""
     mark: Mark

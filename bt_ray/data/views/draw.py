@@ -1,4 +1,4 @@
-"""Draws the random parameters of the two distorted views, before anything is applied.
+"""Draws the random parameters of distorted views, before anything is applied.
 
 Drawing is vectorised over samples and keyed by (seed, epoch, sample, view): a sample gets the same
 views on any worker, in any order.
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from bt_ray.config import ViewSettings
 
+PAIR = 2
+"""Views 0 and 1 are the two that are compared; those from 2 on are smaller ones."""
 _CROP_ATTEMPTS = 10
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
@@ -87,13 +89,16 @@ def draw(
     Args:
       epoch: counted from 0.
       samples: row indices in the data set, (n,).
-      view: 0 for the first view, 1 for the second; blur and solarization differ.
+      view: 0 for the first view, 1 for the second; blur and solarization differ. From 2 on it is a
+        smaller view: its crop has the area of those, and blur and solarization are in turn as
+        likely as for the first and for the second view.
       widths, heights: size of each image in pixels, (n,).
     """
     num_crop = 2 * _CROP_ATTEMPTS + 2
     u = uniforms(seed, epoch, view, samples=samples, count=num_crop + 17)
     crops, u = u[:, :num_crop], u[:, num_crop:]
-    left, top, width, height = _draw_crops(settings, crops, widths, heights)
+    area = settings.crop_area if view < PAIR else settings.small_crop_area
+    left, top, width, height = _draw_crops(settings, area, crops, widths, heights)
     low, high = settings.blur_sigma_px
     return ViewParameters(
         crop_left=left,
@@ -109,9 +114,9 @@ def draw(
         hue=((2 * u[:, 9] - 1) * settings.jitter_hue).astype(np.float32),
         grayscale=u[:, 10] < settings.grayscale_probability,
         blur_sigma_px=np.where(
-            u[:, 11] < settings.blur_probability[view], low + (high - low) * u[:, 12], 0
+            u[:, 11] < settings.blur_probability[view % PAIR], low + (high - low) * u[:, 12], 0
         ).astype(np.float32),
-        solarize=u[:, 13] < settings.solarize_probability[view],
+        solarize=u[:, 13] < settings.solarize_probability[view % PAIR],
         flip_vertically=u[:, 14] < settings.vertical_flip_probability,
         quarter_turns=np.floor(4 * settings.quarter_turns * u[:, 15]).astype(np.int8),
         rotation_degrees=((2 * u[:, 16] - 1) * settings.rotation_degrees).astype(np.float32),
@@ -124,6 +129,7 @@ def _around_one(u: NDArray[np.float64], spread: float) -> NDArray[np.float32]:
 
 def _draw_crops(
     settings: ViewSettings,
+    areas: tuple[float, float],
     u: NDArray[np.float64],
     widths: NDArray[np.int64],
     heights: NDArray[np.int64],
@@ -133,9 +139,12 @@ def _draw_crops(
     An area and a ratio are drawn ten times, and the first crop that fits the image is taken. If
     none fits, it is the largest central crop within the range of ratios. What is shorter than
     `crop_min_px` is lengthened to it, which brings the ratio closer to 1.
+
+    Args:
+      areas: lowest and highest, as shares of the image.
     """
     w, h = widths[:, None].astype(np.float64), heights[:, None].astype(np.float64)
-    area = w * h * _between(u[:, 0:_CROP_ATTEMPTS], *settings.crop_area)
+    area = w * h * _between(u[:, 0:_CROP_ATTEMPTS], *areas)
     log_low, log_high = np.log(settings.crop_ratio)
     ratio = np.exp(_between(u[:, _CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS], log_low, log_high))
     crop_w, crop_h = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))

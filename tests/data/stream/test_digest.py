@@ -10,7 +10,7 @@ from bt_ray.config import Settings, override
 from bt_ray.data.shards.manifest import Manifest
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.batches import local_batches
-from bt_ray.data.stream.decode import draw_pair
+from bt_ray.data.stream.decode import draw_all
 from bt_ray.data.stream.digest import MODULUS, digest_rows, to_text
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.data.views.draw import ViewParameters
@@ -122,6 +122,6 @@ def test_a_whole_run_of_the_cifar10_preset_has_the_digest_of_the_first_version()
         for place, step in enumerate(range(span.first_step, min(span.stop_step, stop))):
             samples, steps = rows[place * size :][:size], np.full(size, step)
             columns = {"row": samples, "width": sides, "height": sides, "step": steps}
-            pair = draw_pair(columns, settings, plan.steps_per_epoch)
+            pair = draw_all(columns, settings, plan.steps_per_epoch)
             total += int(np.sum(digest_rows(steps, slots, samples, pair), dtype=np.uint64))
     assert to_text(total) == "f976261bb95b3abc"

@@ -15,7 +15,7 @@ from bt_ray.config import DataSettings, Settings
 from bt_ray.data.stream import feed as feeding
 from bt_ray.data.stream.block import Batch, Block, on_device
 from bt_ray.data.stream.feed import Feed
-from bt_ray.data.views.photometry import fused, tabulate
+from bt_ray.data.views.photometry import apply_photometry, fused, tabulate
 from bt_ray.errors import DataError, PlanError
 from bt_ray.model.inputs import to_input
 from tests.data.views.test_views import draw
@@ -25,17 +25,26 @@ CPU = torch.device("cpu")
 HOSTS = Settings(name="hosts", data=DataSettings(train="digits"))
 
 
-def block(step: int, *, rows: int = 2, px: int = 6, photometry: bool = True) -> Block:
+def block(
+    step: int, *, rows: int = 2, px: int = 6, photometry: bool = True, small: int = 0
+) -> Block:
     """A block that no other step has."""
-    numbers = np.arange(rows)
-    levels = np.random.default_rng(step).integers(0, 256, (2, rows, 3, px, px), dtype=np.uint8)
+    numbers, random = np.arange(rows), np.random.default_rng(step)
+    levels = random.integers(0, 256, (2, rows, 3, px, px), dtype=np.uint8)
+    smaller = random.integers(0, 256, (rows, small, 3, px // 2, px // 2), dtype=np.uint8)
     columns = {
         "step": np.full(rows, step), "row": numbers, "sample": numbers,
         "digest": numbers.astype(np.uint64), "view_a": levels[0], "view_b": levels[1],
     }  # fmt: skip
     drawn = [tabulate(draw(count=rows, view=view, first=step), 128) for view in (0, 1)]
-    table = np.concatenate(drawn) if photometry else None
-    return Block(columns=columns, views=(levels[0], levels[1]), table=table)
+    if small:
+        drawn.append(tabulate(draw(count=rows * small, view=2, first=step), 128))
+    return Block(
+        columns=columns,
+        views=(levels[0], levels[1]),
+        small=smaller if small else None,
+        table=np.concatenate(drawn) if photometry else None,
+    )
 
 
 @dataclass
@@ -154,15 +163,52 @@ def test_levels_of_16_bits_and_many_channels_take_the_same_way() -> None:
         assert torch.equal(found.int(), wanted.int())
 
 
+@pytest.mark.parametrize("small", [0, 3])
 @pytest.mark.parametrize("photometry", [True, False])
-def test_a_lanes_batches_are_those_without_one(photometry: bool) -> None:
-    blocks = [block(step, photometry=photometry) for step in range(4)]
+def test_a_lanes_batches_are_those_without_one(photometry: bool, small: int) -> None:
+    blocks = [block(step, photometry=photometry, small=small) for step in range(4)]
     for lane in (None, PromptLane()):
         batches = list(Feed(iter(blocks), CPU, lane))
         for batch, views, made_of in zip(batches, expected(blocks), blocks, strict=True):
             assert_equal(batch, views)
             assert batch.step == made_of.columns["step"][0]
             assert all(view.dtype == torch.uint8 for view in batch.views)
+            wanted = on_device(made_of, CPU).small
+            assert (batch.small is None) == (wanted is None) == (small == 0)
+            if batch.small is not None and wanted is not None:
+                assert torch.equal(batch.small, wanted)
+
+
+def test_smaller_views_have_pinned_memory_of_their_own_and_one_copy() -> None:
+    """It is not overwritten before it is copied, and the batch waits for both copies."""
+    blocks = [block(step, photometry=False, small=3) for step in range(5)]
+    lane = LateLane()
+    feed = Feed(iter(blocks), CPU, lane)
+    for step, batch in enumerate(feed):
+        assert_equal(batch, (torch.from_numpy(blocks[step].views[0]), *batch.views[1:]))
+        assert batch.small is not None
+        assert blocks[step].small is not None
+        assert np.array_equal(batch.small.numpy(), blocks[step].small)
+        assert len(lane.joined[-1]) == 2
+        assert len(lane.late) <= 2 * (step + 2)
+        fetched(feed)
+    assert len(lane.pinned_memory) == 4
+    assert len(lane.late) == 10
+
+
+@pytest.mark.parametrize("small", [1, 5])
+def test_each_smaller_view_gets_its_own_photometry(small: int) -> None:
+    """Image after image, view after view: the table's rows after those of the two views."""
+    one = block(3, small=small)
+    assert one.small is not None
+    assert one.table is not None
+    finished = on_device(one, CPU).small
+    assert finished is not None
+    for row in range(2):
+        for number in range(small):
+            drawn = one.table[4 + row * small + number][None]
+            alone = apply_photometry(torch.from_numpy(one.small[row, number][None]), drawn)
+            assert torch.equal(finished[row, number], alone[0])
 
 
 def test_the_next_batch_is_on_its_way_before_the_step() -> None:
