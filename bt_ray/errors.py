@@ -41,6 +41,10 @@ class NonFiniteLossError(BtRayError, ArithmeticError):
     """The loss became NaN or infinite."""
 
 
+class SingularCovarianceError(NonFiniteLossError):
+    """A covariance that a loss must invert, or take the logarithm of, is singular."""
+
+
 class TrackingError(BtRayError, ConnectionError):
     """A tracking server that does not answer."""
 

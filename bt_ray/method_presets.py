@@ -10,21 +10,39 @@ the loss, stays the preset's.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bt_ray.config import Method, Settings, flatten, override
+from bt_ray.config import Method, OptimizerSettings, Settings, flatten, override
 
 Changes = dict[str, Any]
 """Dotted key of a setting → its value."""
 _IMAGES_PER_PROTOTYPE = 10
+_BYOL_BY_EPOCHS = {
+    40: (0.45, 1e-6, 0.97),
+    100: (0.45, 1e-6, 0.99),
+    300: (0.3, 1e-6, 0.99),
+    1000: (0.2, 1.5e-6, 0.996),
+}
+"""BYOL's learning rate, weight decay and the target's first momentum, for up to so many epochs."""
+_PLAIN: Changes = {
+    "views.small_count": 0,
+    "views.small_kind": "crops",
+    "model.projector_batch_norm": True,
+    "model.projector_last_norm": False,
+    "model.predictor_widths": None,
+    "model.stop_gradient": False,
+}
+"""What a method has unless its recipe says otherwise."""
 
 
 def with_method(settings: Settings, method: Method) -> Settings:
-    """The settings, which are those of Barlow Twins, changed to another method's."""
+    """The settings changed to another method's; as they are if they are that method's already."""
     return override(settings, changes_of(method, settings))
 
 
 def changes_of(method: Method, settings: Settings) -> Changes:
-    """What `with_method` changes of settings of Barlow Twins."""
-    return {"objective.method": method, **RECIPES[method](settings)}
+    """What `with_method` changes."""
+    if method == settings.objective.method:
+        return {}
+    return {"objective.method": method, **_PLAIN, **RECIPES[method](settings)}
 
 
 def simclr(settings: Settings) -> Changes:
@@ -63,15 +81,18 @@ def simsiam(settings: Settings) -> Changes:
 
 
 def byol(settings: Settings) -> Changes:
-    """Projector and predictor of two layers, 4096 and 256 wide; LARS at 0.2, decay 1.5e-6.
+    """Projector and predictor of two layers, 4096 and 256 wide; rates and momentum by the epochs.
 
-    Source: Grill et al. 2020, section 3.2.
+    Source: Grill et al. 2020, section 3.2 (1000 epochs) and 5 (300), and for fewer their code.
     """
-    widths = _widths(settings, 4096, 256)
+    widths, epochs = _widths(settings, 4096, 256), settings.schedule.epochs
+    most = min((n for n in _BYOL_BY_EPOCHS if n >= epochs), default=max(_BYOL_BY_EPOCHS))
+    bias_rate, weight_decay, momentum = _BYOL_BY_EPOCHS[most]
     return {
         "model.projector_widths": widths,
         "model.predictor_widths": widths,
-        **_rates(0.2, 1.5e-6),
+        "objective.byol.momentum": momentum,
+        **_rates(bias_rate, weight_decay),
     }
 
 
@@ -99,13 +120,28 @@ def pirl(settings: Settings) -> Changes:
 
 
 def wmse(settings: Settings) -> Changes:
-    """Two layers, 1024 and 64 wide (Ermolov et al. 2021, section 4)."""
-    return {"model.projector_widths": _widths(settings, 1024, 64), **_rates(0.2, 1e-6)}
+    """Two layers, 1024 and 64 wide; sub-batches of 128 rows, or of as many as divide the batch.
+
+    The embedding has at most half as many dimensions as a sub-batch has rows, as there.
+
+    Source: Ermolov et al. 2021, section 4.
+    """
+    batch, most = settings.data.global_batch, settings.objective.wmse.rows
+    rows = max((n for n in range(2, min(batch, most) + 1) if batch % n == 0), default=most)
+    return {
+        "objective.wmse.rows": rows,
+        "model.projector_widths": _widths(settings, 1024, min(64, max(1, rows // 2))),
+        **_rates(0.2, 1e-6),
+    }
 
 
 def imax(settings: Settings) -> Changes:
-    """Two layers, the last of 64: the covariances of fewer rows than dimensions are singular."""
-    return {"model.projector_widths": _widths(settings, 2048, 64), **_rates(0.2, 1e-6)}
+    """Two layers, the last of 64: the covariances of fewer rows than dimensions are singular.
+
+    At most a quarter of the batch. No paper says how wide they were.
+    """
+    most = max(1, settings.data.global_batch // 4)
+    return {"model.projector_widths": _widths(settings, 2048, min(64, most)), **_rates(0.2, 1e-6)}
 
 
 def deepcluster(settings: Settings) -> Changes:
@@ -128,12 +164,18 @@ def vicreg(settings: Settings) -> Changes:
     return {"model.projector_widths": _widths(settings, 8192, 8192, 8192), **_rates(0.2, 1e-6)}
 
 
-def _barlow_twins(settings: Settings) -> Changes:
-    return {}
+def barlow_twins(settings: Settings) -> Changes:
+    """The paper's rates (Zbontar et al. 2021, section 2.2), for settings that were another's."""
+    rates = OptimizerSettings()
+    return {
+        "optimizer.bias_rate": rates.bias_rate,
+        "optimizer.weight_decay": rates.weight_decay,
+        "optimizer.reference_world_size": rates.reference_world_size,
+    }
 
 
 RECIPES: Mapping[Method, Callable[[Settings], Changes]] = {
-    "barlow_twins": _barlow_twins,
+    "barlow_twins": barlow_twins,
     "simclr": simclr,
     "moco_v2": moco_v2,
     "simsiam": simsiam,

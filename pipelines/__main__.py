@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": "write images as shards, which training streams",
     "sweep": "search settings, and register the winner",
     "ablate": "train the rows of one of the paper's tables or figures",
+    "compare": "train by several methods, and compare what they learn",
     "evaluate": "score an encoder: kNN, linear, semi-supervised, transfer",
     "register": "list, register, promote and roll back models",
     "export": "write an encoder for torchvision, ONNX Runtime or torch",

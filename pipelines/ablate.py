@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bt_ray.config import Settings, check_pretraining
+from bt_ray.config import Method, Settings, check_pretraining
 from bt_ray.cpu.count import available_cpus
 from bt_ray.presets import PRESETS, starting_point
 from pipelines.terminal import command, console, finish, guarded, quiet_libraries
@@ -15,7 +15,7 @@ from pipelines.terminal import command, console, finish, guarded, quiet_librarie
 if TYPE_CHECKING:
     from bt_ray.ablations.progress import StudyProgress
 
-_STUDIES = ("table5", "table6", "figure2", "figure3", "figure4", "figure5")
+_STUDIES = ("table5", "table6", "table7", "figure2", "figure3", "figure4", "figure5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class Ablate:
     rates: tuple[float, ...] = ()
     """Base learning rates of weights, searched for each batch size (figure2); none: the preset's,
     1.5, 2.5 and 4 times as much."""
+    methods: tuple[Method, ...] = ()
+    """Methods that have a line each (figure2, figure3); none: Barlow Twins alone."""
     results: Path | None = None
     """Folder of the results; none: `ablations` in the storage."""
     settings: Annotated[Settings, tyro.conf.arg(name="")]
@@ -76,14 +78,15 @@ def run(name: str, order: Ablate) -> dict[str, Any]:
     from rich.markdown import Markdown
 
     from bt_ray.ablations.ablate import Plan, ablate
-    from bt_ray.ablations.paper import Axes, build_study
+    from bt_ray.ablations.paper import build_study
     from bt_ray.ablations.show import to_markdown, write_study
+    from bt_ray.ablations.study import Axes
     from bt_ray.storage.mirror import copied
     from bt_ray.storage.names import absolute, folder_of, name_of
 
     settings = order.settings
     check_pretraining(settings)
-    axes = Axes(values=order.values, depths=order.depths, rates=order.rates)
+    axes = Axes(values=order.values, depths=order.depths, rates=order.rates, methods=order.methods)
     study = build_study(name, settings, axes)
     plan = Plan(seeds=order.seeds, images=order.images, linear=order.linear, at_once=order.at_once)
     place = folder_of(absolute(settings.storage)) / "ablations"
@@ -92,7 +95,7 @@ def run(name: str, order: Ablate) -> dict[str, Any]:
     console.print(f"{study.title}: {len(study.cases)} cases, {plan.seeds} seeds, in {told}")
     with copied(place):
         rows = ablate(
-            study, settings, plan, folder, on_progress=_print, prepare_process=quiet_libraries
+            study, settings, plan, folder, on_progress=tell, prepare_process=quiet_libraries
         )
         files = write_study(study, settings, plan, rows, folder)
     console.print(Markdown(to_markdown(study, settings, plan, rows)))
@@ -111,8 +114,8 @@ def run(name: str, order: Ablate) -> dict[str, Any]:
     }
 
 
-def _print(progress: "StudyProgress") -> None:
-    """A line a run."""
+def tell(progress: "StudyProgress") -> None:
+    """Prints a line of a run that has come to its result."""
     result, left = progress.result, progress.seconds_left
     words = ", ".join(
         f"{word} {result.scores[name]:.1%}"

@@ -2,12 +2,10 @@
 
 import sys
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from bt_ray.config import Settings
 from bt_ray.presets import PRESETS, starting_point
+from pipelines.run_order import RunOrder, parse_order
 from pipelines.terminal import command, console, finish, guarded, quiet_libraries
 
 if TYPE_CHECKING:
@@ -17,7 +15,8 @@ _USAGE = (
     f"usage: python -m pipelines.sweep SPACE {{{','.join(PRESETS)}}} [--trials N] "
     "[--section.field value …]\n"
     "       SPACE: a file of tune_spaces, such as redundancy_weight, or a path to one of yours, "
-    "such as spaces/mine.py\n"
+    "such as spaces/mine.py; one of a method's\n"
+    "       own settings, such as simclr, goes with --objective.method simclr.\n"
     "       The preset may also be a run's settings file, FOLDER/settings.json.\n"
     "       python -m pipelines.sweep SPACE PRESET --help"
 )
@@ -38,18 +37,15 @@ def main() -> None:
     from pipelines.sweep_table import TrialTable, print_budget, print_summary
 
     @dataclass(frozen=True, kw_only=True)
-    class Sweep(SweepOrder):
+    class Sweep(SweepOrder, RunOrder):
         """A search over one space, on top of a preset."""
 
-        settings: Annotated[Settings, tyro.conf.arg(name="")]
-
     order = guarded(
-        lambda: tyro.cli(
-            Sweep,
+        lambda: parse_order(
+            Sweep(settings=starting_point(arguments[1])),
+            arguments[2:],
             prog=f"python -m pipelines.sweep {arguments[0]} {arguments[1]}",
             description=__doc__,
-            args=arguments[2:],
-            default=Sweep(settings=starting_point(arguments[1])),
         )
     )
     space = guarded(lambda: load_space(arguments[0]))

@@ -41,6 +41,7 @@ WITHOUT_RAY = (
     "bt_ray/forecast/roofline",
     "bt_ray/forecast/speed",
     "bt_ray/forecast/trace",
+    "bt_ray/method_presets",
     "bt_ray/methods/",
     "bt_ray/model/",
     "bt_ray/objective/",
@@ -76,7 +77,13 @@ WITH_RAY = (
 )
 """Rooms' files that distribute work, where the rest of the room does not."""
 WITH_MLFLOW = ("bt_ray/tracking/mlflow", "bt_ray/tracking/registry")
-STANDARD_LIBRARY_ONLY = ("bt_ray/config", "bt_ray/presets", "bt_ray/view_presets", "bt_ray/errors")
+STANDARD_LIBRARY_ONLY = (
+    "bt_ray/config",
+    "bt_ray/errors",
+    "bt_ray/method_presets",
+    "bt_ray/presets",
+    "bt_ray/view_presets",
+)
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()
     for room in ("bt_ray", "pipelines", "tune_spaces")
@@ -114,6 +121,7 @@ FLOORS = (
         "data/location",
         "data/lock",
         "data/views",
+        "method_presets",
         "optim",
         "precision",
         "presets",
@@ -131,6 +139,7 @@ FLOORS = (
     ("doctor", "forecast", "embedding", "report"),
     ("advice", "tuning"),
     ("ablations",),
+    ("comparison",),
 )
 """Rooms from the ground up: a room imports from lower floors, and from itself."""
 PUBLIC_NAMES = ("bt_ray/__init__.py", "bt_ray/data/batches.py")

@@ -1,5 +1,7 @@
 """An ablation from beginning to end: searches, runs over seeds, what they came to."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +10,7 @@ from bt_ray.ablations.progress import ResultCollector, StudyProgress
 from bt_ray.ablations.result import Result
 from bt_ray.ablations.score import LinearProtocol, is_labelled
 from bt_ray.ablations.study import Case, Changes, Study
-from bt_ray.ablations.train import RESULTS, Order, train_all
+from bt_ray.ablations.train import RESULTS, Making, Order, train_all
 from bt_ray.config import Settings, override
 from bt_ray.data.preparation.prepare import prepare_data, write_source
 from bt_ray.data.shards.shard_set import ShardSet
@@ -41,8 +43,18 @@ class Plan:
     """How the linear classifier is fitted."""
     at_once: int = 1
     """Runs at a time, if they are made without Ray."""
+    label_percent: float | None = None
+    """Part of the labels that one more linear classifier knows; none: there is none."""
+    max_hours: float | None = None
+    """Hours after which no further run is started; none: no limit."""
+    apart: bool = False
+    """Whether each run has a process to itself, and its failure is its result alone."""
 
     def __post_init__(self) -> None:
+        if self.max_hours is not None and not (
+            math.isfinite(self.max_hours) and self.max_hours > 0
+        ):
+            raise SettingsError(f"--max-hours {self.max_hours:g} must be a finite number above 0.")
         for name in ("seeds", "images", "at_once"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -57,9 +69,9 @@ class Row:
     chosen: Changes
     """Of the case's candidates, the best on held-out images; empty where none were searched."""
     searched: tuple[Result, ...]
-    """One of each candidate, scored on held-out images."""
+    """One of each candidate, scored on held-out images; empty unless all are there."""
     results: tuple[Result, ...]
-    """One of each seed."""
+    """One of each seed, but for those that there was no time for."""
 
     def scores(self, name: str) -> list[float]:
         """This score of every seed that has it."""
@@ -83,6 +95,7 @@ def ablate(
       was finished is kept, and the same call continues.
     """
     study.check(settings)
+    stops_at = math.inf if plan.max_hours is None else time.monotonic() + 3600 * plan.max_hours
     settings = locate_storage(settings)
     open_storage(settings)
     settings = take_images(prepare_data(settings), plan.images)
@@ -97,21 +110,25 @@ def ablate(
     own_folder.mkdir(parents=True, exist_ok=True)
     parent, _ = run_of_folder(own_folder, replace(settings, name=name))
     with ending(parent):
+        making = Making(
+            at_once=plan.at_once, parent=parent, prepare_process=prepare_process,
+            may_start=lambda: time.monotonic() < stops_at, apart=plan.apart,
+        )  # fmt: skip
 
         def train(runs: Sequence[Labelled]) -> dict[str, list[Result]]:
-            results = train_all(
-                [order for _, order in runs], folder / RESULTS, at_once=plan.at_once,
-                parent=parent, prepare_process=prepare_process,
-            )  # fmt: skip
+            results = train_all([order for _, order in runs], folder / RESULTS, making)
             found = collector.collect({order.key: label for label, order in runs}, results)
             by_label: dict[str, list[Result]] = {case.label: [] for case in study.cases}
             for label, order in runs:
-                by_label[label].append(found[order.key])
+                if order.key in found:
+                    by_label[label].append(found[order.key])
             return by_label
 
-        searched = train(searches)
+        found = train(searches)
+        whole = [case for case in study.cases if len(found[case.label]) == len(case.candidates)]
+        searched = {case.label: found[case.label] if case in whole else [] for case in study.cases}
         chosen = {case.label: _best(case, searched[case.label]) for case in study.cases}
-        trained = train(_orders(study, settings, plan, chosen))
+        trained = train(_orders(whole, settings, plan, chosen))
     return tuple(
         Row(
             case=case,
@@ -165,11 +182,11 @@ def _best(case: Case, results: Sequence[Result]) -> Changes:
 
 
 def _orders(
-    study: Study, settings: Settings, plan: Plan, chosen: dict[str, Changes]
+    cases: Sequence[Case], settings: Settings, plan: Plan, chosen: dict[str, Changes]
 ) -> list[Labelled]:
-    """Every case's runs, seed by seed, so that a first picture of all is there early."""
+    """The cases' runs, seed by seed, so that a first picture of all is there early."""
     first = settings.training.seed
-    linear = plan.linear if is_labelled(settings) else None
+    labelled = is_labelled(settings)
     return [
         (
             case.label,
@@ -177,9 +194,11 @@ def _orders(
                 settings=override(
                     settings, {**case.changes, **chosen[case.label], "training.seed": seed}
                 ),
-                linear=linear,
+                linear=plan.linear if labelled else None,
+                label_percent=plan.label_percent if labelled else None,
+                trains=case.trains,
             ),
         )
         for seed in range(first, first + plan.seeds)
-        for case in study.cases
+        for case in cases
     ]

@@ -5,9 +5,9 @@ the cases are the paper's.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from bt_ray.ablations.study import Case, Changes, Study
+from bt_ray.ablations.methods import byol_heads, with_lines
+from bt_ray.ablations.study import Axes, Case, Changes, Study
 from bt_ray.config import Settings, Transformation, flatten
 from bt_ray.errors import SettingsError
 
@@ -19,18 +19,6 @@ _PICTURE = "The figure is published as a picture: there are no numbers to stand 
 _PAPERS_BATCH = 2048
 
 _Published = tuple[str, Changes, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axes:
-    """The points of a figure; where empty, they are chosen to fit the settings."""
-
-    values: tuple[float, ...] = ()
-    """Batch sizes (figure2), widths of all the projector's layers (figure4), λ (figure5)."""
-    depths: tuple[int, ...] = ()
-    """Layers of the projector (figure4)."""
-    rates: tuple[float, ...] = ()
-    """Base learning rates of the weights that are searched for each batch size (figure2)."""
 
 
 def table5(settings: Settings, axes: Axes) -> Study:
@@ -85,6 +73,11 @@ def table6(settings: Settings, axes: Axes) -> Study:
             "paper's: 8192).",
         ),
     )
+
+
+def table7(settings: Settings, axes: Axes) -> Study:
+    """BYOL with larger heads."""
+    return byol_heads(settings)
 
 
 def figure2(settings: Settings, axes: Axes) -> Study:
@@ -192,25 +185,43 @@ def figure5(settings: Settings, axes: Axes) -> Study:
 
 
 STUDIES: dict[str, Callable[[Settings, Axes], Study]] = {
-    build.__name__: build for build in (table5, table6, figure2, figure3, figure4, figure5)
+    build.__name__: build for build in (table5, table6, table7, figure2, figure3, figure4, figure5)
 }
+_CHOICES = {
+    "figure2": {"values", "rates", "methods"},
+    "figure3": {"methods"},
+    "figure4": {"values", "depths"},
+    "figure5": {"values"},
+}
+"""Which axes of a study may be chosen."""
 
 
 def build_study(name: str, settings: Settings, axes: Axes) -> Study:
     """The ablation of this name, checked.
 
+    Args:
+      settings: of Barlow Twins.
     Raises: SettingsError for an unknown name, an axis the study does not have, a bad value.
     """
     if name not in STUDIES:
         raise SettingsError(f"There is no ablation {name!r}; there are {', '.join(STUDIES)}.")
-    known = {"figure2": {"values", "rates"}, "figure4": {"values", "depths"}, "figure5": {"values"}}
-    for axis in ("values", "depths", "rates"):
+    method = settings.objective.method
+    if method != "barlow_twins":
+        raise SettingsError(
+            f"objective.method={method}: an ablation begins with settings of Barlow Twins; "
+            "figure2 and figure3 take other methods by --methods."
+        )
+    for axis in ("values", "depths", "rates", "methods"):
         given = getattr(axes, axis)
-        if given and axis not in known.get(name, set()):
+        if given and axis not in _CHOICES.get(name, set()):
             raise SettingsError(f"{name} has no {axis} to choose; leave --{axis} out.")
-        if any(value <= 0 for value in given):
+        if axis != "methods" and any(value <= 0 for value in given):
             raise SettingsError(f"{axis}={given} must all be above 0.")
-    study = STUDIES[name](settings, axes)
+
+    def build(of_method: Settings) -> Study:
+        return STUDIES[name](of_method, axes)
+
+    study = with_lines(build, settings, axes.methods) if axes.methods else build(settings)
     study.check(settings)
     return study
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bt_ray.config import DataSettings, Settings, TrainingSettings, shaping
+from bt_ray.config import DataSettings, Settings, TrainingSettings, flatten, shaping
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import DataError
 
@@ -32,6 +33,19 @@ class Result:
     """Of training and scoring, in the last go at it."""
     revision: str
     """Of the code."""
+    images_per_s: float | None = None
+    """Of its training steps; none where nothing was trained, or before this was kept."""
+    peak_memory_mb: float | None = None
+    """The most memory, in MiB, that training took (`measures.peak_memory_mb`)."""
+    curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    """By the score's name: [epoch, score] of each probe, the first one before training."""
+
+    @property
+    def seconds_a_step(self) -> float | None:
+        """Of training, for a global batch."""
+        if not self.images_per_s:
+            return None
+        return float(self.settings["data.global_batch"]) / self.images_per_s
 
     @property
     def seed(self) -> int:
@@ -50,11 +64,7 @@ def key_of(settings: Settings, scoring: str) -> str:
       settings: `data.train` and `data.test` name shards.
       scoring: how the encoder is scored.
     """
-    training = TrainingSettings(precision="fp32")  # the default when the first results were made
-    default = plain_settings(
-        Settings(name="default", data=DataSettings(train=""), training=training)
-    )
-    facts = {key: v for key, v in plain_settings(settings).items() if v != default[key]}
+    facts = {key: v for key, v in plain_settings(settings).items() if v != _default_values()[key]}
     roots = [root for root in (settings.data.train, settings.data.test) if root is not None]
     checksums = [[s.sha256 for s in ShardSet.open(root).manifest.shards] for root in roots]
     text = json.dumps([facts, checksums, scoring], sort_keys=True)
@@ -65,6 +75,15 @@ def plain_settings(settings: Settings) -> dict[str, Any]:
     """What shapes the result, as JSON has it, without places."""
     facts = {key: value for key, value in shaping(settings).items() if key not in _PLACES}
     plain: dict[str, Any] = json.loads(json.dumps(facts))
+    return plain
+
+
+@cache
+def _default_values() -> dict[str, Any]:
+    """Every setting's default, as JSON has it, those of all methods included."""
+    training = TrainingSettings(precision="fp32")  # the default when the first results were made
+    default = Settings(name="default", data=DataSettings(train=""), training=training)
+    plain: dict[str, Any] = json.loads(json.dumps(flatten(default)))
     return plain
 
 

@@ -1,7 +1,6 @@
 """What a pretrained encoder of an ablation scores: kNN and a linear classifier, on test images."""
 
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 from bt_ray.config import Settings
@@ -9,11 +8,12 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.evaluation import protocols
 from bt_ray.evaluation.features import Features, compute_features
 from bt_ray.evaluation.features_on_ray import compute_on_ray
+from bt_ray.evaluation.few_labels import FewLabels
 from bt_ray.evaluation.frozen import Compute, score_frozen
 from bt_ray.evaluation.knn import Knn, choose_neighbors
 from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.linear import Linear
-from bt_ray.model.pretrained import load_folder
+from bt_ray.model.pretrained import Pretrained
 from bt_ray.precision import precision_on
 from bt_ray.training.classify import build_task, classify
 from bt_ray.training.local import choose_device
@@ -29,26 +29,32 @@ def is_labelled(settings: Settings) -> bool:
 
 
 def score_encoder(
-    checkpoint: Path, settings: Settings, linear: LinearProtocol | None
+    pretrained: Pretrained,
+    settings: Settings,
+    linear: LinearProtocol | None,
+    label_percent: float | None = None,
 ) -> dict[str, float]:
     """`knn_top1` and, unless `linear` is none, `linear_top1` and `linear_top5`.
 
     Args:
       settings: of the run; its `data` names labelled shards.
       linear: how the classifier is fitted, as `pipelines.evaluate linear` has it.
+      label_percent: adds `linear_1pct_top1` and the like, of so many per cent of the labels
+        (`few_labels`); none: it does not.
     """
-    pretrained, data = load_folder(checkpoint), settings.data
+    data = settings.data
     train, test = ShardSet.open(data.train), ShardSet.open(str(data.test))
     k = settings.probe.neighbors or choose_neighbors(read_labels(train))
     knn = Knn(k, settings.probe.temperature)
     logistic = Linear(settings.training.seed)
+    few = None if label_percent is None else FewLabels(label_percent)
 
     def method(of_train: Features, of_test: Features) -> dict[str, float]:
         found = knn(of_train, of_test)
         if linear == "fast":
             found |= {f"linear_{name.rpartition('_')[2]}": value
                       for name, value in logistic(of_train, of_test).items()}  # fmt: skip
-        return found
+        return found if few is None else found | few(of_train, of_test)
 
     workers = settings.scaling.min_workers
     compute: Compute = partial(compute_on_ray, workers=workers) if workers else compute_features

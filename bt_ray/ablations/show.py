@@ -19,6 +19,7 @@ _NAMES = {
     "rankme": "RankMe",
 }
 _UNTRAINED = "_untrained"
+_WIDTHS = "model.projector_widths"
 _DRAWN = ("knn_top1", "linear_top1")
 
 
@@ -78,9 +79,11 @@ def _conditions(settings: Settings, plan: Plan, rows: Sequence[Row]) -> str:
     """What our scores are of, in a sentence."""
     images = {result.num_images for row in rows for result in row.results}
     many = " or ".join(f"{number:,}" for number in sorted(images))
+    varies = any(_WIDTHS in row.case.changes for row in rows)
     widths = "-".join(map(str, settings.model.projector_widths))
+    projector = "" if varies else f", projector {widths}"
     return (
-        f"Ours: {settings.model.encoder}, projector {widths}, {settings.schedule.epochs} epochs of "
+        f"Ours: {settings.model.encoder}{projector}, {settings.schedule.epochs} epochs of "
         f"{many} images, batch {settings.data.global_batch}; mean ± standard deviation over "
         f"{plan.seeds} seeds, in per cent; kNN with k = "
         f"{settings.probe.neighbors or 'as the images of a class allow'}, linear "

@@ -1,9 +1,9 @@
-"""What an ablation varies: cases, each a preset with some settings changed."""
+"""What an ablation varies: cases, each a preset with some settings changed, and its axes."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from bt_ray.config import Settings, override
+from bt_ray.config import Method, Settings, check_pretraining, override
 from bt_ray.errors import SettingsError
 
 Changes = dict[str, Any]
@@ -24,6 +24,22 @@ class Case:
     """Which of a figure's lines it belongs to."""
     candidates: tuple[Changes, ...] = ()
     """Settings that are searched for this case, on held-out training images; none: no search."""
+    trains: bool = True
+    """Whether an encoder is trained; else it is scored with its first weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axes:
+    """The points of a figure; where empty, they are chosen to fit the settings."""
+
+    values: tuple[float, ...] = ()
+    """Batch sizes (figure2), widths of all the projector's layers (figure4), λ (figure5)."""
+    depths: tuple[int, ...] = ()
+    """Layers of the projector (figure4)."""
+    rates: tuple[float, ...] = ()
+    """Base learning rates of the weights that are searched for each batch size (figure2)."""
+    methods: tuple[Method, ...] = ()
+    """Methods that have a line each (figure2, figure3); none: Barlow Twins alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,4 +63,4 @@ class Study:
             raise SettingsError(f"{self.name} {fault}; give each value once, and one at least.")
         for case in self.cases:
             for candidate in case.candidates or ({},):
-                override(settings, {**case.changes, **candidate})
+                check_pretraining(override(settings, {**case.changes, **candidate}))

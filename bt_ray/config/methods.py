@@ -3,6 +3,7 @@
 A method's settings count only while `objective.method` names it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,22 @@ Method = Literal[
     "vicreg",
 ]
 
+TITLES: Mapping[Method, str] = {
+    "barlow_twins": "Barlow Twins",
+    "simclr": "SimCLR",
+    "moco_v2": "MoCo v2",
+    "simsiam": "SimSiam",
+    "byol": "BYOL",
+    "swav": "SwAV",
+    "pirl": "PIRL",
+    "wmse": "W-MSE",
+    "imax": "IMAX",
+    "deepcluster": "DeepCluster-v2",
+    "sela": "SeLa-v2",
+    "nat": "NAT",
+    "vicreg": "VICReg",
+}
+"""What papers call them."""
 MULTI_CROP: tuple[Method, ...] = ("swav", "deepcluster", "sela")
 """Methods that take smaller views beside the two."""
 WITH_PREDICTOR: tuple[Method, ...] = ("simsiam", "byol")
@@ -69,8 +86,8 @@ class ByolSettings:
     """BYOL (Grill et al. 2020)."""
 
     momentum: float = 0.996
-    """Share that the target network keeps of itself at the first step; it rises to 1 by a
-    cosine."""
+    """Share that the target network keeps of itself at the first step; it rises to 1 by a cosine.
+    Shorter runs begin with less: 0.99 for 300 epochs or 100, 0.97 for 40."""
 
     def __post_init__(self) -> None:
         _require_momentum("byol", self.momentum)
@@ -128,16 +145,21 @@ class WmseSettings:
     """W-MSE (Ermolov et al. 2021)."""
 
     rows: int = 128
-    """Rows of the batch that are whitened together; more than the embedding has dimensions."""
+    """Rows of the batch that are whitened together: more than the embedding has dimensions, and
+    so many that they divide the batch."""
     slices: int = 4
     """Times that the batch is cut anew at random, whose losses are averaged."""
     epsilon: float = 0.0
-    """Added to the diagonal of the covariance (ε of their code); 0: none."""
+    """ε by which the covariance C becomes (1 − ε) C + ε I before it is inverted, as in their
+    code; 0: none, as in their paper."""
 
     def __post_init__(self) -> None:
         require_positive("objective.wmse", self, "slices")
         require(self.rows >= 2, f"objective.wmse.rows={self.rows} must be at least 2.")
-        _require_not_negative("wmse", self, "epsilon")
+        require(
+            0 <= self.epsilon < 1,
+            f"objective.wmse.epsilon={self.epsilon} must be 0 or above, and below 1.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,11 +81,12 @@ def _draw_lines(axes: Axes, marks: Sequence[Mark], axis: str) -> None:
 
 
 def _draw_bars(axes: Axes, marks: Sequence[Mark]) -> None:
-    """One bar for each case, the first one on top."""
+    """One bar for each case, the first one on top; each line has its own colour."""
     places = range(len(marks) - 1, -1, -1)
+    lines = list(dict.fromkeys(mark.line for mark in marks))
     axes.barh(
         places, [100 * mean(m.scores) for m in marks], xerr=[100 * _spread(m) for m in marks],
-        color=COLORS[0], height=0.62, capsize=3,
+        color=[COLORS[lines.index(m.line) % len(COLORS)] for m in marks], height=0.62, capsize=3,
     )  # fmt: skip
     axes.set_yticks(list(places), [mark.label for mark in marks])
 

@@ -86,6 +86,11 @@ class PretrainingLearner(ABC):
             final_factor=schedule.final_factor,
         )
 
+    def is_logged(self, step: int) -> bool:
+        """Whether measures are logged after `step` steps, for which the loop waits anyway."""
+        every = self.settings.training.log_every_steps
+        return step % every == 0 or step == self.total_steps
+
     def after_step(self, step: int) -> None:  # noqa: B027 (most methods have nothing to do)
         """Does nothing, where no state follows the weights."""
 

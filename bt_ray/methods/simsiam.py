@@ -1,17 +1,22 @@
 """SimSiam: each view predicts the other, which has no gradient (Chen and He 2021)."""
 
-from torch import Tensor
-from torch.nn.functional import cosine_similarity
-
 from bt_ray.data.stream.batches import Batch
 from bt_ray.methods.learner import Embedded, Outcome
-from bt_ray.methods.pretraining import PretrainingLearner, spread
+from bt_ray.methods.pretraining import PretrainingLearner
+from bt_ray.methods.rows import negative_cosine, spread_of_rows
 from bt_ray.model.network import Network
 from bt_ray.model.twins import build_network
 
 
 class SimsiamLearner(PretrainingLearner):
-    """The negative cosine of predictions and the other view's embeddings (Eq. 1 and 2)."""
+    """The negative cosine of predictions and the other view's embeddings.
+
+    The heads' layers, batch norms and activations are those of section 3. Two things differ from
+    the paper: the predictor's last layer has no bias, as no last layer of a head here has one; and
+    the optimizer is the settings' (LARS), not SGD.
+
+    Source: Chen and He 2021, Eq. 2 and 4 (loss), Algorithm 1.
+    """
 
     def build_network(self) -> Network:
         """Encoder, projector and predictor with new weights."""
@@ -27,11 +32,6 @@ class SimsiamLearner(PretrainingLearner):
         with self.autocast():
             z_a, z_b = self.module.project(*embedded)
             p_a, p_b = self.module.through(self.module.get_submodule("predictor"), z_a, z_b)
-        p_a, p_b, z_a, z_b = (self.gathered(x) for x in (p_a, p_b, z_a, z_b))
-        loss = negative_cosine(p_a, z_b) / 2 + negative_cosine(p_b, z_a) / 2
-        return Outcome(loss, {"spread": spread(z_a)}, (p_a, p_b))
-
-
-def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
-    """D(p, z) of Eq. 1, averaged over the rows (N, D); the targets have no gradient."""
-    return -cosine_similarity(predictions, targets.detach(), dim=1).mean()
+        num_rows = sum(self.rows)
+        loss = negative_cosine(p_a, z_b, num_rows) / 2 + negative_cosine(p_b, z_a, num_rows) / 2
+        return Outcome(loss, {"spread": spread_of_rows(z_a, num_rows)}, (p_a, p_b))

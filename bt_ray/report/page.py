@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, select_autoescape
 
+from bt_ray.config.methods import TITLES
 from bt_ray.errors import BtRayError, SettingsError
 from bt_ray.figures.comparison import color_of
 from bt_ray.model.pretrained import load_folder
@@ -108,7 +109,9 @@ def _render(
         )
     rows = setting_rows(runs)
     some = [fact for fact in _FACTS_OF_SOME if any(fact[1](run) is not None for run in runs)]
+    named = dict.fromkeys(run.method for run in runs)
     html = _template().render(
+        methods=" and ".join(TITLES[name] for name in named),
         views=views,
         facts=[
             (words, [_shown(value(run), form) for run in runs])

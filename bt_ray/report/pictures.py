@@ -68,6 +68,7 @@ _MEASURES = (
     ("train/loss", "Loss", False),
     ("train/on_diagonal", "Invariance: on-diagonal term", False),
     ("train/off_diagonal", "Redundancy: λ × off-diagonal term", False),
+    ("train/spread", "Spread of the embeddings (0: collapsed, 1: even)", False),
     ("knn/top1", "kNN, top-1 on held-out images, %", True),
     ("probe/rankme", "RankMe: effective rank", True),
     ("probe/alignment", "Alignment of two views (0 is best)", True),

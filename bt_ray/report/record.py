@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint
-from bt_ray.config import SETTINGS_FILE, Settings, in_use, read_settings
+from bt_ray.config import SETTINGS_FILE, Method, Settings, in_use, read_settings
 from bt_ray.data.shards.moved import follow_storage
 from bt_ray.errors import CheckpointError, SettingsError, TrackingError
 from bt_ray.redaction import without_credentials
@@ -45,6 +45,11 @@ class RunRecord:
     checkpoint: Path | None
     evaluations: tuple[Mapping[str, Any], ...]
     missing: list[str] = field(default_factory=list)
+
+    @property
+    def method(self) -> Method:
+        """What it pretrains by; runs of an earlier version know one method alone."""
+        return cast(Method, self.flat.get("objective.method", "barlow_twins"))
 
     @property
     def redundancy_weight(self) -> float:

@@ -34,6 +34,7 @@ _MAIN = (
     "views.image_px",
     "model.encoder",
     "model.projector_widths",
+    "objective.method",
     "objective.variant",
     "objective.redundancy_weight",
     "optimizer.weight_rate",

@@ -16,6 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from bt_ray import __version__
 from bt_ray.config import Settings, flatten
+from bt_ray.config.methods import TITLES
 from bt_ray.tracking.registry_facts import RunFacts
 from bt_ray.tracking.registry_scores import UNTRAINED, probe_protocol, protocol_of
 
@@ -29,10 +30,12 @@ _EVALUATIONS = {
     "transfer": "transfer to other data sets (Table 3)",
 }
 _MAIN = (
-    "model.encoder", "model.projector_widths", "objective.variant", "objective.redundancy_weight",
-    "data.global_batch", "schedule.epochs", "schedule.warmup_epochs", "optimizer.weight_rate",
-    "training.precision", "training.seed", "scaling.workers",
+    "model.encoder", "model.projector_widths", "objective.method", "objective.variant",
+    "objective.redundancy_weight", "data.global_batch", "schedule.epochs",
+    "schedule.warmup_epochs", "optimizer.weight_rate", "training.precision", "training.seed",
+    "scaling.workers",
 )  # fmt: skip
+_OF_BARLOW_TWINS = ("objective.variant", "objective.redundancy_weight")
 _PROBED = ("probe/rankme", "probe/alignment", "probe/uniformity")
 _MOST_CLASSES = 20
 _OF_A_MODEL = "models:/"
@@ -74,13 +77,15 @@ def _head(
     settings: Settings, facts: RunFacts | None, step: int | None, licence: str | None
 ) -> Iterator[str]:
     yield from ("---", f"license: {json.dumps(licence or 'unknown')}", "library_name: bt_ray")
-    yield from ("tags: [barlow-twins, self-supervised, image-feature-extraction]", "---", "")
+    tag = settings.objective.method.replace("_", "-")
+    yield from (f"tags: [{tag}, self-supervised, image-feature-extraction]", "---", "")
     yield f"# {settings.registered_model}"
     yield ""
     size = f"{settings.views.image_px} × {settings.views.image_px}"
     yield (
-        f"An image encoder ({settings.model.encoder}), pretrained without labels by Barlow Twins "
-        f"on views of {size} pixels. It turns images into representations; it is no classifier."
+        f"An image encoder ({settings.model.encoder}), pretrained without labels by "
+        f"{TITLES[settings.objective.method]} on views of {size} pixels. It turns images into "
+        "representations; it is no classifier."
     )
     yield ""
     if facts is None:
@@ -142,7 +147,9 @@ def _counts(profile: Mapping[str, Any]) -> str:
 def _training(settings: Settings, averaged: bool) -> Iterator[str]:
     flat = flatten(settings)
     yield from ("## Training", "", "| Setting | Value |", "| --- | --- |")
-    yield from (f"| {key} | {_cell(flat[key])} |" for key in _MAIN)
+    other = settings.objective.method != "barlow_twins"
+    main = [key for key in _MAIN if not (other and key in _OF_BARLOW_TWINS)]
+    yield from (f"| {key} | {_cell(flat[key])} |" for key in main)
     yield ""
     views = settings.views
     told = ", ".join(

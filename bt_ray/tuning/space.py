@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 
-from bt_ray.config import Settings, override
+from bt_ray.config import Settings, in_use, override
 from bt_ray.errors import BtRayError, SettingsError
 
 Params = dict[str, Any]
@@ -42,8 +42,8 @@ class SearchSpace:
     def check(self, settings: Settings) -> None:
         """Tries the points, the grid and many draws on the settings.
 
-        Raises: SettingsError if the space is empty, a key is no setting, or a setting cannot have
-          its value.
+        Raises: SettingsError if the space is empty, a key is no setting or is one of a method that
+          the settings do not name, or a setting cannot have its value.
         """
         if not any(changes for _, changes in self._draws(_DRAWS_CHECKED)):
             raise SettingsError(f"The search space {self.name!r} is empty; name a setting to vary.")
@@ -53,7 +53,17 @@ class SearchSpace:
                     f"The search space {self.name!r} draws nothing; use trial.suggest_float, "
                     "suggest_int or suggest_categorical."
                 )
-            override(settings, changes)
+            self._check_in_use(override(settings, changes), changes)
+
+    def _check_in_use(self, changed: Settings, changes: Changes) -> None:
+        """Raises SettingsError if a change makes no difference, being of another method."""
+        idle = sorted(changes.keys() - in_use(changed).keys())
+        if idle:
+            method = idle[0].split(".")[1]
+            raise SettingsError(
+                f"The search space {self.name!r} varies {idle[0]}, which counts only with "
+                f"objective.method={method}; add --objective.method {method}."
+            )
 
     def draw(self, count: int) -> list[Changes]:
         """The first `count` changes: those of the points, then of random draws."""

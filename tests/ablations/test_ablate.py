@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 
 from bt_ray.ablations import train
 from bt_ray.ablations.ablate import Plan, Row, ablate
-from bt_ray.ablations.paper import Axes, build_study
+from bt_ray.ablations.paper import build_study
 from bt_ray.ablations.progress import StudyProgress
 from bt_ray.ablations.result import key_of, read_result
 from bt_ray.ablations.show import write_study
-from bt_ray.ablations.study import Case, Study
+from bt_ray.ablations.study import Axes, Case, Study
 from bt_ray.ablations.train import RESULTS, Order, train_one
 from bt_ray.config import Settings, override, to_json
 from bt_ray.errors import DataError, SettingsError
@@ -97,15 +97,18 @@ def test_runs_are_made_once_and_shared_by_studies(settings: Settings, tmp_path: 
 
 @pytest.mark.usefixtures("here")
 def test_the_rate_is_searched_on_held_out_images(settings: Settings, tmp_path: Path) -> None:
-    """Of each batch size; the winner is then trained on all images."""
-    study = build_study("figure2", settings, Axes(values=(64,), rates=(1e-4, 0.2)))
+    """Of each batch size and method; the winner is then trained on all images."""
+    axes = Axes(values=(64,), rates=(1e-4, 0.2), methods=("byol",))
+    study = build_study("figure2", settings, axes)
     (row,), told = make(study, settings, tmp_path, Plan(seeds=1, images=200))
     assert [p.total for p in told] == [3, 3, 3]
     assert [result.num_images for result in (*row.searched, *row.results)] == [180, 180, 200]
     best = max((0, 1), key=lambda number: row.searched[number].scores["knn_top1"])
     assert row.chosen == {"optimizer.weight_rate": (1e-4, 0.2)[best]}
     assert row.results[0].settings["optimizer.weight_rate"] == (1e-4, 0.2)[best]
+    assert row.results[0].settings["objective.method"] == "byol"
     files = write_study(study, settings, Plan(seeds=1, images=200), (row,), tmp_path)
+    assert "| BYOL: 64 |" in files["md"].read_text()
     assert f"weight_rate {row.chosen['optimizer.weight_rate']:g}" in files["md"].read_text()
     record = json.loads(files["json"].read_text())["rows"][0]
     assert [found["changes"] for found in record["searched"]] == list(row.case.candidates)

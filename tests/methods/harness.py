@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bt_ray.config import Method, Settings, override
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.stream.batches import local_batches
+from bt_ray.data.stream.batches import Batch, local_batches
 from bt_ray.method_presets import fit_to_data, with_method
 from bt_ray.methods import pretraining
 from bt_ray.methods.build import build_learner
@@ -59,6 +59,12 @@ def build(settings: Settings, *, steps_per_epoch: int = 2) -> PretrainingLearner
     )
     learner.module.double()
     return learner
+
+
+def first_batch(settings: Settings) -> Batch:
+    """The first batch of the settings' run, for one worker."""
+    shards = ShardSet.open(settings.data.train)
+    return next(iter(local_batches(settings, shards, start=0, stop=1, device=CPU)))
 
 
 def take_steps(

@@ -6,6 +6,7 @@ from optuna import Trial
 
 from bt_ray.config import flatten, override
 from bt_ray.errors import SettingsError
+from bt_ray.method_presets import RECIPES, with_method
 from bt_ray.presets import PRESETS, preset
 from bt_ray.tuning.space import Changes, SearchSpace, load_space
 
@@ -29,11 +30,31 @@ def space(changes: Changes, **more: Any) -> SearchSpace:
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("on", PRESETS)
 def test_every_key_point_and_grid_of_a_space_fits_every_preset(name: str, on: str) -> None:
+    """Those of a method's own settings fit the preset once it is that method's."""
     found = load_space(name)
-    found.check(preset(on))
+    settings = with_method(preset(on), name) if name in RECIPES else preset(on)  # type: ignore[arg-type]
+    found.check(settings)
     assert found.name == name
     for changes in found.draw(20):
-        assert changes.keys() <= flatten(preset(on)).keys()
+        assert changes.keys() <= flatten(settings).keys()
+
+
+@pytest.mark.parametrize("method", sorted(set(RECIPES) - {"barlow_twins"}))
+def test_a_method_s_space_begins_with_its_paper_s_numbers(method: str) -> None:
+    """They are the settings' defaults; and it varies no other method's settings."""
+    own = flatten(preset("imagenet_300"))
+    (first,) = load_space(method).draw(1)
+    of_objective = {key: value for key, value in first.items() if key.startswith("objective.")}
+    assert all(key.startswith(f"objective.{method}.") for key in of_objective)
+    assert of_objective == pytest.approx({key: own[key] for key in of_objective})
+
+
+def test_a_space_of_another_method_is_refused() -> None:
+    """Its trials would all be the same."""
+    with pytest.raises(
+        SettingsError, match=r"counts only with objective\.method=simclr; add --obj"
+    ):
+        load_space("simclr").check(preset("digits"))
 
 
 def test_the_papers_values_are_tried_first() -> None:

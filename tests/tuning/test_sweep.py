@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from bt_ray.config import Settings, override
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.errors import LaunchError, SettingsError
+from bt_ray.method_presets import with_method
 from bt_ray.training.run_folder import sole_owner
 from bt_ray.tuning.order import SweepOrder
 from bt_ray.tuning.progress import SweepProgress
@@ -225,3 +226,14 @@ def test_a_sweep_that_is_going_or_of_other_settings_is_refused(in_process: Setti
     other = override(in_process, {"schedule.epochs": 2})
     with pytest.raises(SettingsError, match=r"other settings \(schedule.epochs\)"):
         sweep(space, other, SweepOrder(trials=1))
+
+
+def test_a_method_s_own_settings_are_searched(in_process: Settings) -> None:
+    """Two temperatures of SimCLR, the paper's first, each a trial that trains by it."""
+    settings = with_method(in_process, "simclr")
+    order = SweepOrder(trials=2, seeds=1, pruning="none")
+    summary = sweep(load_space("simclr"), settings, order)
+    assert [trial.state for trial in summary.trials] == ["finished", "finished"]
+    temperatures = [trial.changes["objective.simclr.temperature"] for trial in summary.trials]
+    assert temperatures[0] == 0.1
+    assert temperatures[1] != 0.1

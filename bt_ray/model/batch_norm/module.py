@@ -15,12 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bt_ray.distributed.collectives import all_reduce_sum, gather_rows, world_size
 from bt_ray.distributed.groups import statistics_group
 from bt_ray.model.batch_norm import cpu, cuda
+from bt_ray.model.batch_norm.conversion import go_on, replace_batch_norms
 from bt_ray.model.batch_norm.views import arrange
-
-AFTERWARDS = ("drop", "act")
-"""Layers that follow in a batch norm of timm's: what it calls them, in their order."""
-_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_ACTIVATED = ("BatchNormAct2d", "SyncBatchNormAct", "GlobalBatchNorm")
 
 Views = Sequence[Tensor]
 """A tensor for each view."""
@@ -106,11 +102,7 @@ class GlobalBatchNorm(_BatchNorm):
 
         Raises: ValueError if the rows cannot be divided into `views` equal parts.
         """
-        y = self._normalize(x)
-        for name in AFTERWARDS:
-            if (part := getattr(self, name, None)) is not None:
-                y = part(y)
-        return y
+        return go_on(self, self._normalize(x))
 
     def _normalize(self, x: Tensor) -> Tensor:
         if not self.training or (world_size() == 1 and self.views == 1):
@@ -164,37 +156,10 @@ class _GlobalNormalize(torch.autograd.Function):
 def globalize_batch_norm(module: nn.Module, views: int = 1) -> nn.Module:
     """`module` with every batch norm replaced by a GlobalBatchNorm of the same parameters.
 
-    Those of timm that drop out and activate, too, keep doing so, by the same layers.
+    A GroupedBatchNorm stays one: it needs no other worker's rows.
 
     Args:
       views: how many views a batch consists of, one after the other.
-    Raises: ValueError for a batch norm of another kind than torch's and timm's, and for one with a
-      cumulative average (momentum=None).
+    Raises: ValueError as `replace_batch_norms`.
     """
-    if isinstance(module, _BatchNorm):
-        if module.momentum is None:
-            raise ValueError("A cumulative average (momentum=None) of batch norm is not supported.")
-        if type(module) not in _PLAIN and type(module).__name__ not in _ACTIVATED:
-            raise ValueError(
-                f"{type(module).__name__} is a batch norm of its own kind, whose statistics cannot "
-                "be taken over all workers; use torch.nn.BatchNorm2d."
-            )
-        made = GlobalBatchNorm(
-            module.num_features,
-            module.eps,
-            module.momentum,
-            module.affine,
-            module.track_running_stats,
-        )
-        made.train(module.training)
-        made.views = views
-        made.weight, made.bias = module.weight, module.bias
-        made.running_mean, made.running_var = module.running_mean, module.running_var
-        made.num_batches_tracked = module.num_batches_tracked
-        for name in AFTERWARDS:
-            if (part := getattr(module, name, None)) is not None:
-                setattr(made, name, part)
-        return made
-    for name, child in module.named_children():
-        setattr(module, name, globalize_batch_norm(child, views))
-    return module
+    return replace_batch_norms(module, GlobalBatchNorm, views=views)
