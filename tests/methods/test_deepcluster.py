@@ -24,10 +24,10 @@ def learner(small_settings: Settings) -> DeepClusterLearner:
 
 
 def test_the_bank_keeps_each_images_last_embedding() -> None:
-    """And knows which images it has seen."""
+    """Also of one that is twice in a step; and it knows which images it has seen."""
     bank = EmbeddingBank(6, 2)
     bank.write(torch.tensor([4, 1]), torch.tensor([[4.0, 4], [1, 1]]))
-    bank.write(torch.tensor([1, 5]), torch.tensor([[2.0, 2], [5, 5]]))
+    bank.write(torch.tensor([1, 5, 1]), torch.tensor([[3.0, 3], [5, 5], [2, 2]]))
     assert bank.embeddings[:, 0].tolist() == [0, 2, 0, 0, 4, 5]
     assert bank.rows().tolist() == [1, 4, 5]
 
