@@ -28,7 +28,7 @@ class EmbeddingBank(nn.Module):
     def write(self, samples: Tensor, embeddings: Tensor) -> None:
         """Puts embeddings (N, d) in the places of the images `samples`, int64 (N,).
 
-        Of an image that is there twice, in the place of one that cannot be decoded, the last counts.
+        Of an image that is there twice, in place of one that cannot be decoded, the last counts.
         """
         rows = embeddings.to(self.embeddings.dtype)[last_of_same(samples)]
         self.embeddings.index_copy_(0, samples, rows)
