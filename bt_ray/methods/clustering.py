@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from bt_ray.data.stream.batches import Batch
-from bt_ray.distributed.collectives import sum_for_replicas
 from bt_ray.methods.learner import Embedded
 from bt_ray.methods.pretraining import PretrainingLearner
 from bt_ray.methods.prototypes import Prototypes
@@ -60,10 +59,6 @@ class ClusteringLearner(PretrainingLearner):
         with self.autocast():
             found = self.module.project(*views)
         return [normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1) for z in found]
-
-    def mean(self, of_rows: Tensor) -> Tensor:
-        """The mean over the global batch of a number of each of this worker's rows, (n,)."""
-        return sum_for_replicas(of_rows.sum()) / sum(self.rows)
 
 
 def share_in_use(labels: Tensor, num_labels: int) -> Tensor:

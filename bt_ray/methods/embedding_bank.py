@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from bt_ray.methods.memory_bank import last_of_same
+
 
 class EmbeddingBank(nn.Module):
     """Embeddings (M, d) in float32 by the images' rows in the data set, and which are there yet.
@@ -24,8 +26,12 @@ class EmbeddingBank(nn.Module):
 
     @torch.no_grad()
     def write(self, samples: Tensor, embeddings: Tensor) -> None:
-        """Puts embeddings (N, d) in the places of the images `samples`, int64 (N,)."""
-        self.embeddings.index_copy_(0, samples, embeddings.to(self.embeddings.dtype))
+        """Puts embeddings (N, d) in the places of the images `samples`, int64 (N,).
+
+        Of an image that is there twice, in place of one that cannot be decoded, the last counts.
+        """
+        rows = embeddings.to(self.embeddings.dtype)[last_of_same(samples)]
+        self.embeddings.index_copy_(0, samples, rows)
         self.seen.index_fill_(0, samples, True)
 
     def rows(self) -> Tensor:

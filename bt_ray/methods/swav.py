@@ -13,6 +13,7 @@ from bt_ray.methods.embedding_queue import EmbeddingQueue
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.methods.pretraining import spread
 from bt_ray.methods.prototypes import Prototypes
+from bt_ray.methods.rows import mean_of_rows
 from bt_ray.methods.sinkhorn import sinkhorn
 
 
@@ -54,16 +55,18 @@ class SwavLearner(ClusteringLearner):
         self._pairs = torch.stack([self.gathered_rows(view) for view in z[:2]])
         codes = [self._codes(view, scores[view]) for view in (0, 1)]
         own = [of_all[self.own_rows] for of_all in codes]
-        loss = self.mean(swapped_prediction(scores, own, chosen.temperature))
+        loss = mean_of_rows(swapped_prediction(scores, own, chosen.temperature), sum(self.rows))
         return Outcome(loss, {"spread": spread(self._pairs[0]), **_describe(codes[0])}, tuple(z))
 
     def after_step(self, step: int) -> None:
         """Prototypes of norm 1, or those of before if they are frozen; fills the queue."""
-        with torch.no_grad():
-            for weight, before in zip(self.prototypes.weights, self._frozen, strict=False):
-                weight.copy_(before)
+        if self._frozen:
+            with torch.no_grad():
+                for weight, before in zip(self.prototypes.weights, self._frozen, strict=True):
+                    weight.copy_(before)
+        else:
+            self.prototypes.normalize()
         self._frozen = ()
-        self.prototypes.normalize()
         if self._pairs is not None and self._queue is not None and step > self._queue_begins:
             self._queue.push(self._pairs)
         self._pairs = None

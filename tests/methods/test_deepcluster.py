@@ -12,6 +12,9 @@ from bt_ray.methods.labels import UNKNOWN
 from bt_ray.optim.schedule import rate_factor
 from tests.methods.harness import build, settings_of, take_steps
 
+WIDTH = 16
+"""Of embeddings: the widest that the tests' projector is."""
+
 
 @pytest.fixture
 def learner(small_settings: Settings) -> DeepClusterLearner:
@@ -21,10 +24,10 @@ def learner(small_settings: Settings) -> DeepClusterLearner:
 
 
 def test_the_bank_keeps_each_images_last_embedding() -> None:
-    """And knows which images it has seen."""
+    """Also of one that is twice in a step; and it knows which images it has seen."""
     bank = EmbeddingBank(6, 2)
     bank.write(torch.tensor([4, 1]), torch.tensor([[4.0, 4], [1, 1]]))
-    bank.write(torch.tensor([1, 5]), torch.tensor([[2.0, 2], [5, 5]]))
+    bank.write(torch.tensor([1, 5, 1]), torch.tensor([[3.0, 3], [5, 5], [2, 2]]))
     assert bank.embeddings[:, 0].tolist() == [0, 2, 0, 0, 4, 5]
     assert bank.rows().tolist() == [1, 4, 5]
 
@@ -60,7 +63,7 @@ def test_the_schedule_begins_with_the_second_epoch(learner: DeepClusterLearner) 
 def test_the_loss_is_the_cross_entropy_of_known_labels(learner: DeepClusterLearner) -> None:
     """A loop over views, heads and images; those without a label do not count."""
     _, heads, temperature = learner.clustering
-    views = [normalize(torch.randn(48, 12).double(), dim=1) for _ in range(3)]
+    views = [normalize(torch.randn(48, WIDTH).double(), dim=1) for _ in range(3)]
     labels = torch.randint(0, 5, (heads, 48))
     labels[0, :10] = UNKNOWN
     labels[1] = UNKNOWN
@@ -79,8 +82,8 @@ def test_clusters_are_found_again_between_epochs(learner: DeepClusterLearner) ->
     """The labels of three groups of images are three sets, and the prototypes are their middles."""
     for weight in learner.prototypes.weights:
         assert not weight.requires_grad
-    middles, samples = torch.eye(12).double()[:3], torch.arange(90)
-    points = normalize(middles[samples % 3] + 0.01 * torch.randn(90, 12).double(), dim=1)
+    middles, samples = torch.eye(WIDTH).double()[:3], torch.arange(90)
+    points = normalize(middles[samples % 3] + 0.01 * torch.randn(90, WIDTH).double(), dim=1)
     learner.bank.write(samples, points)
     _stir(learner)
     learner.relabel(1)

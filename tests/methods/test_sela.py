@@ -8,6 +8,9 @@ from bt_ray.config import Settings
 from bt_ray.methods.sela import SelaLearner
 from tests.methods.harness import build, settings_of, take_steps
 
+WIDTH = 16
+"""Of embeddings: the widest that the tests' projector is."""
+
 
 @pytest.fixture
 def learner(small_settings: Settings) -> SelaLearner:
@@ -31,7 +34,7 @@ def test_labels_are_found_by_prototypes_and_shared_out(learner: SelaLearner) -> 
     """Only of images that the bank has. Each head's are mostly near, and even."""
     num_prototypes, heads, _ = learner.clustering
     before = learner.labels.values.clone()
-    points = normalize(torch.randn(300, 12).double(), dim=1)
+    points = normalize(torch.randn(300, WIDTH).double(), dim=1)
     learner.bank.write(torch.arange(300), points)
     learner.relabel(1)
     after = learner.labels.values
