@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
-from bt_ray.config import Settings, check_pretraining, flatten
+from bt_ray.config import Settings, check_pretraining, in_use
 from bt_ray.errors import BtRayError, DataError, LaunchError, SettingsError
 from pipelines.terminal import console, exit_code, finish, guarded, show_error
 
@@ -143,8 +143,9 @@ def _problems(settings: Settings, place: "Place", ours: "Prediction") -> list[Bt
 
 def _print_changes(settings: Settings, preset_settings: Settings) -> None:
     theirs = in_use(preset_settings)
-    changed = {key: value for key, value in in_use(settings).items() if value != theirs.get(key)}
-    words = [f"{key}={value} (instead of {theirs[key]})" for key, value in changed.items()]
+    mine = in_use(settings)
+    changed = {key: value for key, value in mine.items() if value != theirs.get(key)}
+    words = [f"{key}={value} (instead of {theirs.get(key)})" for key, value in changed.items()]
     if words:
         sentence = f"Settings that differ: {', '.join(words)}"
         console.print(sentence, soft_wrap=True, highlight=False)
