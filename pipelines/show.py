@@ -44,7 +44,7 @@ def main() -> None:
     """Parses the command line, writes the picture, says where it is."""
     arguments = sys.argv[1:]
     if len(arguments) < 2 or arguments[0] != "views" or arguments[1].startswith("-"):
-        console.print(_USAGE)
+        console.print(_USAGE, soft_wrap=True)
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
     order = guarded(
         lambda: parse_order(

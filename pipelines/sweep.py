@@ -27,7 +27,7 @@ def main() -> None:
     """Parses the command line, says what it will take, sweeps, prints the trials."""
     arguments = sys.argv[1:]
     if len(arguments) < 2 or arguments[0].startswith("-") or arguments[1].startswith("-"):
-        console.print(_USAGE)
+        console.print(_USAGE, soft_wrap=True)
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
     quiet_libraries()
     from bt_ray.tuning.budget import check_budget, forecast_sweep

@@ -18,6 +18,8 @@ from bt_ray.data.sources import open_source
 from bt_ray.presets import preset
 from tests.gpu.branch import as_on_cuda, is_wanted
 
+os.environ.setdefault("COLUMNS", "200")  # whatever terminal the tests are run in
+
 SHARED = Path(os.environ.get("BT_RAY_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
