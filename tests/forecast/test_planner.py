@@ -50,7 +50,8 @@ def test_smaller_views_cost_a_pass_their_bytes_and_their_photometry() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     place = parse_place("1 V100")
-    plain = override(at_place(SMALL, place), {"views.photometry": "device"})
+    changes = {"views.photometry": "device", "model.encoder": "conv4"}
+    plain = override(at_place(SMALL, place), changes)
     settings = override(plain, {"views.small_count": 3, "views.small_px": 32})
     before, after = count(plain), count(settings)
     twins = build_twins(settings)

@@ -147,6 +147,25 @@ def test_the_kernels_compile_for_v100_and_h100(
     assert "div.full.f32" not in made.asm["ptx"]
 
 
+def test_more_views_than_a_grid_is_long_are_launched_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of them, each with its own row of the table."""
+    monkeypatch.setattr(fused, "_MOST_VIEWS", 3)
+    launches = list[fused.Launch]()
+
+    def copied(launch: fused.Launch) -> None:
+        launches.append(launch)
+        if launch.kernel == "box_pass":
+            launch.writes[0].copy_(launch.reads[1][:, :1, None, None])
+
+    monkeypatch.setattr(fused.Launch, "start", copied)
+    table = torch.arange(7.0)[:, None].expand(7, NUM_COLUMNS)
+    made = fused.apply_fused(torch.zeros(7, 3, 4, 4, dtype=torch.uint8), table)
+    assert torch.equal(made[:, 0, 0, 0], torch.arange(7, dtype=torch.uint8))
+    assert {launch.grid[1] for launch in launches} == {3, 1}
+
+
 def step_launches() -> list[fused.Launch]:
     """Those of a worker's step, both views at once."""
     levels = torch.empty(2 * N, 3, PX, PX, dtype=torch.uint8, device="meta")

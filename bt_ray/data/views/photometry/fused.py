@@ -21,6 +21,8 @@ from bt_ray.data.views.reference import BOX_PASSES
 _log = logging.getLogger(__name__)
 
 _BLOCK = 1024
+_MOST_VIEWS = 65_535
+"""Of one launch: the second side of a CUDA grid is no longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,9 @@ def apply_fused(levels: Tensor, table: Tensor) -> Tensor:
       table: float32 (n, NUM_COLUMNS), on the same device, by `table.tabulate`.
     Returns: uint8 (n, 3, h, w); `levels` is left as it is.
     """
+    if len(levels) > _MOST_VIEWS:
+        parts = zip(levels.split(_MOST_VIEWS), table.split(_MOST_VIEWS), strict=True)
+        return torch.cat([apply_fused(*part) for part in parts])
     launches = plan(levels.contiguous(), table)
     for launch in launches:
         launch.start()
