@@ -136,9 +136,9 @@ def test_batch_norms_of_the_projector_keep_to_groups_too(small_settings: Setting
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"data.global_batch": 80}, r"global_batch=80 .* workers=2 .* try .*=64 or 128"),
-        ({"data.global_batch": 48}, r"global_batch=48 .* norm_rows=32 .* try .*=64, or"),
-        ({"scaling.workers": "2..3"}, r"global_batch=256 .* workers=2\.\.3 .* try .*=192 or 384"),
+        ({"data.global_batch": 80}, r"global_batch=80 .*workers=2 .* try .*=64 or 128"),
+        ({"data.global_batch": 48}, r"global_batch=48 .*norm_rows=32 .* try .*=64, or"),
+        ({"scaling.workers": "2..3"}, r"global_batch=256 .*workers=2\.\.3 .* try .*=192 or 384"),
         ({"training.micro_batch": 48}, r"micro_batch=48 .* 128 rows .* try 32\."),
         ({"training.micro_batch": 16}, r"micro_batch=16 .* try 32\."),
     ],
