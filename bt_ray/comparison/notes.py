@@ -67,9 +67,11 @@ def _differences(outcome: Outcome) -> str:
     if pairs == 1:
         return words + " With one seed there is no p."
     if pairs <= WEAK_PAIRS:
-        freedom = f"{pairs - 1} degree{'s' * (pairs > 2)} of freedom"
+        freedom = (
+            f"{pairs - 1} degree{'s' * (pairs > 2)} of freedom {'says' if pairs == 2 else 'say'}"
+        )
         return words + (
-            f" With {pairs} seeds it is weak: {freedom} show next to nothing, and a small p may be "
+            f" With {pairs} seeds it is weak: {freedom} next to nothing, and a small p may be "
             "chance."
         )
     return words

@@ -26,7 +26,7 @@ NOTHING = "–"
 CLAIMS_NOTHING = "claims nothing"
 
 _COSTS: dict[str, tuple[Callable[[Result], float | None], str]] = {
-    "seconds a step": (lambda result: result.seconds_a_step, ".3g"),
+    "seconds a step": (lambda result: result.seconds_a_step, ".3f"),
     "images/s": (lambda result: result.images_per_s, ",.0f"),
     "peak memory, MiB": (lambda result: result.peak_memory_mb, ",.0f"),
     "minutes a run": (lambda result: result.seconds / 60, ".1f"),
