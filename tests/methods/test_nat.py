@@ -1,6 +1,6 @@
 """Noise as targets beside Eq. 1 and 5, and what becomes of the targets over the steps."""
 
-from itertools import pairwise, permutations
+from itertools import permutations
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 from bt_ray.config import Settings, override
 from bt_ray.methods.assignment import reassign
 from bt_ray.methods.nat import NatLearner, half_distance
-from tests.methods.harness import build, in_float64, settings_of, take_steps
+from tests.methods.harness import build, in_float64, settings_of
 from tests.methods.slopes import random, slopes
 from tests.methods.test_step import first_batch
 
@@ -78,11 +78,16 @@ def test_targets_are_exchanged_in_the_epochs_that_are_named(
 ) -> None:
     """An epoch is two steps here: in steps 0 and 1, and in those of each such epoch after."""
     changed = override(settings, {"objective.nat.epochs_between": epochs_between})
-    states = [take_steps(0, 1, changed, steps)[2]["assignment.of_image"] for steps in (2, 3, 4, 5)]
-    exchanged = [not torch.equal(a, b) for a, b in pairwise(states)]
-    assert not torch.equal(states[0], torch.arange(360))
-    second, third = epochs_between == 1, epochs_between < 3
-    assert exchanged == [second, second, third]
+    learner, samples = build(changed), torch.arange(48)
+    assert isinstance(learner, NatLearner)
+    width, exchanged = changed.model.projector_widths[-1], []
+    for step in range(8):
+        learner._step = step
+        learner._assign(samples, random(48, width, seed=step))
+        before = learner._assignment.of_image.clone()
+        learner.after_step(step + 1)
+        exchanged.append(not torch.equal(before, learner._assignment.of_image))
+    assert exchanged == [step // 2 % epochs_between == 0 for step in range(8)]
 
 
 def test_targets_are_drawn_again_and_not_kept(settings: Settings) -> None:

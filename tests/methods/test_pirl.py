@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from bt_ray.config import Settings, override
 from bt_ray.data.stream.batches import Batch
+from bt_ray.methods.jigsaw_head import JigsawHead
 from bt_ray.methods.memory_bank import MemoryBank
 from bt_ray.methods.pirl import PirlLearner, nce
 from tests.methods.harness import BATCH, build, in_float64, settings_of
@@ -109,12 +110,14 @@ def test_a_step_is_eq_5_and_moves_the_banks_rows(settings: Settings, image_weigh
     entries, total = learner._bank.entries.clone(), 0.0
     drawn = torch.randint(360, (changed.objective.pirl.negatives,), generator=learner.generator(0))
     head, images = learner.module.get_submodule("jigsaw_head"), torch.empty(BATCH, entries.shape[1])
-    assert [layer.out_features for layer in (head.of_patch, head.of_image)] == [12, 12]  # type: ignore[union-attr]
+    assert isinstance(head, JigsawHead)
+    width = changed.model.projector_widths[-1]
+    assert (head.of_patch.out_features, head.of_image.in_features) == (width, 9 * width)
     with torch.no_grad():
         for row, sample in enumerate(samples.tolist()):
             f = normalize(learner.module.projector(of_images[row : row + 1]))
-            parts = [head.of_patch(of_patches[row, place]) for place in range(9)]  # type: ignore[union-attr,operator]
-            g = normalize(head.of_image(torch.cat(parts))[None])  # type: ignore[union-attr,operator]
+            parts = [head.of_patch(of_patches[row, place]) for place in range(9)]
+            g = normalize(head.of_image(torch.cat(parts))[None])
             others = entries[drawn[drawn != sample]]
             none = torch.zeros(1, len(others), dtype=torch.bool)
             of = [
