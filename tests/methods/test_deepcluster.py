@@ -88,9 +88,10 @@ def test_clusters_are_found_again_between_epochs(learner: DeepClusterLearner) ->
     _stir(learner)
     learner.relabel(1)
     for head, weight in enumerate(learner.prototypes.weights):
-        of_groups = [set(learner.labels.values[head, samples % 3 == g].tolist()) for g in range(3)]
+        labels = learner.labels.of(samples)[head]
+        of_groups = [set(labels[samples % 3 == group].tolist()) for group in range(3)]
         assert sum(map(len, of_groups)) == len(set.union(*of_groups))
-        nearest = weight[learner.labels.values[head, :90]]
+        nearest = weight[labels]
         assert ((nearest * points).sum(dim=1) > 0.9).all()
     assert (learner.labels.values[:, 90:] == UNKNOWN).all()
     momenta = [value for state in learner.optimizer.state.values() for value in state.values()]
