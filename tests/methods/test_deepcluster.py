@@ -88,13 +88,8 @@ def test_clusters_are_found_again_between_epochs(learner: DeepClusterLearner) ->
     _stir(learner)
     learner.relabel(1)
     for head, weight in enumerate(learner.prototypes.weights):
-<<<<<<< HEAD
-        labels = learner.labels.values[head, :90]
-        of_groups = [set(labels[samples % 3 == g].tolist()) for g in range(3)]
-=======
         labels = learner.labels.of(samples)[head]
         of_groups = [set(labels[samples % 3 == group].tolist()) for group in range(3)]
->>>>>>> clusters
         assert sum(map(len, of_groups)) == len(set.union(*of_groups))
         nearest = weight[labels]
         assert ((nearest * points).sum(dim=1) > 0.9).all()
