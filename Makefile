@@ -27,7 +27,7 @@ AUDIT := .venv-audit
 AUDIT_STAMP := $(AUDIT)/.installed
 
 # What runs by other code on a GPU; there, its kernels are stood in for by references.
-BRANCHES := tests/model tests/objective tests/optim tests/distributed tests/gpu tests/training/test_loop.py \
+BRANCHES := tests/methods tests/model tests/objective tests/optim tests/distributed tests/gpu tests/training/test_loop.py \
   tests/training/test_learners.py --ignore tests/model/test_pretrained.py
 
 # Tests whose results hang on how a CPU computes.

@@ -118,6 +118,9 @@ def test_bf16_on_a_cpu_without_instructions_for_it_is_called_slow(
 ) -> None:  # fmt: skip
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    has_it = capability != "AVX2"
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_it)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
     settings = override(preset("cifar10"), {"training.precision": precision})
     _say.cache_clear()
     warn_on_cpu(settings)

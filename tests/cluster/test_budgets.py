@@ -146,6 +146,7 @@ def test_a_job_that_is_stopped_loses_nothing_and_goes_on(cluster: Cluster, tmp_p
     assert steps(tmp_path) == list(range(1, saved(tmp_path) + 1))
 
 
+@pytest.mark.slow
 def test_losses_a_hang_a_notice_and_the_end_of_all_nodes(cluster: Cluster, tmp_path: Path) -> None:
     """One failure in a row is allowed; more come, with a checkpoint between them."""
     env = os.environ | {
@@ -206,6 +207,7 @@ Fake(head_resources={"CPU": 1, **store}, worker_node_types={"worker": kind}).sta
 """
 
 
+@pytest.mark.slow
 def test_nodes_that_are_at_zero_are_asked_of_the_autoscaler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

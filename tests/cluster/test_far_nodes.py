@@ -119,6 +119,7 @@ def test_a_run_outlives_its_node_and_its_driver(nodes: Nodes, tmp_path: Path) ->
     assert json.loads(alone.stdout.splitlines()[-1])["stream_digest"] == summary["stream_digest"]
 
 
+@pytest.mark.slow
 def test_other_nodes_evaluate_embed_and_report_it(nodes: Nodes, tmp_path: Path) -> None:
     run = _STORAGE.replace("/runs?", "/runs/far?")
     for number, words in (
@@ -148,6 +149,7 @@ def test_other_nodes_evaluate_embed_and_report_it(nodes: Nodes, tmp_path: Path) 
     assert any(name.startswith("evaluations/") for name in _listed(nodes))
 
 
+@pytest.mark.slow
 def test_a_sweep_is_kept_there_too(nodes: Nodes) -> None:
     done = nodes.run(
         2,
@@ -161,6 +163,7 @@ def test_a_sweep_is_kept_there_too(nodes: Nodes) -> None:
     assert {"sweep.json", "mlflow.db", "study.db", "trials/000.json", "trials/001.json"} <= sweep
 
 
+@pytest.mark.slow
 def test_the_doctor_tells_a_folder_of_one_node_from_a_store_of_all(nodes: Nodes) -> None:
     """What else it finds is the machine's; this finding alone is looked at."""
     found = {}

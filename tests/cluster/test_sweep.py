@@ -53,6 +53,7 @@ def steps_of(run_folder: Path) -> list[int]:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_a_lost_node_loses_the_steps_of_its_own_trials_alone(
     nodes: Nodes, small_settings: Settings, tmp_path: Path
 ) -> None:

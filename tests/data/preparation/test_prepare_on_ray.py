@@ -90,7 +90,7 @@ def command(source: Path, root: Path, cpus: int) -> list[str]:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("cpus", [0, 2])
+@pytest.mark.parametrize("cpus", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_after_kill_9_the_same_command_continues_to_the_same_bytes(
     tmp_path: Path, cpus: int
 ) -> None:

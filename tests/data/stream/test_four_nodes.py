@@ -66,6 +66,7 @@ def _train(address: str, settings: Settings, log: Path, stop: int) -> list[tuple
         ray.shutdown()
 
 
+@pytest.mark.slow
 def test_four_nodes_read_steadily_and_spill_nothing(
     small_settings: Settings, tmp_path: Path
 ) -> None:
