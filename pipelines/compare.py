@@ -30,6 +30,9 @@ class Compare:
     rates: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     """Multiples of the preset's rate of weights that are tried for each method; a single one: it is
     taken, and nothing searched."""
+    small_views: int = 0
+    """Smaller views an image (multi-crop), of a second row for each method that takes them, such as
+    SwAV; 0: no such row."""
     seeds: int = 2
     """Runs of each method; the first one has --training.seed, the others the next ones."""
     images: int | None = None
@@ -82,7 +85,9 @@ def run(order: Compare) -> dict[str, Any]:
     from bt_ray.storage.names import absolute, folder_of, name_of
 
     settings = order.settings
-    entrants = Entrants(methods=order.methods or tuple(LEARNERS), rates=order.rates)
+    entrants = Entrants(
+        methods=order.methods or tuple(LEARNERS), rates=order.rates, small_views=order.small_views
+    )
     plan = Plan(
         seeds=order.seeds, images=order.images, linear=order.linear, at_once=order.at_once,
         max_hours=order.max_hours,

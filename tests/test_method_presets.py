@@ -109,6 +109,10 @@ def test_other_methods_settings_make_no_other_run() -> None:
         ({"objective.method": "pirl"}, "objective.method=pirl needs views.small_count=9"),
         ({"objective.method": "simsiam"}, "objective.method=simsiam needs a predictor"),
         ({"views.small_count": 2}, "objective.method=barlow_twins takes no smaller views; swav"),
+        (
+            {"objective.method": "deepcluster", "schedule.epochs": 1, "schedule.warmup_epochs": 0},
+            "schedule.epochs=1 must be at least 2",
+        ),
         ({"objective.moco_v2.norm_rows": 1}, "norm_rows=1 must be at least 2"),
         ({"objective.byol.momentum": 1.5}, "objective.byol.momentum=1.5 must lie between 0 and 1"),
         ({"objective.simclr.temperature": 0.0}, "objective.simclr.temperature=0.0 must be a"),

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import get_args
 
-from bt_ray.ablations.study import Case, Study
+from bt_ray.ablations.study import Case, Changes, Study
 from bt_ray.config import Method, Settings, check_pretraining, override
-from bt_ray.config.methods import TITLES
+from bt_ray.config.methods import MULTI_CROP, TITLES
 from bt_ray.errors import SettingsError
 from bt_ray.method_presets import changes_of
 from bt_ray.methods.build import LEARNERS
@@ -17,6 +17,8 @@ UNTRAINED = Case(label="untrained encoder", trains=False)
 """First weights are the same for all methods: the seed draws the encoder before all else."""
 LABEL_PERCENT = 1.0
 _PROBES = 4
+_SMALL_SHARE = 96 / 224
+"""Side of a smaller view beside that of the two (Caron et al. 2020, section 3.3)."""
 _PROBE_EVERY = "training.probe_every_epochs"
 
 
@@ -28,6 +30,8 @@ class Entrants:
     """The first one is what the others are compared with."""
     rates: Sequence[float] = (0.5, 1.0, 2.0, 4.0)
     """Multiples of the preset's rate of weights; of one, nothing is searched."""
+    small_views: int = 0
+    """Smaller views an image, of a second row for each method that takes them; 0: no such row."""
 
 
 def build_study(settings: Settings, entrants: Entrants) -> Study:
@@ -46,22 +50,32 @@ def build_study(settings: Settings, entrants: Entrants) -> Study:
             **changes_of(method, settings),
             _PROBE_EVERY: probe_every(settings),
         }
-        own = override(settings, changes)
-        check_pretraining(own)
-        name = own.optimizer.rate_setting
-        rate = getattr(own.optimizer, name.rpartition(".")[2])
-        rates = [float(f"{multiple * rate:.6g}") for multiple in entrants.rates]
-        is_searched = len(rates) > 1
-        cases.append(
-            Case(
-                label=TITLES[method],
-                changes=changes if is_searched else changes | {name: rates[0]},
-                candidates=tuple({name: rate} for rate in rates) if is_searched else (),
-            )
-        )
+        cases.append(_case(TITLES[method], settings, changes, entrants))
+        if entrants.small_views > 0 and method in MULTI_CROP:
+            smaller = {
+                "views.small_count": entrants.small_views,
+                "views.small_px": max(4, round(settings.views.image_px * _SMALL_SHARE)),
+            }
+            label = f"{TITLES[method]}, multi-crop"
+            cases.append(_case(label, settings, changes | smaller, entrants))
     if settings.model.start_from is None:
         cases.append(UNTRAINED)
     return Study(name="comparison", title="Methods side by side", cases=tuple(cases))
+
+
+def _case(label: str, settings: Settings, changes: Changes, entrants: Entrants) -> Case:
+    """A method with these changes, and the rates that are searched for it."""
+    own = override(settings, changes)
+    check_pretraining(own)
+    name = own.optimizer.rate_setting
+    rate = getattr(own.optimizer, name.rpartition(".")[2])
+    rates = [float(f"{multiple * rate:.6g}") for multiple in entrants.rates]
+    is_searched = len(rates) > 1
+    return Case(
+        label=label,
+        changes=changes if is_searched else changes | {name: rates[0]},
+        candidates=tuple({name: rate} for rate in rates) if is_searched else (),
+    )
 
 
 def probe_every(settings: Settings) -> float:

@@ -192,7 +192,7 @@ class SelaSettings:
     heads: int = 3
     """Labellings, which begin differently."""
     sharpness: float = 25.0
-    """λ of Sinkhorn-Knopp over all images: 1 / ε."""
+    """λ of Sinkhorn-Knopp over all images, which multiplies scores that τ has divided (Eq. 5)."""
     iterations: int = 100
     """Iterations of Sinkhorn-Knopp, at most: it ends earlier where the sums hold."""
 

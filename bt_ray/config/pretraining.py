@@ -37,6 +37,11 @@ def check_pretraining(settings: Settings) -> None:
         not needs or settings.model.predictor_widths is not None,
         f"objective.method={method} needs a predictor: model.predictor_widths.",
     )
+    require(
+        method != "deepcluster" or settings.schedule.epochs > 1,
+        "objective.method=deepcluster only fills its memory bank in the first epoch: "
+        f"schedule.epochs={settings.schedule.epochs} must be at least 2.",
+    )
     if method == "moco_v2":
         _check_groups(settings)
     _check_rows(settings)

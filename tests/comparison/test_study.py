@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bt_ray.checkpoints.start import untrained
+from bt_ray.comparison.published import published_of
 from bt_ray.comparison.study import UNTRAINED, Entrants, build_study, method_of, probe_every
 from bt_ray.config import Method, Settings, flatten, override
 from bt_ray.errors import SettingsError
@@ -44,6 +45,16 @@ def test_of_one_rate_nothing_is_searched() -> None:
     assert case.candidates == ()
     own = override(settings, case.changes).optimizer.weight_rate
     assert own == pytest.approx(2 * settings.optimizer.weight_rate)
+
+
+def test_methods_that_take_smaller_views_have_a_row_with_them() -> None:
+    entrants = Entrants(methods=("barlow_twins", "swav"), small_views=4)
+    study = build_study(preset("cifar10_small"), entrants)
+    labels = ["Barlow Twins", "SwAV", "SwAV, multi-crop", UNTRAINED.label]
+    assert [case.label for case in study.cases] == labels
+    settings = override(preset("cifar10_small"), study.cases[2].changes)
+    assert (settings.views.small_count, settings.views.small_px) == (4, 7)
+    assert published_of(settings).top1 == 75.3
 
 
 def test_a_curve_has_five_points_at_least() -> None:
