@@ -38,7 +38,7 @@ NUMERIC := tests/data/stream tests/data/views tests/evaluation tests/model tests
 # Two tests at a time, those of a file one after the other.
 BY_TWO := --numprocesses 2 --dist loadfile
 
-.PHONY: help setup demo test check lint types test-fast test-whole test-lesser-cpu test-cuda-branch \
+.PHONY: help setup demo test check lint types test-fast test-run test-ray test-lesser-cpu test-cuda-branch \
   test-cluster test-volta test-volta-fast test-slow audit wheel format lock clean
 
 help: ## What can be made
@@ -81,10 +81,13 @@ types: $(STAMP)
 test-fast: $(STAMP)
 	$(BIN)/pytest -q $(BY_TWO) -m "not (run or ray or cluster or slow or gpu)"
 
-test: check test-whole test-lesser-cpu ## What must hold on this machine, whatever its CPU
+test: check test-run test-ray test-lesser-cpu ## What must hold on this machine, whatever its CPU
 
-test-whole: $(STAMP)
-	$(BIN)/pytest -q $(BY_TWO) -m "(run or ray) and not (cluster or slow or gpu)"
+test-run: $(STAMP)
+	$(BIN)/pytest -q $(BY_TWO) -m "run and not (ray or cluster or slow or gpu)"
+
+test-ray: $(STAMP) # one at a time: Ray gives its workers a low priority
+	$(BIN)/pytest -q -m "ray and not (cluster or slow or gpu)"
 
 test-lesser-cpu: $(STAMP)
 	$(BIN)/python tests/lesser_cpu.py -q $(BY_TWO) -m "not (run or ray or cluster or slow or gpu)" $(NUMERIC)

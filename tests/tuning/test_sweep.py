@@ -230,6 +230,7 @@ def test_a_sweep_that_is_going_or_of_other_settings_is_refused(in_process: Setti
         sweep(space, other, SweepOrder(trials=1))
 
 
+@pytest.mark.slow
 def test_a_method_s_own_settings_are_searched(in_process: Settings) -> None:
     """Two temperatures of SimCLR, the paper's first, each a trial that trains by it."""
     settings = with_method(in_process, "simclr")
