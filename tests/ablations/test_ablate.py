@@ -177,6 +177,7 @@ def test_more_images_than_there_are_is_refused(settings: Settings, tmp_path: Pat
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_killed_and_continued(settings: Settings, tmp_path: Path) -> None:
     """Two at a time; after kill -9 the same command makes what is missing, and that alone."""
     results = tmp_path / "ablations" / RESULTS

@@ -123,6 +123,7 @@ def drain(head: Head, of: psutil.Process) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_job_that_is_stopped_loses_nothing_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     env = {"RAY_JOB_STOP_WAIT_TIME_S": "120", "PYTHONPATH": str(ROOT)}
 

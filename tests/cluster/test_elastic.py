@@ -96,6 +96,7 @@ def _digest(settings: Settings, steps: int) -> str:
         return to_text(sum(batch.digest for batch in batches))
 
 
+@pytest.mark.slow
 def test_four_workers_become_two_and_then_three_and_the_curve_is_that_of_one_process(
     small_settings: Settings,
 ) -> None:
