@@ -88,6 +88,7 @@ def _checkpoints(nodes: Nodes, name: str) -> set[str]:
     return {file.split("/")[2] for file in _listed(nodes) if file.startswith(f"{name}/train/check")}
 
 
+@pytest.mark.slow
 def test_a_run_outlives_its_node_and_its_driver(nodes: Nodes, tmp_path: Path) -> None:
     words = ("pipelines.pretrain", "digits", "--name", "far", "--scaling.workers", "2", *_SMALL)
     first = _begin(nodes, 2, *words, log=tmp_path / "first")
