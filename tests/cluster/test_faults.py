@@ -10,7 +10,7 @@ from benchmarks.faults_place import make_place
 from benchmarks.faults_run import WANTED
 from tests.cluster.nodes import why_not
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SUFFERED = ("rank0-killed", "node-killed", "driver-killed", "driver-preempted", "disk-full")
 
