@@ -1,6 +1,5 @@
 """What a run's own records say of it: how its scores rose, how fast it was, what memory it took."""
 
-import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +43,16 @@ def peak_memory_mb(settings: Settings, history: History) -> float | None:
     resident when measures were taken.
     """
     if settings.scaling.min_workers == 0 and choose_device(settings).type == "cpu":
-        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, else KiB
-        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+        return _peak_of_process()
     seen = history.get(_MEMORY)
     return round(max(seen.values()), 1) if seen else None
+
+
+def _peak_of_process() -> float | None:
+    """The most memory that this process has had resident, in MiB; none where no system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, else KiB
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
