@@ -3,7 +3,6 @@
 import torch
 
 from bt_ray.config import Settings
-from bt_ray.data.stream.batches import Batch
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.methods.pretraining import PretrainingLearner
 from bt_ray.model.twins import Twins, build_twins
@@ -28,12 +27,6 @@ class BarlowTwinsLearner(PretrainingLearner):
     def build_network(self) -> Twins:
         """Twins with new weights."""
         return build_twins(self.settings)
-
-    def embed(self, batch: Batch) -> Embedded:
-        """Representations (n, F) of each of the two views."""
-        view_a, view_b = self.inputs(batch.views)
-        with self.autocast():
-            return self.module.represent(view_a, view_b)
 
     def objective(self, embedded: Embedded) -> Outcome:
         """The loss of the embeddings, computed outside autocast, and its terms."""

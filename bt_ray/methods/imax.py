@@ -4,13 +4,10 @@ import torch
 from torch import Tensor
 
 from bt_ray.config import Settings
-from bt_ray.data.stream.batches import Batch
 from bt_ray.methods.factors import SingularityWatch, factors
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.methods.pretraining import PretrainingLearner
 from bt_ray.methods.rows import spread_of_rows
-from bt_ray.model.network import Network
-from bt_ray.model.twins import build_network
 from bt_ray.objective.correlation import correlation_matrix
 
 
@@ -26,15 +23,6 @@ class ImaxLearner(PretrainingLearner):
     ) -> None:
         super().__init__(settings, device, steps_per_epoch=steps_per_epoch, num_images=num_images)
         self._watch = SingularityWatch(device, _more(settings))
-
-    def build_network(self) -> Network:
-        """Encoder and projector with new weights."""
-        return build_network(self.settings)
-
-    def embed(self, batch: Batch) -> Embedded:
-        """Representations (n, F) of each of the two views."""
-        with self.autocast():
-            return self.module.represent(*self.inputs(batch.views))
 
     def objective(self, embedded: Embedded) -> Outcome:
         """The loss of the embeddings, computed outside autocast, and its two terms."""

@@ -17,6 +17,7 @@ from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.model.inputs import to_input
 from bt_ray.model.network import Network
 from bt_ray.model.recompute import recompute_blocks
+from bt_ray.model.twins import build_network
 from bt_ray.optim.build import build_optimizer
 from bt_ray.optim.schedule import rate_factor
 from bt_ray.precision import autocast, memory_format
@@ -56,13 +57,17 @@ class PretrainingLearner(ABC):
         self.module.to(device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer = build_optimizer(settings, self.module)
 
-    @abstractmethod
     def build_network(self) -> Network:
-        """The network with new weights, drawn by torch's global generator, on the CPU."""
+        """The network with new weights, drawn by torch's global generator, on the CPU.
 
-    @abstractmethod
+        Encoder, projector and, if the settings have one, predictor.
+        """
+        return build_network(self.settings)
+
     def embed(self, batch: Batch) -> Embedded:
-        """What the objective needs of these images, (n, …) each."""
+        """What the objective needs of these images: the representations (n, F) of each view."""
+        with self.autocast():
+            return self.module.represent(*self.inputs(batch.views))
 
     @abstractmethod
     def objective(self, embedded: Embedded) -> Outcome:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from bt_ray.data.stream.batches import Batch
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.methods.pretraining import PretrainingLearner, spread
 from bt_ray.model.network import Network
@@ -21,11 +20,6 @@ class SimclrLearner(PretrainingLearner):
     def build_network(self) -> Network:
         """Encoder and projector with new weights."""
         return build_network(self.settings, joined=True)
-
-    def embed(self, batch: Batch) -> Embedded:
-        """Representations (n, F) of each of the two views."""
-        with self.autocast():
-            return self.module.represent(*self.inputs(batch.views))
 
     def objective(self, embedded: Embedded) -> Outcome:
         """The loss of the embeddings."""

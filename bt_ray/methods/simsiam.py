@@ -1,11 +1,8 @@
 """SimSiam: each view predicts the other, which has no gradient (Chen and He 2021)."""
 
-from bt_ray.data.stream.batches import Batch
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.methods.pretraining import PretrainingLearner
 from bt_ray.methods.rows import negative_cosine, spread_of_rows
-from bt_ray.model.network import Network
-from bt_ray.model.twins import build_network
 
 
 class SimsiamLearner(PretrainingLearner):
@@ -17,15 +14,6 @@ class SimsiamLearner(PretrainingLearner):
 
     Source: Chen and He 2021, Eq. 2 and 4 (loss), Algorithm 1.
     """
-
-    def build_network(self) -> Network:
-        """Encoder, projector and predictor with new weights."""
-        return build_network(self.settings)
-
-    def embed(self, batch: Batch) -> Embedded:
-        """Representations (n, F) of each of the two views."""
-        with self.autocast():
-            return self.module.represent(*self.inputs(batch.views))
 
     def objective(self, embedded: Embedded) -> Outcome:
         """The loss of predictions and embeddings."""

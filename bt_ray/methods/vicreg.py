@@ -5,13 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bt_ray.data.stream.batches import Batch
 from bt_ray.distributed.collectives import sum_for_replicas
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.methods.pretraining import PretrainingLearner
 from bt_ray.methods.rows import mean_of_rows, spread_of_rows
-from bt_ray.model.network import Network
-from bt_ray.model.twins import build_network
 from bt_ray.objective.barlow import barlow_twins_terms
 from bt_ray.objective.forms import Form
 from bt_ray.objective.standardize import center, widen
@@ -28,15 +25,6 @@ class VicregLearner(PretrainingLearner):
     All statistics are those of the global batch. `objective.form` says how the covariances are
     computed, as it does for Barlow Twins.
     """
-
-    def build_network(self) -> Network:
-        """Encoder and projector with new weights."""
-        return build_network(self.settings)
-
-    def embed(self, batch: Batch) -> Embedded:
-        """Representations (n, F) of each of the two views."""
-        with self.autocast():
-            return self.module.represent(*self.inputs(batch.views))
 
     def objective(self, embedded: Embedded) -> Outcome:
         """The loss of the embeddings, computed outside autocast, and its three terms."""

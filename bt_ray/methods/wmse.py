@@ -9,8 +9,6 @@ from bt_ray.data.stream.batches import Batch
 from bt_ray.methods.factors import SingularityWatch, factors
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.methods.pretraining import PretrainingLearner, spread
-from bt_ray.model.network import Network
-from bt_ray.model.twins import build_network
 
 
 class WmseLearner(PretrainingLearner):
@@ -31,15 +29,10 @@ class WmseLearner(PretrainingLearner):
         self._step = 0
         self._watch = SingularityWatch(device, _more(settings))
 
-    def build_network(self) -> Network:
-        """Encoder and projector with new weights."""
-        return build_network(self.settings)
-
     def embed(self, batch: Batch) -> Embedded:
         """Representations (n, F) of each of the two views."""
         self._step = batch.step
-        with self.autocast():
-            return self.module.represent(*self.inputs(batch.views))
+        return super().embed(batch)
 
     def objective(self, embedded: Embedded) -> Outcome:
         """The loss of the embeddings, computed outside autocast."""
