@@ -56,7 +56,7 @@ def test_any_number_of_workers_gives_the_same(small_settings: Settings, world_si
                 **{f"state {k}": v for k, v in _differences(state, their_state).items()},
             }
             worst = max(differ, key=lambda key: differ[key])
-            if not differ[worst] <= 1e-9:
+            if not differ[worst] <= 1e-10:
                 faults[name] = (worst, differ[worst])
     assert not faults
 
