@@ -16,7 +16,7 @@ import tyro
 from mlflow import MlflowClient
 
 from benchmarks.ray_nodes import free_ports
-from bt_ray.config import Settings, flatten, from_json, override, to_json
+from bt_ray.config import Settings, from_json, in_use, override, to_json
 from bt_ray.errors import TrackingError
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.mlflow import MlflowRun, ending, start_run
@@ -123,7 +123,7 @@ def test_thirty_runs_at_once_are_recorded_whole(
             text = Path(client.download_artifacts(run_id, "settings.json", str(tmp_path)))
             settings = from_json(text.read_text())
             assert settings.name == name
-            assert run.data.params == {k: str(v) for k, v in flatten(settings).items()}
+            assert run.data.params == {k: str(v) for k, v in in_use(settings).items()}
             assert run.info.artifact_uri.startswith("mlflow-artifacts:")
             if name == sweep:
                 continue
