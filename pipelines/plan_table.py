@@ -49,7 +49,7 @@ class Plan:
     @property
     def total_steps(self) -> int:
         """Of the whole schedule."""
-        return self.images.steps_per_epoch * self.settings.schedule.epochs
+        return self.settings.schedule.total_steps(self.images.steps_per_epoch)
 
 
 def plan_run(settings: Settings, *, preset_settings: Settings, on: str) -> int:

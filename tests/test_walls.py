@@ -15,6 +15,7 @@ WITHOUT_RAY = (
     "bt_ray/checkpoints/",
     "bt_ray/config",
     "bt_ray/cpu/",
+    "bt_ray/detection/",
     "bt_ray/data/",
     "bt_ray/distributed/",
     "bt_ray/doctor/devices",

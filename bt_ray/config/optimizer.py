@@ -85,6 +85,8 @@ class ScheduleSettings:
 
     epochs: int = 300
     """Passes over the training images."""
+    steps: int | None = None
+    """Most steps of the run, which may end within an epoch; none: those of all epochs."""
     warmup_epochs: float = 10
     """Epochs of linear warm-up; a cosine follows."""
     final_factor: float = 1e-3
@@ -93,8 +95,17 @@ class ScheduleSettings:
     def __post_init__(self) -> None:
         require_positive("schedule", self, "epochs")
         require(
+            self.steps is None or self.steps >= 1,
+            f"schedule.steps={self.steps} must be at least 1, or none.",
+        )
+        require(
             0 <= self.warmup_epochs <= self.epochs,
             f"schedule.warmup_epochs={self.warmup_epochs} must lie between 0 and "
             f"schedule.epochs={self.epochs}.",
         )
         require_probability("schedule", self, "final_factor")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        most = self.epochs * steps_per_epoch
+        return most if self.steps is None else min(self.steps, most)

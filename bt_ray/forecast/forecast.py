@@ -113,7 +113,7 @@ def forecast(settings: Settings) -> Forecast:
     slow = None
     if device is not None and device.type == "cpu" and settings.scaling.min_workers:
         slow = slow_precision(settings)  # without workers, `find_device` has said so
-    total_steps = None if plan is None else plan.steps_per_epoch * settings.schedule.epochs
+    total_steps = None if plan is None else settings.schedule.total_steps(plan.steps_per_epoch)
     hours = None
     if total_steps is not None and rate is not None:
         hours = total_steps * settings.data.global_batch / rate / 3600

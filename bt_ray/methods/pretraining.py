@@ -43,7 +43,7 @@ class PretrainingLearner(ABC):
     ) -> None:
         self.settings, self.device = settings, device
         self.steps_per_epoch, self.num_images = steps_per_epoch, num_images
-        self.total_steps = settings.schedule.epochs * steps_per_epoch
+        self.total_steps = settings.schedule.total_steps(steps_per_epoch)
         self.rate_setting = settings.optimizer.rate_setting
         self.rows = worker_rows(settings.data.global_batch, world_size())
         """Every worker's rows of a batch."""

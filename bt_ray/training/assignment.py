@@ -9,6 +9,7 @@ import torch
 
 from bt_ray.config import Settings
 from bt_ray.data.shards.shard_set import ShardSet
+from bt_ray.data.stream.decode import MakeViews, make_views
 from bt_ray.evaluation import protocols
 from bt_ray.evaluation.labelled import read_labels
 from bt_ray.evaluation.learner import ClassifierLearner
@@ -33,6 +34,10 @@ class Assignment(Protocol):
     @property
     def run_folder(self) -> Path:
         """Where checkpoints and measures go, on the machine that asks."""
+
+    @property
+    def make_views(self) -> MakeViews:
+        """What the loader makes of a step's images; it travels to the processes that decode."""
 
     def build_learner(
         self, shards: ShardSet, device: torch.device, steps_per_epoch: int
@@ -59,6 +64,11 @@ class Pretraining:
     def run_folder(self) -> Path:
         """The folder of the run's name in the storage of all runs."""
         return folder_of(self.settings.storage) / self.settings.name
+
+    @property
+    def make_views(self) -> MakeViews:
+        """The augmented views."""
+        return make_views
 
     def build_learner(
         self, shards: ShardSet, device: torch.device, steps_per_epoch: int
@@ -89,6 +99,11 @@ class Classification:
     def run_folder(self) -> Path:
         """The folder of the task's name in that of all evaluations."""
         return folder_of(self.settings.storage) / EVALUATIONS / self.settings.name
+
+    @property
+    def make_views(self) -> MakeViews:
+        """One view an image, cropped and flipped."""
+        return make_views
 
     @property
     def start(self) -> Path:

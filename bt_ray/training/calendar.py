@@ -34,7 +34,7 @@ def build_calendar(settings: Settings, steps_per_epoch: int, device: torch.devic
     """
     training = settings.training
     return Calendar(
-        total_steps=settings.schedule.epochs * steps_per_epoch,
+        total_steps=settings.schedule.total_steps(steps_per_epoch),
         votes=1 if device.type == "cpu" else training.log_every_steps,
         logs=training.log_every_steps,
         probes=max(1, round(training.probe_every_epochs * steps_per_epoch)),

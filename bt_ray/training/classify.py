@@ -104,7 +104,7 @@ def classify(
     settings, folder = task.settings, task.run_folder
     before = fingerprint(pretrained.encoder)
     manifest = ShardSet.open(settings.data.train).manifest
-    total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
+    total_steps = settings.schedule.total_steps(build_plan(settings, manifest).steps_per_epoch)
     with sole_owner(folder):
         _keep_start(task, pretrained)
         stop = StopRequest()

@@ -195,7 +195,13 @@ def _most_decoders(settings: Settings) -> int | None:
 
 def _remaining_steps(assignment: Assignment, total_steps: int, most_decoders: int | None) -> Steps:
     """Called whenever workers are (re)started: what the last checkpoint leaves to be done."""
-    return Steps(assignment.settings, _saved_steps(assignment), total_steps, most_decoders)
+    return Steps(
+        assignment.settings,
+        _saved_steps(assignment),
+        total_steps,
+        most_decoders,
+        assignment.make_views,
+    )
 
 
 def _saved_steps(assignment: Assignment) -> int:

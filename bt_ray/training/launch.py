@@ -86,7 +86,7 @@ def pretrain(
     settings, lowered = fit_to_data(settings, manifest.num_rows)
     if lowered is not None:
         _log.warning(lowered)
-    total_steps = build_plan(settings, manifest).steps_per_epoch * settings.schedule.epochs
+    total_steps = settings.schedule.total_steps(build_plan(settings, manifest).steps_per_epoch)
     run_folder = folder_of(settings.storage) / settings.name
     with sole_owner(run_folder):
         settings = choose_precision(settings, run_folder)

@@ -121,7 +121,14 @@ def train_here(assignment: Assignment, total_steps: int, stop: StopRequest | Non
         torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
     steps_per_epoch = build_plan(settings, shards.manifest).steps_per_epoch
     resume, start = last_checkpoint(run_folder)
-    batches = local_batches(settings, shards, start=start, stop=total_steps, device=device)
+    batches = local_batches(
+        settings,
+        shards,
+        start=start,
+        stop=total_steps,
+        device=device,
+        make=assignment.make_views,
+    )
     with closing(batches):
         train(
             assignment.build_learner(shards, device, steps_per_epoch),

@@ -5,15 +5,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from bt_ray.config import Settings
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.block import Batch, Block, on_device, to_block
-from bt_ray.data.stream.decode import make_views, read_steps
+from bt_ray.data.stream.decode import MakeViews, make_views, read_steps
 from bt_ray.data.stream.feed import Feed
-from bt_ray.data.stream.plan import build_plan, worker_rows
+from bt_ray.data.stream.plan import Plan, build_plan, worker_rows
 from bt_ray.data.stream.spares import find_spares
 from bt_ray.errors import PlanError
 
@@ -84,21 +85,30 @@ def local_batches(
     device: torch.device,
     rank: int = 0,
     world_size: int = 1,
+    make: MakeViews = make_views,
 ) -> Feed:
-    """The batches of steps `start` to `stop`, read and decoded in this process."""
-    blocks = _read_blocks(settings, shards, start, stop, rank, world_size)
-    return Feed(blocks, device)
+    """The batches of steps `start` to `stop`, read and decoded in this process.
 
-
-def _read_blocks(
-    settings: Settings, shards: ShardSet, start: int, stop: int, rank: int, world_size: int
-) -> Iterator[Block]:
+    Args:
+      make: what makes the columns of a step.
+    """
     plan = build_plan(settings, shards.manifest)
     rows = worker_rows(settings.data.global_batch, world_size)
-    spares = partial(find_spares, shards, plan)
+    first = sum(rows[:rank])
+
+    def blocks() -> Iterator[Block]:
+        spares = partial(find_spares, shards, plan)
+        for table in _read_tables(shards, plan, start, stop):
+            part = table.slice(first, rows[rank])
+            columns = make(part, settings, plan.steps_per_epoch, spares)
+            yield to_block(columns, settings, plan.steps_per_epoch)
+
+    return Feed(blocks(), device)
+
+
+def _read_tables(shards: ShardSet, plan: Plan, start: int, stop: int) -> Iterator[pa.Table]:
+    """The global batches of these steps, one after the other."""
     for span in plan.spans(start, stop):
         table = read_steps(shards, plan, max(start, span.first_step), min(stop, span.stop_step))
-        for first in range(sum(rows[:rank]), table.num_rows, plan.global_batch):
-            part = table.slice(first, rows[rank])
-            columns = make_views(part, settings, plan.steps_per_epoch, spares)
-            yield to_block(columns, settings, plan.steps_per_epoch)
+        for first in range(0, table.num_rows, plan.global_batch):
+            yield table.slice(first, plan.global_batch)

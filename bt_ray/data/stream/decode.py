@@ -28,6 +28,8 @@ from bt_ray.data.views.turn import turn
 from bt_ray.errors import DataError
 
 Columns = dict[str, NDArray[Any]]
+MakeViews = Callable[..., Columns]
+"""`make_views`, or what stands in for it; it travels to the processes that decode."""
 VIEWS = ("view_a", "view_b")
 """Columns of views; the second one is absent if there is one view."""
 SMALL = "small"

@@ -12,7 +12,7 @@ would import what it needs again.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate, pairwise
@@ -30,7 +30,7 @@ from ray.data.datasource import Datasource, ReadTask
 from bt_ray.config import Settings
 from bt_ray.data.shards.manifest import Manifest
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.stream.decode import Columns, bytes_of_views, make_views
+from bt_ray.data.stream.decode import Columns, MakeViews, bytes_of_views, make_views
 from bt_ray.data.stream.plan import Plan, build_plan, chunks, worker_rows
 from bt_ray.data.stream.spares import find_spares
 from bt_ray.data.stream.window import HeldWindow, parts, samples_of
@@ -49,9 +49,6 @@ _CPUS_OF_A_DECODER = 1.0
 _NEVER = -1.0
 _IO_THREADS = 16
 """Of pyarrow in a reader's process, which has eight otherwise."""
-
-MakeViews = Callable[..., Columns]
-"""`decode.make_views`, or what stands in for it."""
 
 
 def steps_of_a_row(settings: Settings) -> int:

@@ -8,6 +8,7 @@ import ray.data
 from ray.train import DataConfig
 
 from bt_ray.config import Settings
+from bt_ray.data.stream.decode import MakeViews, make_views
 from bt_ray.data.stream.ingest import build_dataset
 
 
@@ -20,6 +21,8 @@ class Steps:
     stop: int
     most_decoders: int | None
     """As for `build_dataset`."""
+    make: MakeViews = make_views
+    """What makes the columns of a step."""
 
 
 class DataForGroup(DataConfig):
@@ -41,6 +44,7 @@ class DataForGroup(DataConfig):
                 stop=steps.stop,
                 workers=world_size,
                 most_decoders=steps.most_decoders,
+                make=steps.make,
             )
             for name, steps in datasets.items()
         }
