@@ -137,6 +137,7 @@ FLOORS = (
     ("tracking",),
     ("evaluation",),
     ("training",),
+    ("detection", "segmentation"),
     ("doctor", "forecast", "embedding", "report"),
     ("advice", "tuning"),
     ("ablations",),
