@@ -64,7 +64,7 @@ def _encode_runs(segmentation: dict[str, Any], height: int, width: int, where: s
         )
     try:
         runs = counts if isinstance(counts, list) else read_runs(counts.encode())
-        fits = min(runs) >= 0 and sum(runs) == height * width
+        fits = all(type(run) is int and run >= 0 for run in runs) and sum(runs) == height * width
     except (AttributeError, IndexError, TypeError, ValueError):
         fits = False
     if not fits:

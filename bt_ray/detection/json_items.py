@@ -10,6 +10,8 @@ from bt_ray.errors import DataError
 
 _PART = 2**22
 """Characters that are read at a time."""
+_SURE = 3
+"""So many characters behind a value tell that it has ended: `1e+` may be the start of `1e+3`."""
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -90,12 +92,13 @@ class _Text:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
+                place = self._gone + error.pos
                 if self._read_on():
                     continue  # it was cut off
-                place = f"{self._gone + error.pos:,}"
-                raise ValueError(f"{error.msg} at character {place}") from error
-            if end < len(self._text) or not self._read_on():  # else a number may go on
-                self._at = end
+                raise ValueError(f"{error.msg} at character {place:,}") from error
+            length = end - self._at
+            if len(self._text) - end >= _SURE or not self._read_on():
+                self._at += length
                 return value
 
     def _read_on(self) -> bool:
