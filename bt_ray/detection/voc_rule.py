@@ -62,8 +62,8 @@ def voc_scores(
       found, present: one entry an image, in the same order.
     """
     pairs = _pair(found, present, num_classes)
-    counted = np.flatnonzero(pairs.num_objects)
-    if not len(counted):
+    counted = np.flatnonzero(pairs.num_objects).tolist()
+    if not counted:
         return [0.0] * len(thresholds)
     return [
         float(np.mean([_precision(pairs, label, threshold, year) for label in counted]))
@@ -102,8 +102,10 @@ def _overlaps(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArra
     a, b = boxes.astype(np.float64)[:, None], others.astype(np.float64)[None]
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     common = sides.clip(min=0).prod(axis=-1)
-    both = sum((box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (a, b)) - common
-    return np.divide(common, both, out=np.zeros_like(common), where=both > 0)
+    areas = [(box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (a, b)]
+    both = areas[0] + areas[1] - common
+    shares: NDArray[np.float64] = np.zeros_like(common)
+    return np.divide(common, both, out=shares, where=both > 0)
 
 
 def _precision(pairs: _Pairs, label: int, threshold: float, year: Year) -> float:
