@@ -62,6 +62,20 @@ class DetectionProtocol:
             if getattr(self, name) <= 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must be above 0.")
 
+    def lasting(self, steps: int) -> "DetectionProtocol":
+        """The same schedule in so many steps: falls, warm-up and scorings move in proportion."""
+
+        def moved(step: int) -> int:
+            return round(step * steps / self.steps)
+
+        return replace(
+            self,
+            steps=steps,
+            falls=tuple(map(moved, self.falls)),
+            warmup_steps=moved(self.warmup_steps),
+            score_every=max(1, moved(self.score_every)),
+        )
+
     def rate_factor(self, step: int) -> float:
         """Share of the highest rate in `step`, counted from 0."""
         warm = 1.0
