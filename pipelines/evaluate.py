@@ -1,10 +1,11 @@
-"""Scores a pretrained encoder: `python -m pipelines.evaluate knn|linear|semi|transfer …`."""
+"""Scores a pretrained encoder: `python -m pipelines.evaluate knn|linear|detection|… …`."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import tyro
 
+from pipelines.evaluations.detection import DetectionOrder, evaluate_detection
 from pipelines.evaluations.knn import KnnOrder, evaluate_knn
 from pipelines.evaluations.linear import LinearOrder, evaluate_linear
 from pipelines.evaluations.semi import SemiOrder, evaluate_semi
@@ -16,12 +17,14 @@ Order = (
     | Annotated[LinearOrder, tyro.conf.subcommand("linear")]
     | Annotated[SemiOrder, tyro.conf.subcommand("semi")]
     | Annotated[TransferOrder, tyro.conf.subcommand("transfer")]
+    | Annotated[DetectionOrder, tyro.conf.subcommand("detection")]
 )
 _EVALUATIONS: dict[type, Callable[[Any], dict[str, Any]]] = {
     KnnOrder: evaluate_knn,
     LinearOrder: evaluate_linear,
     SemiOrder: evaluate_semi,
     TransferOrder: evaluate_transfer,
+    DetectionOrder: evaluate_detection,
 }
 
 

@@ -24,6 +24,17 @@ class SceneScaling:
     flip_probability: float = 0.5
     """Probability of the horizontal flip in training."""
 
+    def __post_init__(self) -> None:
+        sides = {
+            "short": self.short_px,
+            "test-short": self.test_short_px,
+            "longest": self.longest_px,
+        }
+        for name, value in sides.items():
+            lengths = value if isinstance(value, tuple) else (value,)
+            if not lengths or min(lengths) <= 0:
+                raise SettingsError(f"--{name}-px must be above 0 pixels.")
+
     @property
     def canvas_px(self) -> int:
         """Side of the square that a scaled image is padded to, a multiple of 32."""

@@ -98,9 +98,7 @@ def build_task(
     )
     nowhere = replace(settings.data, train="", test=None)
     facts = {
-        "settings": to_json(
-            replace(settings, storage="", data=nowhere, scaling=ScalingSettings())
-        ),
+        "settings": to_json(replace(settings, storage="", data=nowhere, scaling=ScalingSettings())),
         "protocol": asdict(protocol),
         "encoder": fingerprint(pretrained.encoder),
         "data": [train.digest, test.digest],
