@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from bt_ray.config import Pixels, Settings
 from bt_ray.data.location import MANIFEST, public_name
@@ -160,12 +161,17 @@ def expected_manifest(source: Source, rows_per_row_group: int, pixels: Pixels = 
 
 
 def write_source(
-    source: Source, storage: str, *, rows_per_row_group: int, pixels: Pixels = _USUAL
+    source: Source,
+    storage: str,
+    *,
+    rows_per_row_group: int,
+    pixels: Pixels = _USUAL,
+    on_bad_image: Literal["stop", "skip"] = "stop",
 ) -> str:
     """The shards of `source` below the storage of all runs, written if they are not there."""
     root = root_of(source, storage, rows_per_row_group, pixels)
     if not _is_finished(root):
-        treatment = Treatment(pixels=pixels)
+        treatment = Treatment(pixels=pixels, on_bad_image=on_bad_image)
         _write(source, root, rows_per_row_group, ProgressLog(), treatment)
     return root
 
