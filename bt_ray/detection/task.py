@@ -19,7 +19,7 @@ from bt_ray.config import (
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.detection.annotations import Annotations
-from bt_ray.detection.assignment import Detection
+from bt_ray.detection.assignment import TEST_ANNOTATIONS, TRAIN_ANNOTATIONS, Detection
 from bt_ray.detection.protocols import DetectionProtocol
 from bt_ray.errors import DataError
 from bt_ray.figures.methods import Curve
@@ -28,9 +28,6 @@ from bt_ray.model.weights import ENCODER, fingerprint, save_weights
 from bt_ray.storage.working_copy import send
 from bt_ray.tracking.tracker import Tracker
 from bt_ray.training.complete import Completed, complete
-
-TRAIN, TEST = "train.arrow", "test.arrow"
-"""Names of the files with the annotations, beside the encoder that a task starts from."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def detect(
     """
 
     def keep_start() -> None:
-        _keep_start(task, pretrained, {TRAIN: train, TEST: test})
+        _keep_start(task, pretrained, {TRAIN_ANNOTATIONS: train, TEST_ANNOTATIONS: test})
 
     done = complete(task, "detector", keep_start=keep_start, trackers=trackers)
     return Detected(
