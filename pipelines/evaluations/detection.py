@@ -187,6 +187,8 @@ def _train(
     seed: int,
 ) -> "Detected":
     """A detector on `pretrained`, trained and scored; how far it is, is shown."""
+    from bt_ray.data.shards.shard_set import ShardSet
+    from bt_ray.data.stream.plan import build_plan
     from bt_ray.detection.task import build_task, detect
 
     kind = _kind(order, suffix)
@@ -202,7 +204,8 @@ def _train(
         seed=seed,
     )
     console.print(f"{kind}, seed {seed}: {task.run_folder}", soft_wrap=True, highlight=False)
-    with ProgressLine(task.settings) as line:
+    plan = build_plan(task.settings, ShardSet.open(train.root).manifest)
+    with ProgressLine(task.settings, order.protocol.steps / plan.steps_per_epoch) as line:
         return detect(task, pretrained, train.annotations, test.annotations, trackers=[line])
 
 
@@ -222,9 +225,9 @@ def _kind(order: DetectorOrder, suffix: str) -> str:
 
 
 def _measures(order: DetectorOrder) -> tuple[str, ...]:
-    """What the table shows: COCO's rule; beside it, of VOC's layouts, VOC's own."""
+    """What the table shows, all else being in the record: COCO's rule, or VOC's with COCO's AP."""
     if order.is_voc:
-        return (*_VOC07, "voc_ap50", *_BOXES)
+        return (*_VOC07, "ap")
     return (*_BOXES, *_MASKS) if order.with_masks else _BOXES
 
 
