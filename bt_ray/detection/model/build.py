@@ -23,9 +23,7 @@ _PYRAMID_REGION, _PYRAMID_MASK = 7, 14
 _MASK_CHANNELS = 256
 
 
-def build_detector(
-    encoder: nn.Module, num_classes: int, protocol: DetectionProtocol
-) -> Detector:
+def build_detector(encoder: nn.Module, num_classes: int, protocol: DetectionProtocol) -> Detector:
     """A detector whose backbone has the encoder's weights; all others are new.
 
     They are drawn by torch's global generator. All of the encoder's layers are trained, its batch
@@ -50,9 +48,7 @@ def _build_c4(stages: Stages, num_classes: int, *, masks: bool) -> Detector:
     norm's running statistics, where that code computes them anew before (precise BN).
     """
     channels = stages.channels["layer4"]
-    head = nn.Sequential(
-        OrderedDict(layer4=stages.layers["layer4"], norm=nn.BatchNorm2d(channels))
-    )
+    head = nn.Sequential(OrderedDict(layer4=stages.layers["layer4"], norm=nn.BatchNorm2d(channels)))
     body = IntermediateLayerGetter(stages.body, {"layer3": "0"})
     rpn = build_proposals(
         stages.channels["layer3"],
@@ -129,9 +125,7 @@ class PyramidAlign(MultiScaleRoIAlign):  # type: ignore[misc]  # torchvision is 
         super().__init__(names, side, sampling_ratio=2)
         self._stride = stride
 
-    def forward(
-        self, x: Maps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, x: Maps, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """The regions (m, c, side, side) in these boxes (m, 4) of each image, in pixels."""
         height, width = x[self.featmap_names[0]].shape[-2:]
         regions: Tensor = super().forward(
