@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -21,6 +20,8 @@ from bt_ray.data.views.draw import mix, uniforms
 from bt_ray.detection.protocols import SceneScaling
 from bt_ray.errors import DataError
 
+Levels = NDArray[Any]
+"""Levels of an image's channels, uint8 or uint16."""
 _SCENES = 97
 """The place of scenes among what is drawn of an image."""
 
@@ -82,23 +83,29 @@ def scaled_sizes(
     return rounded[0], rounded[1]
 
 
-def apply_scene(
-    image: NDArray[np.uint8], parameters: SceneParameters, row: int, canvas: NDArray[np.uint8]
-) -> None:
-    """Writes the scene of an RGB image (h, w, 3) into its canvas (3, px, px), which it fills.
+def apply_scene(image: Levels, parameters: SceneParameters, row: int, canvas: Levels) -> None:
+    """Writes the scene of an image (h, w, c) into its canvas (c, px, px), which it fills.
 
-    Resizing is bilinear, and averages areas where the image becomes smaller.
+    Resizing is bilinear and antialiased, as Pillow's.
     """
     width, height = int(parameters.widths[row]), int(parameters.heights[row])
-    smaller = width < image.shape[1]
-    levels = cv2.resize(
-        image, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    )
-    if parameters.flip[row]:
-        levels = cv2.flip(levels, 1)
-    canvas[:, :height, :width] = levels.reshape(height, width, -1).transpose(2, 0, 1)
+    levels = _resize(image, width, height)
+    canvas[:, :height, :width] = levels[:, :, ::-1] if parameters.flip[row] else levels
     canvas[:, height:] = 0
     canvas[:, :, width:] = 0
+
+
+def _resize(image: Levels, width: int, height: int) -> Levels:
+    """The image (h, w, c) as (c, height, width)."""
+    import torch  # here: a loader's process need not wait for it before its first image
+    from torch.nn.functional import interpolate
+
+    planes = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+    if image.dtype == np.uint8:
+        scaled = interpolate(planes, (height, width), mode="bilinear", antialias=True)
+        return np.asarray(scaled[0])
+    scaled = interpolate(planes.float(), (height, width), mode="bilinear", antialias=True)
+    return np.asarray(scaled[0].round()).astype(image.dtype)
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ class SceneMaker:
             if spare is not None:
                 for name in ("sample", "width", "height"):
                     columns[name][i] = getattr(spare, name)
-            images.append(np.asarray(image))
+            images.append(np.require(image, requirements=["C", "W"]))
         drawn = draw_scenes(
             self.scaling,
             seed=settings.training.seed,
@@ -141,7 +148,8 @@ class SceneMaker:
             heights=columns["height"],
         )
         px = self.scaling.canvas_px
-        canvases = np.empty((len(images), settings.data.channels, px, px), np.uint8)
+        shape = (len(images), settings.data.channels, px, px)
+        canvases = np.empty(shape, settings.data.pixels.dtype)
         for i, image in enumerate(images):
             apply_scene(image, drawn, i, canvases[i])
         columns["view_a"] = canvases

@@ -2,18 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from xml.etree import ElementTree
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bt_ray.data.sources.voc_annotation import VocObject, parent_of_devkit, read_annotation
 from bt_ray.errors import DataError
 
 Split = Literal["trainval", "test"]
 
 _YEAR = "2007"
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def read_voc(root: Path, split: Split) -> VocImages:
     """
     from torchvision.datasets import VOCDetection  # here: it takes as long to import as torch
 
-    root = _parent(root)
+    root = parent_of_devkit(root)
     try:
         dataset = VOCDetection(root, year=_YEAR, image_set=split)
     except (RuntimeError, OSError) as error:
@@ -50,7 +49,7 @@ def read_voc(root: Path, split: Split) -> VocImages:
             f"{root} holds no VOCdevkit/VOC2007 with ImageSets/Main/{split}.txt; give the folder "
             "that VOC2007 was unpacked in."
         ) from error
-    found = [_read_objects(Path(file), VOCDetection) for file in dataset.annotations]
+    found = [_read_objects(Path(file)) for file in dataset.annotations]
     files = tuple(Path(image) for image in dataset.images)
     if not files:
         raise DataError(f"{split}.txt in {root} names no image.")
@@ -63,46 +62,20 @@ def read_voc(root: Path, split: Split) -> VocImages:
     return VocImages(files, np.stack([_targets(objects, classes) for objects in found]), classes)
 
 
-def _parent(root: Path) -> Path:
-    root = root.expanduser().resolve()
-    if root.name == f"VOC{_YEAR}":
-        return root.parents[1]
-    return root.parent if root.name == "VOCdevkit" else root
-
-
-def _read_objects(file: Path, reader: Any) -> list[tuple[str, bool]]:
+def _read_objects(file: Path) -> list[tuple[str, bool]]:
     """Class of each object of an annotation, and whether it is marked difficult."""
-    try:
-        tree = reader.parse_voc_xml(ElementTree.parse(file).getroot())["annotation"]
-        size = (int(tree["size"]["width"]), int(tree["size"]["height"]))
-        objects = [
-            (str(found["name"]), found.get("difficult", "0") == "1", _box(found["bndbox"]))
-            for found in tree["object"]
-        ]
-    except FileNotFoundError as error:
-        raise DataError(
-            f"The annotation {file} is missing; unpack it, or take the image out of the list in "
-            "ImageSets/Main."
-        ) from error
-    except (ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"The annotation {file} is damaged ({type(error).__name__}: {error}); unpack it again."
-        ) from error
-    for name, _, box in objects:
-        _check_box(file, name, box, *size)
-    return [(name, is_difficult) for name, is_difficult, _ in objects]
+    annotation = read_annotation(file)
+    for found in annotation.objects:
+        _check_box(file, found, annotation.width, annotation.height)
+    return [(found.name, found.is_difficult) for found in annotation.objects]
 
 
-def _box(tree: dict[str, str]) -> list[float]:
-    return [float(tree[side]) for side in _SIDES]
-
-
-def _check_box(file: Path, name: str, box: list[float], width: int, height: int) -> None:
-    left, top, right, bottom = box
+def _check_box(file: Path, found: VocObject, width: int, height: int) -> None:
+    left, top, right, bottom = found.box
     if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
         raise DataError(
-            f"{file} has a box of {name!r}, {' '.join(f'{side:g}' for side in box)}, that leaves "
-            f"its image of {width}×{height} pixels; mend the annotation."
+            f"{file} has a box of {found.name!r}, {' '.join(f'{side:g}' for side in found.box)}, "
+            f"that leaves its image of {width}×{height} pixels; mend the annotation."
         )
 
 
