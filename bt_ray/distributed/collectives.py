@@ -123,6 +123,22 @@ def gather_rows(
     return torch.cat([part[:n] for part, n in zip(gathered, counts, strict=True)])
 
 
+def gather_bytes(parts: Sequence[bytes], device: torch.device) -> list[bytes]:
+    """All workers' strings of bytes, in the order of ranks; each may have any number of them.
+
+    Args:
+      device: where the workers' collective operations take place.
+    """
+    if world_size() == 1:
+        return list(parts)
+    lengths = gather_rows(torch.tensor([len(part) for part in parts], device=device).long())
+    joined = torch.tensor(bytearray(b"".join(parts)), dtype=torch.uint8)
+    content = gather_rows(joined.to(device)).cpu().numpy().tobytes()
+    stops = lengths.cumsum(0)
+    starts = (stops - lengths).tolist()
+    return [content[start:stop] for start, stop in zip(starts, stops.tolist(), strict=True)]
+
+
 def gather_for_replicas(
     x: Tensor, counts: Sequence[int], group: dist.ProcessGroup | None = None
 ) -> Tensor:

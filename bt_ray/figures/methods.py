@@ -85,7 +85,7 @@ def _draw_scores(
 def _draw_curves(axes: Axes, methods: Sequence[MethodMarks], title: str) -> None:
     """A line for each method, the mean of its seeds, within a band from lowest to highest."""
     for number, method in enumerate(methods):
-        epochs, means, lows, highs = _summarize(method.curves)
+        epochs, means, lows, highs = summarize(method.curves)
         if not epochs:
             continue
         color = color_of(number)
@@ -99,10 +99,10 @@ def _draw_curves(axes: Axes, methods: Sequence[MethodMarks], title: str) -> None
     axes.legend(frameon=False, fontsize=8.5)
 
 
-def _summarize(
+def summarize(
     curves: Sequence[Curve],
 ) -> tuple[list[float], list[float], list[float], list[float]]:
-    """Epochs that all seeds have, and the mean, lowest and highest value there, in per cent."""
+    """Epochs (or steps) that all seeds have; mean, lowest and highest value there, in per cent."""
     found = [{epoch: 100 * value for epoch, value in curve} for curve in curves if curve]
     if not found:
         return [], [], [], []
