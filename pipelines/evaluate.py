@@ -1,4 +1,4 @@
-"""Scores a pretrained encoder: `python -m pipelines.evaluate knn|linear|semi|transfer|segmentation`."""
+"""Scores a pretrained encoder: `python -m pipelines.evaluate knn|linear|semi|… ENCODER`."""
 
 from collections.abc import Callable
 from typing import Annotated, Any

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import batch_norm, cross_entropy, interpolate
 
 from bt_ray.errors import NonFiniteLossError, SettingsError
 from bt_ray.segmentation.masks import IGNORED
@@ -48,20 +48,27 @@ class LinearHead(nn.Module):
       features: (m, C, h, w), those trained on: the mean and deviation of each channel are theirs.
     """
 
+    mean: Tensor
+    variance: Tensor
+
     def __init__(self, features: Tensor, num_classes: int, seed: int) -> None:
         super().__init__()
-        channels = features.shape[1]
-        self.norm = nn.BatchNorm2d(channels, affine=False).eval()
-        self.norm.running_mean, self.norm.running_var = _statistics(features)
-        self.linear = nn.Conv2d(channels, num_classes, 1)
+        mean, variance = _statistics(features)
+        self.register_buffer("mean", mean)
+        self.register_buffer("variance", variance)
+        self.linear = nn.Conv2d(features.shape[1], num_classes, 1)
         drawn = torch.Generator().manual_seed(seed)
         nn.init.normal_(self.linear.weight, std=_FIRST_DEVIATION, generator=drawn)
         nn.init.zeros_(self.linear.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores (n, classes, h, w) of the cells of features (n, C, h, w)."""
-        scores: Tensor = self.linear(self.norm(features))
+        scores: Tensor = self.linear(self.normalize(features))
         return scores
+
+    def normalize(self, features: Tensor) -> Tensor:
+        """Features whose channels had mean 0 and deviation 1 over all that were trained on."""
+        return batch_norm(features, self.mean, self.variance)
 
 
 def enlarge(scores: Tensor, size: tuple[int, int]) -> Tensor:

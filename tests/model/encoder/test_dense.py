@@ -14,22 +14,22 @@ from bt_ray.presets import preset
 KINDS = {
     "conv4": ({}, (256, 16)),
     "conv6": ({"data.channels": 2}, (256, 8)),
-    "resnet18": ({}, (512, 2)),
+    "resnet18": ({"views.image_px": 128}, (512, 4)),
     "torchvision:convnext_tiny": ({}, (768, 2)),
-    "torchvision:densenet121": ({}, (1024, 2)),
-    "timm:resnet18": ({}, (512, 2)),
+    "torchvision:densenet121": ({"views.image_px": 128}, (1024, 4)),
+    "timm:resnet18": ({"views.image_px": 128}, (512, 4)),
     "timm:vit_tiny_patch16_224": ({"model.patch_px": 8}, (192, 8)),
     "timm:vit_small_patch14_reg4_dinov2": ({"model.patch_px": 8}, (384, 8)),
     "timm:deit_tiny_distilled_patch16_224": ({"model.patch_px": 8}, (192, 8)),
     "timm:convnext_atto": ({}, (320, 2)),
     "timm:swin_tiny_patch4_window7_224": ({}, (768, 2)),
 }
-"""By encoder: other settings, and channels and side of the grid of images of 64 pixels."""
+"""By encoder: other settings, and channels and side of its grid."""
 PX = 64
 
 
 def settings_of(encoder: str, **changes: object) -> Settings:
-    return override(preset("images"), {"model.encoder": encoder, "views.image_px": PX, **changes})
+    return override(preset("images"), {"model.encoder": encoder, "views.image_px": PX} | changes)
 
 
 @torch.no_grad()
@@ -54,10 +54,11 @@ def test_cells_lie_where_the_images_do(name: str) -> None:
     encoder = build_encoder(settings).eval()
     before = fingerprint(encoder)
     dense = dense_features(encoder, settings)
-    images = torch.randn(2, settings.data.channels, PX, PX)
+    px = settings.views.image_px
+    images = torch.randn(2, settings.data.channels, px, px)
     with torch.no_grad():
         assert dense(images).shape == (2, channels, side, side)
-    assert_cells_lie_where_the_image_does(dense, settings.data.channels, PX)
+    assert_cells_lie_where_the_image_does(dense, settings.data.channels, px)
     assert fingerprint(encoder) == before
     assert not encoder.training
 
