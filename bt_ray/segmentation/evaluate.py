@@ -122,7 +122,7 @@ def _room(found: Tensor, count: int, px: int) -> Tensor:
             f"{needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB of memory are free; take "
             "fewer training images, or smaller ones (--resize-px)."
         )
-    return torch.empty(count, *found.shape[1:])
+    return torch.empty(count, *found.shape[1:], memory_format=torch.channels_last)
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ class SegmentationOrder(Evaluation):
     highest index tells."""
     resize_px: int | None = None
     """Side of the square that images are stretched to; none: that of the encoder's own images."""
-    epochs: int = 40
+    epochs: int = 20
     """Passes over the training images' features."""
     batch: int = 16
     """Images of one step."""
