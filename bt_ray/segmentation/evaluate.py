@@ -92,18 +92,17 @@ def _remember(
     tell: Told,
 ) -> tuple[Tensor, Tensor]:
     """Features (n, C, h, w) of all training images, and their masks (n, px, px)."""
-    features: Tensor | None = None
+    features = torch.empty(0)
     masks = torch.empty(len(data.train), data.px, data.px, dtype=torch.uint8)
     done = 0
     for pairs, found in _encoded(pretrained, dense, data.train, data.px, device):
-        if features is None:
+        if done == 0:
             features = _room(found, len(data.train), data.px)
         features[done : done + len(pairs)] = found.cpu()
         for row, pair in enumerate(pairs, start=done):
             masks[row] = torch.from_numpy(resize_mask(pair.mask, data.px))
         done += len(pairs)
         tell(f"{done:,} of {len(data.train):,} training images encoded")
-    assert features is not None  # there is an image at least
     return features, masks
 
 
@@ -137,7 +136,7 @@ def _score(
     scorer, done = Scorer(data.classes), 0
     for pairs, found in _encoded(pretrained, dense, data.test, data.px, device):
         for pair, cells in zip(pairs, head(found), strict=True):
-            scores = enlarge(cells[None], pair.mask.shape)  # type: ignore[arg-type]
+            scores = enlarge(cells[None], pair.mask.shape)
             labels = torch.from_numpy(pair.mask.astype(np.int64))
             scorer.update(scores.argmax(1).cpu(), labels[None])
         done += len(pairs)

@@ -1,5 +1,6 @@
 """An encoder's features before they are pooled: a grid of cells that lie where the image's do."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ _OWN = "forward_dense"
 """What a user's own module calls the method that gives (n, C, h, w)."""
 _MAPS_OF_TORCHVISION = ("convnext", "densenet", "efficientnet", "mobilenetv2", "mobilenetv3", "vgg")
 """Modules of torchvision whose models keep what comes before the pooling in `features`."""
-_AFTER_FEATURES = {"densenet": torch.relu}
+_AFTER_FEATURES: dict[str, Callable[[Tensor], Tensor]] = {"densenet": torch.relu}
 
 
 def dense_features(
