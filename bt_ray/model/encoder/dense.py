@@ -90,7 +90,7 @@ class _OfTimm(_Dense):
             raise ValueError(
                 f"its features {tuple(found.shape)} are not the tokens of {height}×{width} patches"
             )
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        return cast(Tensor, tokens.transpose(1, 2).unflatten(2, (height, width)))
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         """Patches down and across the images."""
