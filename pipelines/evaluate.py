@@ -1,4 +1,4 @@
-"""Scores a pretrained encoder: `python -m pipelines.evaluate knn|linear|semi|transfer …`."""
+"""Scores a pretrained encoder: `python -m pipelines.evaluate knn|linear|semi|… ENCODER`."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -7,6 +7,7 @@ import tyro
 
 from pipelines.evaluations.knn import KnnOrder, evaluate_knn
 from pipelines.evaluations.linear import LinearOrder, evaluate_linear
+from pipelines.evaluations.segmentation import SegmentationOrder, evaluate_segmentation
 from pipelines.evaluations.semi import SemiOrder, evaluate_semi
 from pipelines.evaluations.transfer import TransferOrder, evaluate_transfer
 from pipelines.terminal import command, finish, guarded
@@ -16,12 +17,14 @@ Order = (
     | Annotated[LinearOrder, tyro.conf.subcommand("linear")]
     | Annotated[SemiOrder, tyro.conf.subcommand("semi")]
     | Annotated[TransferOrder, tyro.conf.subcommand("transfer")]
+    | Annotated[SegmentationOrder, tyro.conf.subcommand("segmentation")]
 )
 _EVALUATIONS: dict[type, Callable[[Any], dict[str, Any]]] = {
     KnnOrder: evaluate_knn,
     LinearOrder: evaluate_linear,
     SemiOrder: evaluate_semi,
     TransferOrder: evaluate_transfer,
+    SegmentationOrder: evaluate_segmentation,
 }
 
 
