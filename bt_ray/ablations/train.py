@@ -151,9 +151,7 @@ def _processes(count: int, making: Making, their_end: Connection) -> ProcessPool
     )
 
 
-def _begin(
-    threads: int, prepare_process: Callable[[], None] | None, their_end: Connection
-) -> None:
+def _begin(threads: int, prepare_process: Callable[[], None] | None, their_end: Connection) -> None:
     lifeline.hold(their_end)
     torch.set_num_threads(threads)
     if prepare_process is not None:
