@@ -10,7 +10,14 @@ import tyro
 from bt_ray.config import Method, Settings, check_pretraining
 from bt_ray.cpu.count import available_cpus
 from bt_ray.presets import PRESETS, starting_point
-from pipelines.terminal import command, console, finish, guarded, quiet_libraries
+from pipelines.terminal import (
+    command,
+    console,
+    finish,
+    guarded,
+    interrupted_by_sigterm,
+    quiet_libraries,
+)
 
 if TYPE_CHECKING:
     from bt_ray.ablations.progress import StudyProgress
@@ -53,7 +60,8 @@ class Ablate:
 def main() -> None:
     """Parses the command line, makes the ablation, prints its table."""
     name, order = guarded(lambda: parse(sys.argv[1:]))
-    finish(guarded(lambda: run(name, order)))
+    with interrupted_by_sigterm():
+        finish(guarded(lambda: run(name, order)))
 
 
 def parse(arguments: list[str]) -> tuple[str, Ablate]:

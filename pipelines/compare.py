@@ -10,7 +10,14 @@ import tyro
 from bt_ray.config import Method, Settings
 from bt_ray.presets import PRESETS, starting_point
 from pipelines.ablate import tell
-from pipelines.terminal import command, console, finish, guarded, quiet_libraries
+from pipelines.terminal import (
+    command,
+    console,
+    finish,
+    guarded,
+    interrupted_by_sigterm,
+    quiet_libraries,
+)
 
 if TYPE_CHECKING:
     from bt_ray.comparison.outcome import Outcome
@@ -53,7 +60,8 @@ class Compare:
 def main() -> None:
     """Parses the command line, makes the comparison, prints its tables."""
     order = guarded(lambda: parse(sys.argv[1:]))
-    finish(guarded(lambda: run(order)))
+    with interrupted_by_sigterm():
+        finish(guarded(lambda: run(order)))
 
 
 def parse(arguments: list[str]) -> Compare:

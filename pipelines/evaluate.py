@@ -1,4 +1,4 @@
-"""Scores a pretrained encoder: `python -m pipelines.evaluate knn|linear|detection|… …`."""
+"""Scores a pretrained encoder: `python -m pipelines.evaluate knn|linear|semi|… ENCODER`."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -8,6 +8,7 @@ import tyro
 from pipelines.evaluations.detection import DetectionOrder, evaluate_detection
 from pipelines.evaluations.knn import KnnOrder, evaluate_knn
 from pipelines.evaluations.linear import LinearOrder, evaluate_linear
+from pipelines.evaluations.segmentation import SegmentationOrder, evaluate_segmentation
 from pipelines.evaluations.semi import SemiOrder, evaluate_semi
 from pipelines.evaluations.transfer import TransferOrder, evaluate_transfer
 from pipelines.terminal import command, finish, guarded
@@ -18,6 +19,7 @@ Order = (
     | Annotated[SemiOrder, tyro.conf.subcommand("semi")]
     | Annotated[TransferOrder, tyro.conf.subcommand("transfer")]
     | Annotated[DetectionOrder, tyro.conf.subcommand("detection")]
+    | Annotated[SegmentationOrder, tyro.conf.subcommand("segmentation")]
 )
 _EVALUATIONS: dict[type, Callable[[Any], dict[str, Any]]] = {
     KnnOrder: evaluate_knn,
@@ -25,6 +27,7 @@ _EVALUATIONS: dict[type, Callable[[Any], dict[str, Any]]] = {
     SemiOrder: evaluate_semi,
     TransferOrder: evaluate_transfer,
     DetectionOrder: evaluate_detection,
+    SegmentationOrder: evaluate_segmentation,
 }
 
 

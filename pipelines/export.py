@@ -13,20 +13,27 @@ if TYPE_CHECKING:
     from bt_ray.model.pretrained import Pretrained
     from bt_ray.tracking.mlflow import MlflowRun
 
+Name = Literal[
+    "state_dict",
+    "safetensors",
+    "onnx",
+    "torch_export",
+    "detectron2",
+    "mmdet",
+    "torchvision-detection",
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Export(EncoderOrder):
-    """Writes an encoder as files that torchvision, ONNX Runtime or torch load."""
+    """Writes an encoder as files that torchvision, ONNX Runtime, torch or detectors load."""
 
     destination: Annotated[str, tyro.conf.Positional]
     """Folder of the files."""
-    formats: tuple[Literal["state_dict", "safetensors", "onnx", "torch_export"], ...] = (
-        "state_dict",
-        "safetensors",
-        "onnx",
-        "torch_export",
-    )
-    """What to write: encoder.pth, encoder.safetensors, encoder.onnx, encoder.pt2."""
+    formats: tuple[Name, ...] = ("state_dict", "safetensors", "onnx", "torch_export")
+    """What to write: encoder.pth, encoder.safetensors, encoder.onnx, encoder.pt2; of ResNets also
+    what detectron2, mmdet and torchvision's detectors load into their backbones:
+    encoder.detectron2.pth, encoder.mmdet.pth, encoder.torchvision-detection.pth."""
 
 
 @command
@@ -40,6 +47,7 @@ def export(order: Export) -> dict[str, object]:
     """The record of what was written."""
     from bt_ray.evaluation.encoder import open_encoder
     from bt_ray.model.export import export_encoder
+    from bt_ray.model.export_backbone import BACKBONES, how_to_load
 
     pretrained, run = open_encoder(order.encoder, order.settings())
     exported = export_encoder(pretrained, Path(order.destination), order.formats)
@@ -48,14 +56,18 @@ def export(order: Export) -> dict[str, object]:
         console.print(
             f"{one.file}: {megabytes:,.1f} MB, read back within {one.difference:.0e} of the encoder"
         )
+        if one.name in BACKBONES:
+            words = how_to_load(one.name, pretrained.settings, one.file)
+            console.print(f"  {words}", soft_wrap=True, highlight=False, markup=False)
+    files = {one.file.name.removeprefix("encoder."): one for one in exported}
     card = None if run is None else _write_card(order, pretrained, run)
     return {
         "run_id": None if run is None else run.run_id,
         "steps": None,
         "images_per_s": None,
-        "scores": {f"difference_{one.file.suffix[1:]}": one.difference for one in exported},
+        "scores": {f"difference_{kind}": one.difference for kind, one in files.items()},
         "model_version": None,
-        "paths": {one.file.suffix[1:]: str(one.file) for one in exported}
+        "paths": {kind: str(one.file) for kind, one in files.items()}
         | ({} if card is None else {"card": str(card)}),
     }
 

@@ -111,6 +111,24 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
     return answered
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, where it ends things as Ctrl-C does."""
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Has SIGTERM end what is done as Ctrl-C does, with time to clear up, instead of at once."""
+
+    def interrupt(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     """Ends the program with a sentence and an exit code, never with a trace.
@@ -124,9 +142,9 @@ def answering() -> Iterator[None]:
     except RunStoppedError as stopped:
         say("Stopped", redact(str(stopped)), "bold")
         sys.exit(128 + stopped.signal_number)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         console.print("Interrupted.")
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT))
     except (BtRayError, OSError) as error:
         show_error(error)
         sys.exit(exit_code(error))

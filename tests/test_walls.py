@@ -50,6 +50,7 @@ WITHOUT_RAY = (
     "bt_ray/precision",
     "bt_ray/presets",
     "bt_ray/report/",
+    "bt_ray/segmentation/",
     "bt_ray/storage/",
     "bt_ray/tracking/",
     "bt_ray/training/on_cpu",

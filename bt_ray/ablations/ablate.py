@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,8 +117,9 @@ def ablate(
         )  # fmt: skip
 
         def train(runs: Sequence[Labelled]) -> dict[str, list[Result]]:
-            results = train_all([order for _, order in runs], folder / RESULTS, making)
-            found = collector.collect({order.key: label for label, order in runs}, results)
+            orders = [order for _, order in runs]
+            with closing(train_all(orders, folder / RESULTS, making)) as results:
+                found = collector.collect({order.key: label for label, order in runs}, results)
             by_label: dict[str, list[Result]] = {case.label: [] for case in study.cases}
             for label, order in runs:
                 if order.key in found:

@@ -3,14 +3,16 @@
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
+from bt_ray.ablations import lifeline
 from bt_ray.ablations.measures import Measures, curves_of, peak_memory_mb
 from bt_ray.ablations.result import Result, keep_result, key_of, plain_settings, read_result
 from bt_ray.ablations.score import LinearProtocol, is_labelled, score_encoder
@@ -77,8 +79,10 @@ class Making:
 
 def train_all(
     orders: Iterable[Order], folder: Path, making: Making
-) -> Iterator[tuple[Result, bool]]:
+) -> Generator[tuple[Result, bool], None, None]:
     """The results of all orders, as they come, and whether they are new or were in `folder`.
+
+    Once it is closed no run is going any more.
 
     Raises: RunFailedError if a process died that was not a run's own: the results that were there
       are kept.
@@ -101,16 +105,22 @@ def train_all(
         yield from _train_here(local, folder, making)
 
 
-def _train_here(orders: list[Order], folder: Path, making: Making) -> Iterator[tuple[Result, bool]]:
-    """The results of orders without Ray, as they come; each is new."""
+def _train_here(
+    orders: list[Order], folder: Path, making: Making
+) -> Generator[tuple[Result, bool], None, None]:
+    """The results of orders without Ray, as they come; each is new.
+
+    However this ends, what is still going stops at its checkpoint and its process leaves.
+    """
     at_once = min(making.at_once, len(orders))
-    shared = None if making.apart else _processes(at_once, making)
+    their_end, own_end = multiprocessing.Pipe(duplex=False)
+    shared = None if making.apart else _processes(at_once, making, their_end)
     waiting, going = deque(orders), dict[Future[Result], Order]()
     try:
         while waiting or going:
             while waiting and len(going) < at_once and making.may_start():
                 order = waiting.popleft()
-                pool = shared or _processes(1, making)
+                pool = shared or _processes(1, making, their_end)
                 going[pool.submit(train_one, order, folder, making.parent)] = order
                 if pool is not shared:
                     pool.shutdown(wait=False)
@@ -123,22 +133,26 @@ def _train_here(orders: list[Order], folder: Path, making: Making) -> Iterator[t
                 except (BtRayError, RuntimeError) as error:
                     yield _failed(order, error, making), True
     finally:
-        for future in going:
-            future.cancel()
+        if going:
+            own_end.close()
+            wait(going)
         if shared is not None:
             shared.shutdown()
+        own_end.close()
+        their_end.close()
 
 
-def _processes(count: int, making: Making) -> ProcessPoolExecutor:
+def _processes(count: int, making: Making, their_end: Connection) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         count,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin,
-        initargs=(max(1, available_cpus() // making.at_once), making.prepare_process),
+        initargs=(max(1, available_cpus() // making.at_once), making.prepare_process, their_end),
     )
 
 
-def _begin(threads: int, prepare_process: Callable[[], None] | None) -> None:
+def _begin(threads: int, prepare_process: Callable[[], None] | None, their_end: Connection) -> None:
+    lifeline.hold(their_end)
     torch.set_num_threads(threads)
     if prepare_process is not None:
         prepare_process()
@@ -175,7 +189,8 @@ def train_one(order: Order, folder: Path, parent: MlflowRun | None) -> Result:
 
 def _train_and_score(order: Order, parent: MlflowRun | None) -> Measures:
     settings = replace(order.settings, name=f"{order.settings.name}-{order.key}")
-    summary = pretrain(settings, register=False, parent=parent)
+    with lifeline.going() as stop:
+        summary = pretrain(settings, register=False, parent=parent, stop=stop)
     run_folder = folder_of(settings.storage) / settings.name
     history = read_history(run_folder / METRICS)
     memory = peak_memory_mb(settings, history)  # before scoring, which takes some itself

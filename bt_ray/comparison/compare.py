@@ -30,7 +30,7 @@ def compare(
       settings: those of Barlow Twins, as presets are.
       plan: its `label_percent` and `apart` are set here.
       prepare_process: called first in each process.
-    Raises: SettingsError; DataError; and what a process raises that was told to stop.
+    Raises: SettingsError; DataError; RunStoppedError if a run was told to stop.
     """
     study = build_study(settings, entrants)
     plan = replace(plan, label_percent=LABEL_PERCENT, apart=True)

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from statistics import mean, stdev
 
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp
 
 from bt_ray.ablations.ablate import Row
 
 WEAK_PAIRS = 3
 """Of so many pairs or fewer, a p says little: few degrees of freedom, wide tails."""
+_ROUNDING = 1e-12
+"""Scores that differ by less are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ def contrast(scores: Mapping[int, float], of_first: Mapping[int, float]) -> Cont
     return Contrast(
         difference=mean(differences),
         spread=stdev(differences) if len(seeds) > 1 else None,
-        p=_p([scores[seed] for seed in seeds], [of_first[seed] for seed in seeds]),
+        p=_p(differences),
         pairs=len(seeds),
     )
 
@@ -55,9 +56,7 @@ def by_seed(row: Row, name: str) -> dict[int, float]:
     return {result.seed: result.scores[name] for result in row.results if name in result.scores}
 
 
-def _p(scores: Sequence[float], of_first: Sequence[float]) -> float | None:
-    differences = [a - b for a, b in zip(scores, of_first, strict=True)]
-    if len(differences) < 2 or max(differences) - min(differences) < 1e-12:
+def _p(differences: Sequence[float]) -> float | None:
+    if max(differences) - min(differences) < _ROUNDING:
         return None
-    p = float(ttest_rel(scores, of_first).pvalue)
-    return p if isfinite(p) else None
+    return float(ttest_1samp(differences, 0.0).pvalue)

@@ -18,7 +18,6 @@ from bt_ray.figures.inline import styled, to_svg
 from bt_ray.figures.methods import MethodMarks, draw_methods
 from bt_ray.json_files import write_json
 
-_DRAWN = COMPARED
 _CURVE = "knn_top1"
 
 
@@ -131,7 +130,7 @@ def _markdown(table: Table) -> str:
 
 
 def _draw(outcome: Outcome) -> Figure:
-    names = names_of(outcome.methods, _DRAWN)
+    names = names_of(outcome.methods, COMPARED)
     untrained = outcome.untrained
     lines: Mapping[str, float] = (
         {}

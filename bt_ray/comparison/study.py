@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import get_args
 
 from bt_ray.ablations.study import Case, Changes, Study
 from bt_ray.config import Method, Settings, check_pretraining, override
@@ -68,8 +67,7 @@ def _case(label: str, settings: Settings, changes: Changes, entrants: Entrants) 
     own = override(settings, changes)
     check_pretraining(own)
     name = own.optimizer.rate_setting
-    rate = getattr(own.optimizer, name.rpartition(".")[2])
-    rates = [float(f"{multiple * rate:.6g}") for multiple in entrants.rates]
+    rates = [float(f"{multiple * own.optimizer.rate:.6g}") for multiple in entrants.rates]
     is_searched = len(rates) > 1
     return Case(
         label=label,
@@ -103,8 +101,7 @@ def _check(settings: Settings, entrants: Entrants) -> None:
             known = ", ".join(LEARNERS)
             near = get_close_matches(method, LEARNERS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {known}."
-            what = "is not written yet" if method in get_args(Method) else "is no method"
-            raise SettingsError(f"--methods {method} {what}; {hint}")
+            raise SettingsError(f"--methods {method} is no method; {hint}")
         if methods.count(method) > 1:
             raise SettingsError(f"--methods names {method} twice; name each method once.")
     if not rates or not all(math.isfinite(rate) and rate > 0 for rate in rates):

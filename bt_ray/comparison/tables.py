@@ -102,7 +102,7 @@ def costs_table(outcome: Outcome) -> Table:
 
 
 def published_table(outcome: Outcome) -> Table:
-    """The paper's Tables 1 to 3, in per cent, and our linear and kNN scores beside them."""
+    """The paper's Tables 1 to 3, in per cent, and our linear scores beside them."""
     ours = names_of(outcome.methods, ("linear_top1", f"{_FEW}_top1"))
     return Table(
         title="What the paper publishes",
@@ -136,8 +136,7 @@ def _chosen(outcome: Outcome, row: Row) -> str:
     if row.case.candidates and not row.searched:
         return NOTHING
     settings = outcome.settings_of(row)
-    rate = getattr(settings.optimizer, settings.optimizer.rate_setting.rpartition(".")[2])
-    return f"{rate:g}{' (edge)' if outcome.is_at_edge(row) else ''}"
+    return f"{settings.optimizer.rate:g}{' (edge)' if outcome.is_at_edge(row) else ''}"
 
 
 def _score(row: Row, name: str) -> str:

@@ -69,6 +69,11 @@ class OptimizerSettings:
         return "optimizer.weight_rate" if self.kind == "lars" else "optimizer.adamw_rate"
 
     @property
+    def rate(self) -> float:
+        """The value of `rate_setting`."""
+        return self.weight_rate if self.kind == "lars" else self.adamw_rate
+
+    @property
     def true_bias_rate(self) -> float:
         """`bias_rate` for the true gradient of the global loss."""
         return self.bias_rate / self.reference_world_size

@@ -5,12 +5,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from bt_ray.data.stream.batches import Batch
 from bt_ray.methods.learner import Embedded
 from bt_ray.methods.pretraining import PretrainingLearner
 from bt_ray.methods.prototypes import Prototypes
+from bt_ray.methods.rows import unit
 from bt_ray.model.network import Network
 from bt_ray.model.twins import build_network
 
@@ -22,9 +22,6 @@ class ClusteringLearner(PretrainingLearner):
     projector takes all views as one batch, as in the authors' code (multi-crop: Caron et al. 2020,
     section 3.3 and appendix A).
     """
-
-    _step = 0
-    """That of the batch that was embedded last, counted from 0."""
 
     def build_network(self) -> Network:
         """Encoder, projector, and what `build_parts` returns, with new weights."""
@@ -44,11 +41,10 @@ class ClusteringLearner(PretrainingLearner):
 
     def embed(self, batch: Batch) -> Embedded:
         """Representations (n, F) of both views, and (n, s, F) of smaller ones, if there are any."""
-        self._step = batch.step
+        of_views = super().embed(batch)
+        if batch.small is None:
+            return of_views
         with self.autocast():
-            of_views = self.module.represent(*self.inputs(batch.views))
-            if batch.small is None:
-                return of_views
             of_small = self.module.represent(*self.inputs(batch.small.unbind(1)))
         return *of_views, torch.stack(of_small, dim=1)
 
@@ -58,7 +54,7 @@ class ClusteringLearner(PretrainingLearner):
         views = [view_a, view_b, *(view for views in small for view in views.unbind(1))]
         with self.autocast():
             found = self.module.project(*views)
-        return [normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1) for z in found]
+        return [unit(z) for z in found]
 
 
 def share_in_use(labels: Tensor, num_labels: int) -> Tensor:

@@ -4,13 +4,14 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 
 from bt_ray.data.stream.batches import Batch
 from bt_ray.distributed.collectives import gather_rows, rank, sum_for_replicas, world_size
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.methods.pretraining import PretrainingLearner, spread
 from bt_ray.methods.queue import Queue
+from bt_ray.methods.rows import unit
 from bt_ray.model.batch_norm import group_batch_norm, share_statistics
 from bt_ray.model.network import Follower, Network
 from bt_ray.model.twins import build_network
@@ -32,8 +33,6 @@ class MocoLearner(PretrainingLearner):
 
     The queue takes Q · D · 4 bytes on each worker and in a checkpoint: 34 MB of 65,536 · 128.
     """
-
-    module: Network
 
     def build_network(self) -> Network:
         """Encoder and projector, the same as `momentum`, and `queue`."""
@@ -75,7 +74,7 @@ class MocoLearner(PretrainingLearner):
         with self.autocast():
             (representations,) = self._follower.represent(*self.inputs([of_all[mine]]))
             (keys,) = self._follower.project(representations)
-        shuffled = gather_rows(_unit(keys), [len(views)] * world_size())
+        shuffled = gather_rows(unit(keys), [len(views)] * world_size())
         places = order.argsort().chunk(world_size())[rank()]
         return shuffled[places.to(views.device, non_blocking=True)]
 
@@ -85,13 +84,14 @@ class MocoLearner(PretrainingLearner):
         with self.autocast():
             (queries,) = self.module.project(representations)
         share_statistics(self.module)
-        unit, settings = _unit(queries), self.settings.objective.moco_v2
-        losses, hits = info_nce(unit, keys, self._queue.keys, settings.temperature)
+        queries = unit(queries)
+        temperature = self.settings.objective.moco_v2.temperature
+        losses, hits = info_nce(queries, keys, self._queue.keys, temperature)
         loss, top1 = sum_for_replicas(
             torch.stack([losses.sum(), hits.sum()]) / self.settings.data.global_batch
         )
         self._new_keys = self.gathered_rows(keys)
-        terms = {"contrast_top1": top1.detach(), "spread": spread(self.gathered_rows(unit))}
+        terms = {"contrast_top1": top1.detach(), "spread": spread(self.gathered_rows(queries))}
         return Outcome(loss, terms, (queries,))
 
     def after_step(self, step: int) -> None:
@@ -115,11 +115,6 @@ def info_nce(
     first = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     losses = cross_entropy(logits, first, reduction="none")
     return losses, (logits.detach().argmax(dim=1) == first).to(losses.dtype)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Rows of length 1, float32 or better."""
-    return normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
 
 
 def _gather_levels(views: Tensor) -> Tensor:

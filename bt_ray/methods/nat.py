@@ -2,11 +2,9 @@
 
 from typing import cast
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bt_ray.config import Settings
 from bt_ray.data.stream.batches import Batch
 from bt_ray.methods.assignment import Assignment, reassign
 from bt_ray.methods.learner import Embedded, Outcome
@@ -29,14 +27,8 @@ class NatLearner(PretrainingLearner):
     gradients (section 3.1), which do without colours; ours are the views as they are.
     """
 
-    module: Network
-
-    def __init__(
-        self, settings: Settings, device: torch.device, *, steps_per_epoch: int, num_images: int = 0
-    ) -> None:
-        super().__init__(settings, device, steps_per_epoch=steps_per_epoch, num_images=num_images)
-        self._step = 0
-        self._assigned: tuple[Tensor, Tensor] | None = None
+    _assigned: tuple[Tensor, Tensor] | None = None
+    """The rows of the data set that got targets in this step, and the targets' numbers."""
 
     def build_network(self) -> Network:
         """Encoder and projector, and the `assignment` of targets to images."""
@@ -52,10 +44,7 @@ class NatLearner(PretrainingLearner):
 
     def embed(self, batch: Batch) -> Embedded:
         """Representations (n, F) of each of the two views, and the images' rows (n,)."""
-        self._step = batch.step
-        with self.autocast():
-            of_a, of_b = self.module.represent(*self.inputs(batch.views))
-        return of_a, of_b, self.samples(batch)
+        return *super().embed(batch), self.samples(batch)
 
     def objective(self, embedded: Embedded) -> Outcome:
         """The loss of the embeddings, by targets that are exchanged first if it is time."""
@@ -84,7 +73,7 @@ class NatLearner(PretrainingLearner):
         of the two targets that it gets; another image may then have the same.
         """
         numbers = self._assignment.of_image[samples]
-        epoch = self._step // self.steps_per_epoch
+        epoch = self.step // self.steps_per_epoch
         if epoch % self.settings.objective.nat.epochs_between == 0:
             chosen = reassign(normalize(embeddings, dim=1), self._assignment.targets[numbers])
             numbers = numbers[chosen]

@@ -4,15 +4,15 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, normalize
+from torch.nn.functional import log_softmax
 
-from bt_ray.config import Settings
 from bt_ray.data.stream.batches import Batch
 from bt_ray.distributed.collectives import sum_for_replicas
 from bt_ray.methods.jigsaw_head import JigsawHead
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.methods.memory_bank import MemoryBank
 from bt_ray.methods.pretraining import PretrainingLearner, spread
+from bt_ray.methods.rows import unit
 from bt_ray.model.network import Network
 from bt_ray.model.twins import build_network
 
@@ -26,14 +26,8 @@ class PirlLearner(PretrainingLearner):
     GPU.
     """
 
-    module: Network
-
-    def __init__(
-        self, settings: Settings, device: torch.device, *, steps_per_epoch: int, num_images: int = 0
-    ) -> None:
-        super().__init__(settings, device, steps_per_epoch=steps_per_epoch, num_images=num_images)
-        self._step = 0
-        self._seen = (torch.empty(0), torch.empty(0))
+    _seen: tuple[Tensor, Tensor]
+    """The rows of the data set that the step's images are, and their embeddings, of all workers."""
 
     def build_network(self) -> Network:
         """Encoder and projector; `jigsaw_head` of the patches; `bank`."""
@@ -56,7 +50,7 @@ class PirlLearner(PretrainingLearner):
         """
         if batch.small is None:
             raise ValueError("PIRL needs the patches of each image, and the batch has none.")
-        self._step = batch.step
+        self.step = batch.step
         image, patches = self.inputs([batch.views[0], batch.small.flatten(0, 1)])
         with self.autocast():
             (of_patches,) = self.module.represent(patches)
@@ -74,7 +68,7 @@ class PirlLearner(PretrainingLearner):
             (images,) = self.module.project(of_images)
             head = self.module.get_submodule("jigsaw_head")
             (patches,) = self.module.through(head, of_patches)
-        images, patches = _unit(images), _unit(patches)
+        images, patches = unit(images), unit(patches)
         chosen = self.settings.objective.pirl
         against = self._against(samples)
         of_patch, hits = nce(patches, *against, chosen.temperature)
@@ -96,7 +90,7 @@ class PirlLearner(PretrainingLearner):
         The negatives are drawn with repetition from the whole bank, once a step, for all images.
         """
         entries, num = self._bank.entries, self.settings.objective.pirl.negatives
-        drawn = torch.randint(len(entries), (num,), generator=self.generator(self._step))
+        drawn = torch.randint(len(entries), (num,), generator=self.generator(self.step))
         drawn = drawn.to(samples.device, non_blocking=True)
         return entries[samples], entries[drawn], samples[:, None] == drawn
 
@@ -126,8 +120,3 @@ def nce(
     log_rest = (-torch.expm1(log_h[:, 1:].clamp(max=almost_1))).log()
     hits = (log_h.detach().argmax(dim=1) == 0).to(log_h.dtype)
     return -log_h[:, 0] - log_rest.sum(dim=1), hits
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Rows of length 1, float32 or better."""
-    return normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)

@@ -37,6 +37,8 @@ class PretrainingLearner(ABC):
 
     rate_name = "weight_rate"
     probes_untrained = True
+    step = 0
+    """That of the batch that was embedded last, counted from 0."""
 
     def __init__(
         self, settings: Settings, device: torch.device, *, steps_per_epoch: int, num_images: int
@@ -66,6 +68,7 @@ class PretrainingLearner(ABC):
 
     def embed(self, batch: Batch) -> Embedded:
         """What the objective needs of these images: the representations (n, F) of each view."""
+        self.step = batch.step
         with self.autocast():
             return self.module.represent(*self.inputs(batch.views))
 

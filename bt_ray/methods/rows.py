@@ -1,4 +1,4 @@
-"""Means and spreads over the rows of all workers, of which none is sent.
+"""Rows of length 1; means and spreads over the rows of all workers, of which none is sent.
 
 Embeddings of thousands of dimensions are as many bytes as a small network, and a loss that is a
 sum over rows needs the workers' sums alone. `PretrainingLearner.gathered` is for losses that
@@ -13,6 +13,11 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from bt_ray.distributed.collectives import all_reduce_sum, sum_for_replicas
 from bt_ray.objective.standardize import widen
+
+
+def unit(x: Tensor) -> Tensor:
+    """The rows of x (n, D) at length 1, float32 or better."""
+    return normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
 
 
 def mean_of_rows(values: Tensor, num_rows: int) -> Tensor:
@@ -44,11 +49,11 @@ def spread_of_rows(embeddings: Tensor, num_rows: int) -> Tensor:
 
     The sums are float64: a spread near 0 is a small difference of them.
     """
-    unit = normalize(embeddings.float(), dim=1)
+    rows = normalize(embeddings.float(), dim=1)
     sums = torch.stack(
-        [unit.sum(0, dtype=torch.float64), unit.square().sum(0, dtype=torch.float64)]
+        [rows.sum(0, dtype=torch.float64), rows.square().sum(0, dtype=torch.float64)]
     )
     mean, square = all_reduce_sum(sums) / num_rows
     deviation = (square - mean.square()).clamp(min=0).sqrt().mean()
-    scaled: Tensor = deviation * math.sqrt(unit.shape[1])
+    scaled: Tensor = deviation * math.sqrt(rows.shape[1])
     return scaled

@@ -48,7 +48,7 @@ class SwavLearner(ClusteringLearner):
         """The loss of the embeddings."""
         chosen = self.settings.objective.swav
         z = self.embeddings(embedded)
-        is_frozen = self._step < round(chosen.frozen_epochs * self.steps_per_epoch)
+        is_frozen = self.step < round(chosen.frozen_epochs * self.steps_per_epoch)
         if is_frozen:
             self._frozen = [weight.detach().clone() for weight in self.prototypes.weights]
         scores = [self.prototypes(view, frozen=is_frozen)[0] for view in z]
@@ -88,7 +88,7 @@ class SwavLearner(ClusteringLearner):
         chosen = self.settings.objective.swav
         of_all = self.gathered_rows(scores)
         num_rows, queue = len(of_all), self._queue
-        queued = (self._step - self._queue_begins) * num_rows
+        queued = (self.step - self._queue_begins) * num_rows
         if queue is not None and queued >= chosen.queue_rows:
             of_all = torch.cat([self.prototypes(queue.embeddings[view])[0], of_all])
         return sinkhorn(of_all, chosen.epsilon, chosen.iterations)[-num_rows:]

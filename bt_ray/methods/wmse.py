@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from bt_ray.config import Settings
-from bt_ray.data.stream.batches import Batch
 from bt_ray.methods.factors import SingularityWatch, factors
 from bt_ray.methods.learner import Embedded, Outcome
 from bt_ray.methods.pretraining import PretrainingLearner, spread
@@ -26,13 +25,7 @@ class WmseLearner(PretrainingLearner):
         self, settings: Settings, device: torch.device, *, steps_per_epoch: int, num_images: int
     ) -> None:
         super().__init__(settings, device, steps_per_epoch=steps_per_epoch, num_images=num_images)
-        self._step = 0
         self._watch = SingularityWatch(device, _more(settings))
-
-    def embed(self, batch: Batch) -> Embedded:
-        """Representations (n, F) of each of the two views."""
-        self._step = batch.step
-        return super().embed(batch)
 
     def objective(self, embedded: Embedded) -> Outcome:
         """The loss of the embeddings, computed outside autocast."""
@@ -58,7 +51,7 @@ class WmseLearner(PretrainingLearner):
     def _cuts(self) -> Tensor:
         """Which rows are whitened together, int64 (slices · N / rows, rows), on the device."""
         given, num_rows = self.settings.objective.wmse, sum(self.rows)
-        generator = self.generator(self._step)
+        generator = self.generator(self.step)
         orders = [torch.randperm(num_rows, generator=generator) for _ in range(given.slices)]
         cuts = torch.cat(orders).view(-1, given.rows)
         if self.device.type == "cuda":

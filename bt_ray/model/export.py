@@ -3,11 +3,12 @@
 A state dict and its safetensors twin hold the weights under the names of the encoder's library: a
 ResNet's load into `torchvision.models.resnet50` with `fc = Identity()`, those of timm's models into
 `timm.create_model(…, num_classes=0)`. ONNX and `torch.export` hold the
-computation too, for any number of images of one size.
+computation too, for any number of images of one size. `model.export_backbone` has the formats of
+libraries of detectors.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bt_ray.errors import CheckpointError, LaunchError
+from bt_ray.model import export_backbone as backbone
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.pretrained import Pretrained
 from bt_ray.model.weights import save_weights
@@ -31,6 +33,8 @@ _EXAMPLES, _OTHERS = 2, 3
 class Exported:
     """A written file, and how far its outputs differ from the encoder's, as `TOLERANCE` counts."""
 
+    name: str
+    """Of its format."""
     file: Path
     difference: float
 
@@ -44,8 +48,11 @@ def export_encoder(
     Args:
       formats: names in `FORMATS`.
     Raises: CheckpointError if a file that was read back computes something else than the encoder;
-      LaunchError if a format needs a package that is not installed.
+      LaunchError if a format needs a package that is not installed, or is not of such encoders.
     """
+    for name in formats:
+        if name in backbone.BACKBONES:
+            backbone.check_backbone(pretrained.settings, name)
     folder.mkdir(parents=True, exist_ok=True)
     encoder = pretrained.encoder.cpu().float().eval()
     px, channels = pretrained.settings.views.image_px, pretrained.settings.data.channels
@@ -64,7 +71,7 @@ def export_encoder(
                 f"{file} computes something else than the encoder: they differ by {difference:.1e} "
                 f"of the largest value, and {TOLERANCE:.0e} is allowed. Do not use it."
             )
-        exported.append(Exported(file, difference))
+        exported.append(Exported(name, file, difference))
     return exported
 
 
@@ -78,6 +85,19 @@ class Format:
     suffix: str
     write: Callable[[nn.Module, Tensor, Path], None]
     read: Callable[[Pretrained, Path], Encode]
+
+
+def _of_backbone(
+    name: str,
+    write: Callable[[nn.Module, Tensor, Path], None],
+    read: Callable[[Path, Mapping[str, Tensor]], dict[str, Tensor]],
+) -> Format:
+    """The format of a library's backbones, whose tensors `read` finds by torchvision's names."""
+
+    def read_back(pretrained: Pretrained, file: Path) -> Encode:
+        return _with_weights(pretrained, read(file, pretrained.encoder.state_dict()))
+
+    return Format(f".{name}.pth", write, read_back)
 
 
 def _write_state_dict(encoder: nn.Module, _: Tensor, file: Path) -> None:
@@ -154,4 +174,11 @@ FORMATS = {
     "safetensors": Format(".safetensors", _write_safetensors, _read_safetensors),
     "onnx": Format(".onnx", _write_onnx, _read_onnx),
     "torch_export": Format(".pt2", _write_program, _read_program),
+    "detectron2": _of_backbone("detectron2", backbone.write_detectron2, backbone.read_detectron2),
+    "mmdet": _of_backbone("mmdet", backbone.write_mmdet, backbone.read_mmdet),
+    "torchvision-detection": _of_backbone(
+        "torchvision-detection",
+        backbone.write_torchvision_detection,
+        backbone.read_torchvision_detection,
+    ),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 
-from bt_ray.config import Settings, in_use, override
+from bt_ray.config import Settings, check_pretraining, in_use, override
 from bt_ray.errors import BtRayError, SettingsError
 
 Params = dict[str, Any]
@@ -43,7 +43,7 @@ class SearchSpace:
         """Tries the points, the grid and many draws on the settings.
 
         Raises: SettingsError if the space is empty, a key is no setting or is one of a method that
-          the settings do not name, or a setting cannot have its value.
+          the settings do not name, or a setting cannot have its value or pretraining not use it.
         """
         if not any(changes for _, changes in self._draws(_DRAWS_CHECKED)):
             raise SettingsError(f"The search space {self.name!r} is empty; name a setting to vary.")
@@ -53,7 +53,9 @@ class SearchSpace:
                     f"The search space {self.name!r} draws nothing; use trial.suggest_float, "
                     "suggest_int or suggest_categorical."
                 )
-            self._check_in_use(override(settings, changes), changes)
+            changed = override(settings, changes)
+            self._check_in_use(changed, changes)
+            self._check_usable(changed)
 
     def _check_in_use(self, changed: Settings, changes: Changes) -> None:
         """Raises SettingsError if a change makes no difference, being of another method."""
@@ -64,6 +66,16 @@ class SearchSpace:
                 f"The search space {self.name!r} varies {idle[0]}, which counts only with "
                 f"objective.method={method}; add --objective.method {method}."
             )
+
+    def _check_usable(self, changed: Settings) -> None:
+        """Raises SettingsError for values that a trial's run would refuse."""
+        try:
+            check_pretraining(changed)
+        except SettingsError as error:
+            raise SettingsError(
+                f"The search space {self.name!r} draws what cannot be trained: {error} Give such "
+                "settings, or copy the space and draw only what these allow."
+            ) from error
 
     def draw(self, count: int) -> list[Changes]:
         """The first `count` changes: those of the points, then of random draws."""

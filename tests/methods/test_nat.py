@@ -82,7 +82,7 @@ def test_targets_are_exchanged_in_the_epochs_that_are_named(
     assert isinstance(learner, NatLearner)
     width, exchanged = changed.model.projector_widths[-1], []
     for step in range(8):
-        learner._step = step
+        learner.step = step
         learner._assign(samples, random(48, width, seed=step))
         before = learner._assignment.of_image.clone()
         learner.after_step(step + 1)

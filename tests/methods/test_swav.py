@@ -129,7 +129,7 @@ def test_the_queue_takes_part_once_it_is_full(settings: Settings) -> None:
         _step(learner, settings, batch, number)
         assert number == 2 or torch.equal(learner._codes(0, scores), alone)
     assert torch.allclose(queue.embeddings.norm(dim=2), torch.ones(2, 48).double())
-    learner._step = 3
+    learner.step = 3
     beside = learner._codes(0, scores)
     assert beside.shape == alone.shape
     assert (beside - alone).abs().max() > 1e-3

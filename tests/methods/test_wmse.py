@@ -76,7 +76,7 @@ def test_a_batch_is_cut_anew_at_each_step(small_settings: Settings) -> None:
     assert isinstance(again, WmseLearner)
     drawn = []
     for step in (0, 1):
-        learner._step = again._step = step
+        learner.step = again.step = step
         torch.manual_seed(step)  # workers' own random numbers do not matter
         assert torch.equal(learner._cuts(), again._cuts())
         drawn.append(learner._cuts())

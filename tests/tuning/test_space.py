@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from optuna import Trial
 
-from bt_ray.config import flatten, override
+from bt_ray.config import check_pretraining, flatten, override
 from bt_ray.errors import SettingsError
 from bt_ray.method_presets import RECIPES, with_method
 from bt_ray.presets import PRESETS, preset
@@ -58,6 +58,22 @@ def test_a_space_of_another_method_is_refused() -> None:
         SettingsError, match=r"counts only with objective\.method=simclr; add --obj"
     ):
         load_space("simclr").check(preset("digits"))
+
+
+@pytest.mark.parametrize("batch", [128, 256, 384])
+def test_whitened_rows_divide_usual_batches(batch: int) -> None:
+    """And there are more of them than dimensions."""
+    settings = override(with_method(preset("digits"), "wmse"), {"data.global_batch": batch})
+    for changes in load_space("wmse").draw(50):
+        assert batch % changes["objective.wmse.rows"] == 0
+        check_pretraining(override(settings, changes))
+
+
+def test_values_that_pretraining_refuses_are_refused_before_any_trial() -> None:
+    settings = override(with_method(preset("digits"), "wmse"), {"data.global_batch": 192})
+    said = r"'wmse' draws what cannot be trained: objective\.wmse\.rows=\d+ must divide .*=192\."
+    with pytest.raises(SettingsError, match=said):
+        load_space("wmse").check(override(settings, {"objective.wmse.rows": 64}))
 
 
 def test_the_papers_values_are_tried_first() -> None:

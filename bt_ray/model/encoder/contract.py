@@ -1,6 +1,7 @@
 """What an encoder must keep to, looked at before a run starts.
 
-- From float32 images (n, c, px, px) to finite float32 (n, F), F = `num_features`.
+- From float32 images (n, c, px, px) to finite float32 (n, F), F = `num_features`; from smaller
+  views, too, if there are any.
 - An image's representation depends on other images of its batch by batch norms alone, and by such
   as can take the statistics of all workers: torch's own, or timm's with an activation.
 - Every parameter that asks for a gradient gets one.
@@ -25,8 +26,8 @@ _TOLERANCE = 1e-3
 def check_encoder(settings: Settings) -> None:
     """Raises SettingsError, with one sentence, unless the settings' encoder keeps to the contract.
 
-    It is built, and computes three random images forward and backward on the CPU; torch's
-    generator is left as it was.
+    It is built, and computes three random images of each size forward, and of the larger one
+    backward, on the CPU; torch's generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed)
@@ -35,6 +36,8 @@ def check_encoder(settings: Settings) -> None:
         images = torch.randn(_IMAGES, settings.data.channels, px, px)
         called = f"model.encoder={settings.model.encoder}"
         _check_output(encoder, images, called)
+        if settings.views.small_count > 0:
+            _check_small(encoder, settings, called)
         _check_rows(encoder, images, called)
         _check_gradients(encoder, images, called)
         _check_batch_norm(encoder, called)
@@ -55,6 +58,20 @@ def _check_output(encoder: nn.Module, images: Tensor, called: str) -> None:
         raise SettingsError(f"{called} must give float32, not {found.dtype}.")
     if not found.isfinite().all():
         raise SettingsError(f"{called} gives values that are not finite, with new weights.")
+
+
+def _check_small(encoder: nn.Module, settings: Settings, called: str) -> None:
+    """Whether it takes the smaller views: a vision transformer may have one size alone."""
+    views = settings.views
+    px = views.small_px
+    try:
+        _check_output(encoder, torch.randn(_IMAGES, settings.data.channels, px, px), called)
+    except SettingsError as error:
+        raise SettingsError(
+            f"views.small_px={px}: the smaller views go through the encoder, too, and {error} Give "
+            f"views.small_px={views.image_px}, which it takes, an encoder for images of any size, "
+            "such as a ResNet, or, where the method needs none, views.small_count=0."
+        ) from error
 
 
 def _check_rows(encoder: nn.Module, images: Tensor, called: str) -> None:
@@ -106,5 +123,6 @@ def _apply(encoder: nn.Module, images: Tensor, called: str) -> Any:
         return encoder(images)
     except Exception as error:  # whatever the encoder's code may raise
         raise SettingsError(
-            f"{called} fails on images {tuple(images.shape)}: {type(error).__name__}: {error}."
+            f"{called} fails on images {tuple(images.shape)}: {type(error).__name__}: "
+            f"{str(error).rstrip('.')}."
         ) from error

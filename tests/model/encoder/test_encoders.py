@@ -43,6 +43,18 @@ def test_each_kind_of_encoder_keeps_to_the_contract(settings: Settings, name: st
     assert found.shape == (2, encoder.num_features)
 
 
+def test_an_encoder_of_one_size_is_refused_smaller_views(settings: Settings) -> None:
+    """Those of the larger ones' size it takes, and a convolutional one takes any."""
+    vit = {"model.encoder": "timm:vit_tiny_patch16_224", "model.patch_px": 8}
+    smaller = {"views.small_count": 2, "views.small_px": 16}
+    said = r"views\.small_px=16: .*timm:vit.* fails on images \(3, 3, 16, 16\).*small_px=32, which"
+    with pytest.raises(SettingsError, match=said):
+        check_encoder(override(settings, vit | smaller))
+    check_encoder(override(settings, vit | smaller | {"views.small_px": 32}))
+    check_encoder(override(settings, vit | smaller | {"views.small_count": 0}))
+    check_encoder(override(settings, smaller | {"model.encoder": "timm:resnet18"}))
+
+
 def test_new_weights_are_drawn_by_the_global_generator(settings: Settings) -> None:
     for name in ("timm:convnext_atto", "torchvision:shufflenet_v2_x0_5", f"{OWN}good"):
         chosen = override(settings, {"model.encoder": name})
