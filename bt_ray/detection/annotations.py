@@ -167,12 +167,12 @@ class Annotations(Sequence[Objects]):
     @property
     def heights(self) -> NDArray[np.int64]:
         """Of all images, in pixels."""
-        return self._table["height"].to_numpy().astype(np.int64)
+        return np.asarray(self._table["height"], np.int64)
 
     @property
     def widths(self) -> NDArray[np.int64]:
         """Of all images, in pixels."""
-        return self._table["width"].to_numpy().astype(np.int64)
+        return np.asarray(self._table["width"], np.int64)
 
     @property
     def num_learnt(self) -> NDArray[np.int64]:

@@ -49,6 +49,7 @@ def prepare_layout(
         rows_per_row_group=rows_per_row_group,
         pixels=pixels,
         on_bad_image=on_bad_image,
+        way_out="--on-bad-image skip",
     )
     shards = ShardSet.open(root)
     table = shards.read_columns(["sample_id", "width", "height"])

@@ -86,7 +86,7 @@ class _Reading:
           what, root: what is looked for, and where, for the message if there is no such list.
         """
         try:
-            lines = (folder / _LISTS / f"{split}.txt").read_text().splitlines()
+            lines = (folder / _LISTS / f"{split}.txt").read_text("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
                 f"{root} holds no {what} with ImageSets/Main/{split}.txt that can be read; "

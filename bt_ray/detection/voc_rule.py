@@ -105,7 +105,8 @@ def _overlaps(boxes: NDArray[np.float32], others: NDArray[np.float32]) -> NDArra
     areas = [(box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (a, b)]
     both = areas[0] + areas[1] - common
     shares: NDArray[np.float64] = np.zeros_like(common)
-    return np.divide(common, both, out=shares, where=both > 0)
+    np.divide(common, both, out=shares, where=both > 0)
+    return shares
 
 
 def _precision(pairs: _Pairs, label: int, threshold: float, year: Year) -> float:

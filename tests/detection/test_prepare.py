@@ -100,7 +100,9 @@ def test_broken_images_stop_or_are_left_out(
     broken = [layout.names[row] for row in (3, 17)]
     for row in (3, 17):
         Path(layout.files[row]).write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"2 of 40 images .* are broken") as told:
+    with pytest.raises(
+        DataError, match=r"2 of 40 images .* are broken.*: --on-bad-image skip"
+    ) as told:
         prepare_layout(layout, str(tmp_path), rows_per_row_group=8)
     assert all(name in str(told.value) for name in broken)
     root, annotations = prepare_layout(

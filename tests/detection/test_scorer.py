@@ -89,9 +89,7 @@ def prepared(
         levels = np.full((objects.height, objects.width, 3), number, np.uint8)
         Image.fromarray(levels).save(folder / "images" / f"{number}.png")
     source = open_source(str(folder / "images"))
-    shards = write_shards(
-        source, str(folder / "shards"), rows_per_row_group=rows_per_row_group
-    )  # fmt: skip
+    shards = write_shards(source, str(folder / "shards"), rows_per_row_group=rows_per_row_group)
     names = shards.read_columns(["sample_id"])["sample_id"].to_pylist()
     numbers = [int(Path(name).stem) for name in names]
     facts = {"data.train": shards.root, "data.test": shards.root, "training.precision": "fp32"}
@@ -207,9 +205,7 @@ def test_nothing_found_scores_nothing(case: Case) -> None:
     oracle = Oracle(case.settings, dict.fromkeys(range(20), nothing))
     _, present = draw(3, num_images=1)
     annotations = Annotations.of(present * 20, CLASSES)
-    scorer = replace(
-        case.scorer(), protocol=replace(PROTOCOL, masks=True), annotations=annotations
-    )  # fmt: skip
+    scorer = replace(case.scorer(), protocol=replace(PROTOCOL, masks=True), annotations=annotations)
     measures = scorer(oracle).measures
     assert len(measures) == 10
     assert set(measures.values()) == {0}

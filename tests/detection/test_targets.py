@@ -110,6 +110,18 @@ def test_crowds_are_left_out_and_difficult_objects_are_not() -> None:
     assert len(target["boxes"]) == len(target["masks"]) == 2
 
 
+def test_boxes_that_scaling_leaves_no_area_are_left_out() -> None:
+    """A width of 1e-6 pixels is none in float32 once it is counted from the other side."""
+    mask = np.ones((50, 100), np.uint8)
+    found = objects(50, 100, [[10, 5, 10, 30], [10, 5, 40, 30]], mask)
+    found.boxes[0, 2] += 1e-6
+    drawn = SceneParameters(widths=np.array([100]), heights=np.array([50]), flip=np.array([True]))
+    target = build_target(found, drawn, 0, masks=True)
+    assert target["labels"].tolist() == [6]
+    assert target["boxes"].tolist() == [[60, 5, 90, 30]]
+    assert len(target["masks"]) == 1
+
+
 def test_an_image_without_objects_has_empty_targets() -> None:
     none = objects(30, 40, [], np.zeros((30, 40), np.uint8))
     none = replace(none, boxes=none.boxes.reshape(0, 4))

@@ -167,12 +167,17 @@ def write_source(
     rows_per_row_group: int,
     pixels: Pixels = _USUAL,
     on_bad_image: Literal["stop", "skip"] = "stop",
+    way_out: str | None = None,
 ) -> str:
-    """The shards of `source` below the storage of all runs, written if they are not there."""
+    """The shards of `source` below the storage of all runs, written if they are not there.
+
+    Args:
+      way_out: how a user goes on without bad images; none: as a run does.
+    """
     root = root_of(source, storage, rows_per_row_group, pixels)
     if not _is_finished(root):
         treatment = Treatment(pixels=pixels, on_bad_image=on_bad_image)
-        _write(source, root, rows_per_row_group, ProgressLog(), treatment)
+        _write(source, root, rows_per_row_group, ProgressLog(), treatment, way_out)
     return root
 
 
@@ -210,6 +215,7 @@ def _write(
     rows_per_row_group: int,
     on_progress: OnProgress,
     treatment: Treatment,
+    way_out: str | None = None,
 ) -> None:
     """Writes the shards, or goes on to, where no other process does."""
     store = Store(root)
@@ -231,7 +237,8 @@ def _write(
                 treatment=treatment,
                 run_all=run_all,
                 on_progress=on_progress,
-                way_out="--data.on-bad-image skip (or, for a command without it, `python -m "
+                way_out=way_out
+                or "--data.on-bad-image skip (or, for a command without it, `python -m "
                 f"pipelines.prepare {source.name} NEW_FOLDER --on-bad-image skip"
                 f"{_flags(treatment.pixels)}`, and that folder in their place)",
             )
