@@ -15,7 +15,7 @@ from tests.detection.small import narrow_pyramid, task_of
 
 NUM_IMAGES = 10
 PROTOCOL = DetectionProtocol(
-    backbone="fpn", steps=800, batch=2, rate=0.02, falls=(700,), warmup_steps=50, score_every=100,
+    backbone="fpn", steps=450, batch=2, rate=0.02, falls=(400,), warmup_steps=50, score_every=100,
     scaling=SceneScaling(
         short_px=(240,), test_short_px=240, longest_px=320, flip_probability=0.0
     ),
