@@ -53,12 +53,15 @@ class DetectionProtocol:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     """Of all weights; biases and normalisations included."""
+    rpn_weight: float = 1.0
+    """Weight of the two losses of the region proposal network; 1 is detectron2's. The authors of
+    Barlow Twins are said to have taken 0.2 for VOC; the text of the paper does not tell."""
     scaling: SceneScaling
     score_every: int
     """Steps between two scorings."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "rate", "score_every"):
+        for name in ("steps", "batch", "rate", "rpn_weight", "score_every"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must be above 0.")
 
