@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from pipelines.evaluations.detection import DetectionOrder, evaluate_detection
 from pipelines.evaluations.knn import KnnOrder, evaluate_knn
 from pipelines.evaluations.linear import LinearOrder, evaluate_linear
 from pipelines.evaluations.segmentation import SegmentationOrder, evaluate_segmentation
@@ -17,6 +18,7 @@ Order = (
     | Annotated[LinearOrder, tyro.conf.subcommand("linear")]
     | Annotated[SemiOrder, tyro.conf.subcommand("semi")]
     | Annotated[TransferOrder, tyro.conf.subcommand("transfer")]
+    | Annotated[DetectionOrder, tyro.conf.subcommand("detection")]
     | Annotated[SegmentationOrder, tyro.conf.subcommand("segmentation")]
 )
 _EVALUATIONS: dict[type, Callable[[Any], dict[str, Any]]] = {
@@ -24,6 +26,7 @@ _EVALUATIONS: dict[type, Callable[[Any], dict[str, Any]]] = {
     LinearOrder: evaluate_linear,
     SemiOrder: evaluate_semi,
     TransferOrder: evaluate_transfer,
+    DetectionOrder: evaluate_detection,
     SegmentationOrder: evaluate_segmentation,
 }
 

@@ -16,8 +16,9 @@ _PLAIN_LINE_EVERY_S = 10.0
 class ProgressLine:
     """A tracker that shows the newest measures of a run to the person waiting for it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._epochs = settings.schedule.epochs
+    def __init__(self, settings: Settings, epochs: float | None = None) -> None:
+        """A line of a run of so many epochs; none: those of the settings."""
+        self._epochs = settings.schedule.epochs if epochs is None else epochs
         self._shown: dict[str, float] = {}
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -59,7 +60,7 @@ class ProgressLine:
             console.print(f"{self._describe(epoch)}{self._left(now, epoch)}", soft_wrap=True)
 
     def _describe(self, epoch: float) -> str:
-        parts = [f"epoch {epoch:.1f} of {self._epochs}"]
+        parts = [f"epoch {epoch:.1f} of {self._epochs:.4g}"]
         score = ("knn/top1", "kNN {:.1%}")
         if score[0] not in self._shown:  # no labels
             score = ("probe/rankme", "RankMe {:.1f}")
@@ -67,6 +68,7 @@ class ProgressLine:
             ("train/loss", "loss {:.1f}"),
             score,
             ("test/top1", "top-1 {:.1%}"),
+            ("test/ap", "AP {:.1%}"),
             ("time/images_per_s", "{:,.0f} images/s"),
             ("time/data_wait_share", "{:.0%} waiting for data"),
             ("train/weight_rate", "rate {:.2g}"),

@@ -1,5 +1,6 @@
 """What is in the images: boxes, classes, masks; one entry an image, in the order of the shards."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,30 @@ class Annotations(Sequence[Objects]):
         return np.bincount(images[learnt], minlength=len(self))
 
     @property
+    def digest(self) -> str:
+        """SHA-256 of the classes and of all objects, in their order."""
+        found = hashlib.sha256(json.dumps(self.classes).encode())
+        for column in self._table.columns:
+            for chunk in column.chunks:
+                _add(found, chunk)
+        return found.hexdigest()
+
+    @property
     def has_masks(self) -> bool:
         """Whether every image with objects has masks."""
         is_bare = self._table["masks"].is_null().to_numpy()
         return not (is_bare & (pc.list_value_length(self._table["labels"]).to_numpy() > 0)).any()
+
+
+def _add(digest: Any, column: pa.Array) -> None:
+    """Adds a column's lengths and values to a digest, however they lie in memory."""
+    if pa.types.is_list(column.type) or pa.types.is_binary(column.type):
+        is_list = pa.types.is_list(column.type)
+        lengths = pc.list_value_length(column) if is_list else pc.binary_length(column)
+        digest.update(lengths.fill_null(-1).to_numpy(zero_copy_only=False).tobytes())
+        if not is_list:
+            digest.update(b"".join(column.to_pylist()))
+    if isinstance(column, pa.ListArray | pa.FixedSizeListArray):
+        _add(digest, column.flatten())
+    elif not pa.types.is_binary(column.type):
+        digest.update(column.to_numpy(zero_copy_only=False).tobytes())

@@ -7,22 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from bt_ray.detection.published import TITLES
 from bt_ray.figures.comparison import color_of, style_of
 from bt_ray.figures.methods import Curve, summarize
 
 _PANEL_SIZE = (4.6, 3.4)
-_TITLES = {
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "voc_ap50": "AP50, VOC 2010",
-    "voc07_ap": "AP, VOC 2007",
-    "voc07_ap50": "AP50, VOC 2007",
-    "voc07_ap75": "AP75, VOC 2007",
-    "mask_ap": "AP of masks",
-    "mask_ap50": "AP50 of masks",
-    "mask_ap75": "AP75 of masks",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +21,27 @@ class DetectionMarks:
     label: str
     curves: Mapping[str, Sequence[Curve]]
     """Measure, such as ap50 → one curve a seed, of [step, share, 0 to 1]."""
+
+
+_OTHERS = {"untrained": "before pretraining"}
+
+
+def marks_of(
+    curves: Mapping[str, Mapping[str, Sequence[Curve]]], encoder: str
+) -> list[DetectionMarks]:
+    """What is drawn of the curves that an evaluation's record keeps.
+
+    Args:
+      curves: whose weights the detectors began with, such as `untrained`, or "" for the encoder's
+        own → measure → one curve a seed.
+      encoder: what the encoder is called.
+    """
+    return [
+        DetectionMarks(
+            label=f"{encoder}, {_OTHERS.get(other, other)}" if other else encoder, curves=of_measure
+        )
+        for other, of_measure in curves.items()
+    ]
 
 
 def draw_detection(
@@ -47,7 +57,14 @@ def draw_detection(
     for axes, measure in zip(panels, measures, strict=True):
         _draw(axes, encoders, measure)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=2 * len(measures),
+        frameon=False,
+        fontsize=8.5,
+    )
     return figure
 
 
@@ -62,7 +79,7 @@ def _draw(axes: Axes, encoders: Sequence[DetectionMarks], measure: str) -> None:
             steps, means, color=color, linestyle=style_of(number), marker="o", markersize=3.5,
             linewidth=1.6, label=encoder.label,
         )  # fmt: skip
-    axes.set(xlabel="step", ylabel=f"{_TITLES[measure]}, %")
+    axes.set(xlabel="step", ylabel=f"{TITLES[measure]}, %")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.spines[["top", "right"]].set_visible(False)

@@ -77,7 +77,6 @@ def _source(layout: Layout) -> Source:
     entries = index(
         names,
         [None] * len(layout),
-        origins=[printable(file) for file in layout.files],
         path=pa.array(map(os.fsencode, layout.files), pa.binary()),
     )
     num_bytes = sum(known.st_size for known in status) + sum(map(len, names))

@@ -24,6 +24,17 @@ class SceneScaling:
     flip_probability: float = 0.5
     """Probability of the horizontal flip in training."""
 
+    def __post_init__(self) -> None:
+        sides = {
+            "short": self.short_px,
+            "test-short": self.test_short_px,
+            "longest": self.longest_px,
+        }
+        for name, value in sides.items():
+            lengths = value if isinstance(value, tuple) else (value,)
+            if not lengths or min(lengths) <= 0:
+                raise SettingsError(f"--{name}-px must be above 0 pixels.")
+
     @property
     def canvas_px(self) -> int:
         """Side of the square that a scaled image is padded to, a multiple of 32."""
@@ -65,6 +76,20 @@ class DetectionProtocol:
             if getattr(self, name) <= 0:
                 raise SettingsError(f"--{name.replace('_', '-')} must be above 0.")
 
+    def lasting(self, steps: int) -> "DetectionProtocol":
+        """The same schedule in so many steps: falls, warm-up and scorings move in proportion."""
+
+        def moved(step: int) -> int:
+            return round(step * steps / self.steps)
+
+        return replace(
+            self,
+            steps=steps,
+            falls=tuple(map(moved, self.falls)),
+            warmup_steps=moved(self.warmup_steps),
+            score_every=max(1, moved(self.score_every)),
+        )
+
     def rate_factor(self, step: int) -> float:
         """Share of the highest rate in `step`, counted from 0."""
         warm = 1.0
@@ -88,8 +113,9 @@ COCO = replace(
 )  # fmt: skip
 """Table 4, COCO's 1× schedule: trained on train2017, scored on val2017."""
 SMALL = DetectionProtocol(
-    steps=400, batch=4, rate=0.01, falls=(300, 360), warmup_steps=50,
+    backbone="fpn", steps=400, batch=4, rate=0.01, falls=(300, 360), warmup_steps=50,
     scaling=SceneScaling(short_px=(192, 224, 256), test_short_px=224, longest_px=352),
     score_every=100,
 )  # fmt: skip
-"""For a few hundred images and two CPU cores; these choices are ours."""
+"""For a few hundred images and two CPU cores; these choices are ours. A pyramid, since C4 computes
+a stage of the encoder anew for each region, which takes a CPU many times as long."""

@@ -8,10 +8,23 @@ thresholds of IoU for AP.
 Source: Zbontar et al. 2021, Table 4.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bt_ray.evaluation.published import Published
 
+TITLES = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "voc_ap50": "AP50, VOC 2010",
+    "voc07_ap": "AP, VOC 2007",
+    "voc07_ap50": "AP50, VOC 2007",
+    "voc07_ap75": "AP75, VOC 2007",
+    "mask_ap": "AP of masks",
+    "mask_ap50": "AP50 of masks",
+    "mask_ap75": "AP75 of masks",
+}
+"""Measure → what it is called in tables and figures."""
 _BOXES, _MASKS = ("ap", "ap50", "ap75"), ("mask_ap", "mask_ap50", "mask_ap75")
 _VOC = tuple(f"voc07_{name}" for name in _BOXES)
 _PER_CENT: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -33,3 +46,18 @@ VOC = tuple(_published(method, _VOC, voc) for method, (voc, _) in _PER_CENT.item
 """Faster R-CNN, trained on trainval07+12, scored on test2007."""
 COCO = tuple(_published(method, _BOXES + _MASKS, coco) for method, (_, coco) in _PER_CENT.items())
 """Mask R-CNN on COCO."""
+
+
+def titled(rows: Sequence[Published], data: str) -> tuple[Published, ...]:
+    """The rows as tables show them: with titles of measures, and the data set in the source.
+
+    Args:
+      data: name of the data set.
+    """
+    return tuple(
+        Published(
+            row.source.replace("Table 4:", f"Table 4, {data}:"),
+            {TITLES[name]: value for name, value in row.scores.items()},
+        )
+        for row in rows
+    )

@@ -31,9 +31,8 @@ def keep_evaluation(
       files: stored with the run, too, each in a folder of the name of its own.
     Returns: the file, named after the evaluation and how the encoder was named.
     """
-    folder = storage / "evaluations"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{re.sub(r'[^A-Za-z0-9.@-]+', '_', reference).strip('_')}-{name}.json"
+    file = file_of_record(reference, name, storage)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=2))
     send(file)
     if run is not None:
@@ -45,3 +44,14 @@ def keep_evaluation(
         except TrackingError as away:
             _log.warning("%s The result is in %s.", away, file)
     return file
+
+
+def file_of_record(reference: str, name: str, storage: Path) -> Path:
+    """The file of the record of an evaluation, below the storage of all runs.
+
+    Args:
+      reference: how the encoder was named.
+      name: the evaluation's.
+    """
+    words = re.sub(r"[^A-Za-z0-9.@-]+", "_", reference).strip("_")
+    return storage / "evaluations" / f"{words}-{name}.json"

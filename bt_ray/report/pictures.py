@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bt_ray.detection.curves import DetectionMarks, draw_detection, marks_of
 from bt_ray.figures.comparison import draw_map, draw_measure, draw_spectra, heat_map
 from bt_ray.figures.inline import styled, to_jpeg, to_png, to_svg
 from bt_ray.report.look import Look, alike, place
@@ -101,6 +102,23 @@ def draw_charts(runs: Sequence[RunRecord]) -> list[str]:
         if any(spectra):
             words = "Eigenvalues of the representations' covariance, in order of size"
             charts.append(to_svg(draw_spectra(spectra), name="spectra", words=words))
+        charts += _draw_detectors(runs)
+    return charts
+
+
+def _draw_detectors(runs: Sequence[RunRecord]) -> list[str]:
+    """SVGs: one chart for each kind of detection that was evaluated, of all runs' encoders."""
+    marks: dict[str, list[DetectionMarks]] = {}
+    for run in runs:
+        for record in run.evaluations:
+            if "curves" in record:
+                of_kind = marks.setdefault(str(record["evaluation"]), [])
+                of_kind += marks_of(record["curves"], run.name)
+    charts = []
+    for kind, drawn in marks.items():
+        figure = draw_detection(drawn, measures=("ap50",))
+        figure.suptitle(kind, x=0.02, ha="left", fontweight="bold")
+        charts.append(to_svg(figure, name=kind, words=f"{kind}: AP50 over the steps"))
     return charts
 
 

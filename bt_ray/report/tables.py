@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bt_ray.detection.published import COCO as DETECTION_COCO
+from bt_ray.detection.published import TITLES, titled
+from bt_ray.detection.published import VOC as DETECTION_VOC
 from bt_ray.evaluation.published import (
     INATURALIST18,
     KNN,
@@ -24,9 +27,13 @@ _PUBLISHED: Mapping[str, tuple[Published, ...]] = {
     "places205": PLACES205,
     "inat18": INATURALIST18,
     "voc07": VOC07,
+    "detection-voc0712": titled(DETECTION_VOC, "VOC07+12"),
+    "detection-voc-layout": titled(DETECTION_VOC, "VOC07+12"),
+    "detection-coco": titled(DETECTION_COCO, "COCO"),
+    "detection-coco-layout": titled(DETECTION_COCO, "COCO"),
 }
 _SHARE_OF_LABELS = re.compile(r"^(\d+)pct_")
-_HEADINGS = {"map_11point": "mAP, 11-point", "map_allpoint": "mAP, all-point"}
+_HEADINGS = {"map_11point": "mAP, 11-point", "map_allpoint": "mAP, all-point", **TITLES}
 _PLACES = ("name", "storage", "tracking.experiment", "tracking.registered_model")
 _MAIN = (
     "data.train",
@@ -96,16 +103,25 @@ def score_tables(runs: Sequence[RunRecord]) -> list[ScoreTable]:
 
 
 def _score_table(evaluation: str, runs: Sequence[RunRecord]) -> ScoreTable:
-    found: list[tuple[str, int, Mapping[str, float]]] = []
+    found: list[tuple[str, int, Mapping[str, float], Mapping[str, float]]] = []
     for number, run in enumerate(runs):
         for record in run.evaluations:
             if record["evaluation"] == evaluation:
+                spreads = _variants(evaluation, record.get("deviations", {}))
                 found += [
-                    (f"{run.name}{variant}{_conditions(record)}", number, scores)
+                    (
+                        f"{run.name}{variant}{_conditions(record)}",
+                        number,
+                        scores,
+                        spreads.get(variant, {}),
+                    )
                     for variant, scores in _variants(evaluation, record["scores"]).items()
                 ]
-    columns = tuple(dict.fromkeys(name for _, _, scores in found for name in scores))
-    rows = [ScoreRow(title, run, _shown(scores, columns)) for title, run, scores in found]
+    columns = tuple(dict.fromkeys(name for _, _, scores, _ in found for name in scores))
+    rows = [
+        ScoreRow(title, run, _shown(scores, columns, spreads))
+        for title, run, scores, spreads in found
+    ]
     rows += [
         ScoreRow(published.source, None, _shown(published.scores, columns))
         for published in _PUBLISHED.get(evaluation, ())
@@ -142,9 +158,19 @@ def _heading(evaluation: str, score: str) -> str:
 def _conditions(record: Mapping[str, Any]) -> str:
     """Options of an evaluation that change its meaning, in a few words."""
     order = record.get("order", {})
+    if order.get("seeds", 1) > 1:
+        return f" ({order['seeds']} seeds)"
     return f" (k = {order['neighbors']})" if "neighbors" in order else ""
 
 
-def _shown(scores: Mapping[str, float], columns: Sequence[str]) -> tuple[str, ...]:
-    """Shares as per cent; empty where nothing was measured."""
-    return tuple(f"{100 * scores[name]:.1f} %" if name in scores else "" for name in columns)
+def _shown(
+    scores: Mapping[str, float],
+    columns: Sequence[str],
+    spreads: Mapping[str, float] | None = None,
+) -> tuple[str, ...]:
+    """Shares as per cent, with their deviations over seeds; empty where nothing was measured."""
+    shown = []
+    for name in columns:
+        spread = f" ± {100 * spreads[name]:.1f}" if spreads and name in spreads else ""
+        shown.append(f"{100 * scores[name]:.1f}{spread} %" if name in scores else "")
+    return tuple(shown)

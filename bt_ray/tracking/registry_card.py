@@ -28,6 +28,7 @@ _EVALUATIONS = {
     "linear": "a linear classifier (Table 1)",
     "semi": "fine-tuning on a part of the labels (Table 2)",
     "transfer": "transfer to other data sets (Table 3)",
+    "detection": "fine-tuning as a detector (Table 4)",
 }
 _MAIN = (
     "model.encoder", "model.projector_widths", "objective.method", "objective.variant",
@@ -190,6 +191,7 @@ def _scores(
     transfers = {"places205", "inat18", "voc07"}
     names = {"linear" if name == "linear-fast" else name for name in done}
     names = {"transfer" if name in transfers else name for name in names}
+    names = {"detection" if name.startswith("detection-") else name for name in names}
     missing = [words for name, words in _EVALUATIONS.items() if name not in names]
     if missing:
         yield f"{NOT_MEASURED.capitalize()}: {'; '.join(missing)}."

@@ -24,7 +24,8 @@ PROBE, PROBE_OF_AVERAGE = "knn/top1", "knn_average/top1"
 _PREFERRED = ("knn_top1", "linear_top1", "linear_fast_top1")
 _NO_PART = (
     "encoder", "storage", "architecture", "stem", "image_px", "baseline", "train", "test", "root",
-    "workers", "threads_per_worker", "most_shared", "name", "accelerator",
+    "workers", "threads_per_worker", "most_shared", "name", "accelerator", "supervised",
+    "train_annotations", "train_images", "test_annotations", "test_images",
 )  # fmt: skip
 """Options of an evaluation that say where things are, and how fast it goes."""
 

@@ -1,29 +1,23 @@
-"""From a task to a scored classifier: in this process or by Ray Train, from where it stopped."""
+"""From a task to a scored classifier."""
 
 import hashlib
 import json
-import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from bt_ray.checkpoints.checkpoint import last_checkpoint
 from bt_ray.config import SETTINGS_FILE, DataSettings, ScalingSettings, to_json
 from bt_ray.data.shards.shard_set import ShardSet
-from bt_ray.data.stream.plan import build_plan
-from bt_ray.errors import CheckpointError, RunFailedError, RunStoppedError
+from bt_ray.errors import CheckpointError
 from bt_ray.evaluation.features import fingerprint
 from bt_ray.evaluation.protocols import Protocol
 from bt_ray.model.pretrained import Pretrained, load_folder
 from bt_ray.model.weights import ENCODER, save_weights
 from bt_ray.storage.working_copy import send
-from bt_ray.tracking.courier import Courier
-from bt_ray.tracking.tracker import METRICS, Tracker, read_history
+from bt_ray.tracking.tracker import Tracker
 from bt_ray.training.assignment import Classification
-from bt_ray.training.carry_out import carry_out
-from bt_ray.training.run_folder import sole_owner
-from bt_ray.training.stop import StopRequest
+from bt_ray.training.complete import complete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,41 +91,21 @@ def classify(
     Args:
       pretrained: the encoder that the task was built for.
       trackers: told of every measure.
-    Raises: CheckpointError if a frozen encoder came out changed; LaunchError if the task is
-      going already or the cluster is too small; RunFailedError; RunStoppedError after SIGINT or
-      SIGTERM; UnreadableImagesError; NonFiniteLossError.
+    Raises: CheckpointError if a frozen encoder came out changed; what `complete` raises.
     """
-    settings, folder = task.settings, task.run_folder
     before = fingerprint(pretrained.encoder)
-    manifest = ShardSet.open(settings.data.train).manifest
-    total_steps = settings.schedule.total_steps(build_plan(settings, manifest).steps_per_epoch)
-    with sole_owner(folder):
-        _keep_start(task, pretrained)
-        stop = StopRequest()
-        with Courier(folder / METRICS, trackers), stop.listening(None):
-            carry_out(task, total_steps, stop)
-        checkpoint, steps = last_checkpoint(folder)
-    if stop.signal_number is not None and steps < total_steps:
-        raise _stopped(stop.signal_number, steps, total_steps)
-    if checkpoint is None or steps < total_steps:
-        raise RunFailedError(
-            f"The classifier's training ended after {steps} of {total_steps} steps; the same "
-            "command continues it."
-        )
-    after = fingerprint(load_folder(checkpoint).encoder)
+    done = complete(
+        task, "classifier", keep_start=lambda: _keep_start(task, pretrained), trackers=trackers
+    )
+    after = fingerprint(load_folder(done.checkpoint).encoder)
     if task.protocol.frozen and after != before:
         raise CheckpointError("The encoder changed while it was evaluated; it must be frozen.")
-    history = read_history(folder / METRICS)
     return Classified(
-        scores={
-            name.removeprefix("test/"): points[total_steps]
-            for name, points in history.items()
-            if name.startswith("test/")
-        },
-        steps=steps,
-        images_per_s=list(history["time/images_per_s"].values())[-1],
-        checkpoint=checkpoint,
-        metrics=folder / METRICS,
+        scores=done.scores,
+        steps=done.steps,
+        images_per_s=done.images_per_s,
+        checkpoint=done.checkpoint,
+        metrics=done.metrics,
         encoder_before=before,
         encoder_after=after,
     )
@@ -144,12 +118,3 @@ def _keep_start(task: Classification, pretrained: Pretrained) -> None:
     (task.start / SETTINGS_FILE).write_text(to_json(task.settings))
     for name in (ENCODER, SETTINGS_FILE):
         send(task.start / name)
-
-
-def _stopped(signal_number: int, steps: int, total_steps: int) -> RunStoppedError:
-    error = RunStoppedError(
-        f"{signal.Signals(signal_number).name} stopped the classifier's training after {steps} of "
-        f"{total_steps} steps, which are saved. The same command continues it."
-    )
-    error.signal_number = signal_number
-    return error

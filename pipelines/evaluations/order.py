@@ -122,25 +122,38 @@ def print_scores(
     published: "Sequence[Published]",
     *,
     untrained: str = "the same, before pretraining",
+    others: Mapping[str, str] | None = None,
+    deviations: Mapping[str, float] | None = None,
 ) -> None:
     """Prints a table of this encoder's scores, those before pretraining, and published ones.
 
     Args:
       columns: name of a score → its heading, which is also the name of the published score.
       untrained: the title of the row before pretraining.
+      others: how names of further encoders' scores end → the title of the row.
+      deviations: over seeds, of those scores that have one, by name.
     """
     table = Table(title=f"{title} of {order.encoder}")
     table.add_column("")
     for heading in columns.values():
         table.add_column(heading, justify="right")
-    for row, suffix in (("this encoder", ""), (untrained, UNTRAINED)):
-        if any(f"{name}{suffix}" in scores for name in columns):
-            found = (scores.get(f"{name}{suffix}") for name in columns)
-            table.add_row(row, *("" if value is None else f"{value:.2%}" for value in found))
+    rows = {"": "this encoder", UNTRAINED: untrained} | dict(others or {})
+    for suffix, row in rows.items():
+        names = [f"{name}{suffix}" for name in columns]
+        if any(name in scores for name in names):
+            table.add_row(row, *(_shown(name, scores, deviations or {}) for name in names))
     for other in published:
         shown = (other.scores.get(heading) for heading in columns.values())
         table.add_row(other.source, *("" if value is None else f"{value:.1%}" for value in shown))
     console.print(table)
+
+
+def _shown(name: str, scores: Mapping[str, float], deviations: Mapping[str, float]) -> str:
+    """A score in per cent, with its deviation if it has one; empty if there is no such score."""
+    if name not in scores:
+        return ""
+    spread = f" ± {100 * deviations[name]:.2f}" if name in deviations else ""
+    return f"{scores[name]:.2%}{spread}"
 
 
 def keep_record(

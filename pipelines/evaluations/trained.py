@@ -1,11 +1,12 @@
 """Evaluations that train a classifier: their options, and training with visible progress."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from bt_ray.config import DataSettings, ScalingSettings
+from bt_ray.config import DataSettings
 from bt_ray.errors import DataError
 from pipelines.evaluations.order import ImagesOrder, Opened
+from pipelines.evaluations.work import WorkOrder
 from pipelines.progress import ProgressLine
 from pipelines.terminal import console
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedOrder(ImagesOrder):
+class TrainedOrder(ImagesOrder, WorkOrder):
     """An evaluation that trains a classifier; options left out are the protocol's."""
 
     epochs: int | None = None
@@ -28,16 +29,6 @@ class TrainedOrder(ImagesOrder):
     """First learning rate of the linear layer."""
     weight_decay: float | None = None
     """Weight decay of all trained parameters."""
-    workers: int = 1
-    """Ray Train workers; 0 runs everything in this process. Never changes a result."""
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """What a worker computes on; auto: a GPU if there is one for each worker."""
-    cpus_per_worker: float = 1
-    """Logical CPUs that Ray reserves for each worker."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the encoder and the linear layer."""
-    seed: int = 0
-    """Seed of the linear layer's first weights, of the images' order, their views and subsets."""
 
     def adapted(self, protocol: "Protocol") -> "Protocol":
         """The protocol, with the values given on the command line in place of its own."""
@@ -88,11 +79,7 @@ def train_one(
         own,
         kind=kind,
         storage=opened.given.storage,
-        scaling=ScalingSettings(
-            workers=order.workers,
-            accelerator=order.accelerator,
-            cpus_per_worker=order.cpus_per_worker,
-        ),
+        scaling=order.scaling,
         precision=order.precision,
         seed=order.seed,
     )
