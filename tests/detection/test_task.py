@@ -16,6 +16,7 @@ from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.detection.annotations import Annotations
 from bt_ray.detection.assignment import TRAIN_ANNOTATIONS, Detection
+from bt_ray.detection.learner import DetectionLearner
 from bt_ray.detection.prepare import prepare_layout
 from bt_ray.detection.protocols import SMALL, VOC, DetectionProtocol, SceneScaling
 from bt_ray.detection.task import Annotated, build_task, detect
@@ -24,13 +25,13 @@ from bt_ray.errors import DataError, RunStoppedError, SettingsError
 from bt_ray.model.encoder import build_encoder
 from bt_ray.model.pretrained import Pretrained
 from bt_ray.presets import preset
-from bt_ray.tracking.tracker import Measures
 from bt_ray.training.calendar import build_calendar
 from tests.detection.layouts import write_voc_folder
+from tests.detection.small import ENCODER
 
 CPU = torch.device("cpu")
 TINY = DetectionProtocol(
-    backbone="fpn", steps=4, batch=2, rate=0.01, falls=(2,), warmup_steps=2, score_every=2,
+    steps=4, batch=2, rate=0.01, falls=(2,), warmup_steps=2, score_every=2,
     scaling=SceneScaling(short_px=(24, 32), test_short_px=32, longest_px=64),
 )  # fmt: skip
 
@@ -39,7 +40,7 @@ TINY = DetectionProtocol(
 def pretrained(tmp_path: Path) -> Pretrained:
     changes = {
         "name": "small", "storage": str(tmp_path / "runs"), "data.train": "unused",
-        "model.encoder": "resnet18", "views.image_px": 32, "training.precision": "fp32",
+        "model.encoder": ENCODER, "views.image_px": 32, "training.precision": "fp32",
         "training.micro_batch": 8, "training.average_decay": 0.9,
     }  # fmt: skip
     settings = override(preset("images"), changes)
@@ -165,28 +166,27 @@ def test_images_that_cannot_be_learnt_from_are_refused(
         task_of(pretrained, (train, Annotated(test.root, others)))
 
 
-class Terminated:
-    """A tracker that sends SIGTERM to this process, once, at the first measures."""
-
-    is_done = False
-
-    def log(self, step: int, measures: Measures, time_ms: int | None = None) -> None:
-        """Sends it."""
-        if not self.is_done:
-            self.is_done = True
-            signal.raise_signal(signal.SIGTERM)
+def terminated(learner: DetectionLearner, step: int) -> None:
+    """What a learner does after a step: this process gets SIGTERM after the second."""
+    if step == 2:
+        signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.run
 def test_a_signal_leaves_a_checkpoint_and_the_same_command_goes_on(
-    pretrained: Pretrained, data: tuple[Annotated, Annotated], tmp_path: Path
-) -> None:
+    pretrained: Pretrained, data: tuple[Annotated, Annotated], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """Bit for bit as if nothing had happened; and once it is finished, nothing is trained again."""
     train, test = (images.annotations for images in data)
     task = task_of(pretrained, data)
-    with pytest.raises(RunStoppedError, match="SIGTERM stopped the detector's training after"):
-        detect(task, pretrained, train, test, trackers=[Terminated()])
-    assert 1 <= last_checkpoint(task.run_folder)[1] < 4
+    with monkeypatch.context() as patched:
+        patched.setattr(DetectionLearner, "after_step", terminated)
+        with pytest.raises(
+            RunStoppedError, match="SIGTERM stopped the detector's training after 2"
+        ):
+            detect(task, pretrained, train, test)
+    assert last_checkpoint(task.run_folder)[1] == 2
     found = detect(task, pretrained, train, test)
     assert detect(task, pretrained, train, test) == found
     other = task_of(pretrained, data, storage=str(tmp_path / "other"))
