@@ -97,9 +97,11 @@ class DetectionLearner:
     def objective(self, embedded: Embedded) -> Outcome:
         """The sum of the losses of the global batch, those of proposals with their weight."""
         losses = dict(zip(TERMS, sum_for_replicas(torch.stack(embedded)).unbind(), strict=False))
-        of_proposals = losses["rpn_objectness"] + losses["rpn_box"]
-        of_regions = torch.stack(list(losses.values())[2:]).sum()
-        total = self._protocol.rpn_weight * of_proposals + of_regions
+        weighted = [
+            loss * self._protocol.rpn_weight if name.startswith("rpn_") else loss
+            for name, loss in losses.items()
+        ]
+        total = torch.stack(weighted).sum()
         return Outcome(total, {name: loss.detach() for name, loss in losses.items()}, embedded)
 
     def rate_factor(self, step: int) -> float:

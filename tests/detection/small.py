@@ -48,9 +48,14 @@ def wider(channels: int) -> nn.Module:
     )  # fmt: skip
 
 
-def narrow_pyramid() -> AbstractContextManager[Any]:
+def narrow_pyramid(channels: int = 16, features: int = 32) -> AbstractContextManager[Any]:
     """A context in which pyramids and masks have few channels: 256 take seconds a step."""
-    return patch.multiple(build, _PYRAMID_CHANNELS=16, _PYRAMID_FEATURES=32, _MASK_CHANNELS=16)
+    return patch.multiple(
+        build,
+        _PYRAMID_CHANNELS=channels,
+        _PYRAMID_FEATURES=features,
+        _MASK_CHANNELS=channels,
+    )
 
 
 def detector_of(protocol: DetectionProtocol = PROTOCOL, seed: int = 0) -> Detector:

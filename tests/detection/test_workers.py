@@ -24,6 +24,16 @@ IMAGES = (
 )
 """Boxes and labels. So few anchors and regions that none is drawn: all of them are taken."""
 
+CASES: list[tuple[Backbone, list[list[int]]]] = [
+    ("c4", [[0, 1], [2, 3]]),
+    ("c4", [[0, 1, 3], [2]]),  # of unequal numbers; the second worker has no object at all
+    ("fpn", [[0, 1, 3], [2]]),
+    ("c4", [[2], [2]]),
+]
+"""The backbone, and which images each of two workers has."""
+Found = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""Losses of the global batch, gradients, and running statistics after one step."""
+
 
 def batch(numbers: list[int]) -> tuple[Tensor, list[tuple[int, int]], list[Target]]:
     drawn = [painted(*IMAGES[number], px=PX) for number in numbers]
@@ -34,10 +44,7 @@ def batch(numbers: list[int]) -> tuple[Tensor, list[tuple[int, int]], list[Targe
     )
 
 
-def _step(
-    rank: int, world_size: int, backbone: Backbone, shares: list[list[int]]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Losses of the global batch, gradients, and running statistics after one step."""
+def _step(rank: int, world_size: int, backbone: Backbone, shares: list[list[int]]) -> Found:
     with narrow_pyramid():
         detector = detector_of(replace(PROTOCOL, backbone=backbone, masks=True)).double()
     globalize_batch_norm(detector)
@@ -56,36 +63,34 @@ def _step(
     return {name: loss.detach() for name, loss in total.items()}, gradients, statistics
 
 
+def _steps(rank: int, world_size: int) -> list[Found]:
+    return [_step(rank, world_size, backbone, shares) for backbone, shares in CASES]
+
+
+@pytest.fixture(scope="module")
+def found() -> list[list[Found]]:
+    """What two workers find in each case."""
+    return run_workers(2, _steps)
+
+
 @pytest.mark.run
-@pytest.mark.parametrize(
-    ("backbone", "shares"),
-    [
-        ("c4", [[0, 1], [2, 3]]),
-        ("c4", [[0, 1, 3], [2]]),  # of unequal numbers; the second has no object at all
-        ("fpn", [[0, 1, 3], [2]]),
-    ],
-)
-def test_two_workers_make_the_step_of_one(backbone: Backbone, shares: list[list[int]]) -> None:
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_two_workers_make_the_step_of_one(found: list[list[Found]], case: int) -> None:
     """Losses, gradients and batch norms' statistics, whoever holds which image."""
-    everything = [[number for share in shares for number in share]]
-    expected = _step(0, 1, backbone, everything)
-    assert expected[0]["mask"] > 0
-    for found in run_workers(2, _step, backbone, shares):
-        for ours, theirs in zip(expected, found, strict=True):
+    backbone, shares = CASES[case]
+    expected = _step(0, 1, backbone, [[number for share in shares for number in share]])
+    for of_worker in found:
+        for ours, theirs in zip(expected, of_worker[case], strict=True):
             assert ours.keys() == theirs.keys()
             for name, value in ours.items():
                 torch.testing.assert_close(theirs[name], value, rtol=1e-6, atol=1e-8, msg=name)
 
 
-def _nothing(rank: int, world_size: int) -> dict[str, float]:
-    return {
-        name: loss.item() for name, loss in _step(rank, world_size, "c4", [[2], [2]])[0].items()
-    }
-
-
 @pytest.mark.run
-def test_a_batch_without_any_object_trains_on_background() -> None:
-    for losses in run_workers(2, _nothing):
+def test_a_batch_without_any_object_trains_on_background(found: list[list[Found]]) -> None:
+    assert CASES[-1] == ("c4", [[2], [2]])
+    for of_worker in found:
+        losses = of_worker[-1][0]
         assert losses["mask"] == losses["box"] == losses["rpn_box"] == 0
         assert losses["class"] > 0.5
         assert losses["rpn_objectness"] > 0.1

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from bt_ray.detection.model.arithmetic import widen
 from bt_ray.detection.model.proposals import ProposalNetwork
 from bt_ray.detection.model.regions import Found, RegionHeads
-from bt_ray.detection.model.widths import widen
 from bt_ray.detection.targets import Target
 from bt_ray.distributed.collectives import all_reduce_sum
 

@@ -8,7 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
-from bt_ray.detection.model.widths import widen
+from bt_ray.detection.model.arithmetic import widen
 
 _RATIOS = (0.5, 1.0, 2.0)
 _ANCHORS_TRAINED = 256

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, l1_loss
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 
-from bt_ray.detection.model.widths import widen
+from bt_ray.detection.model.arithmetic import widen
 from bt_ray.detection.targets import Target
 
 Maps = dict[str, Tensor]
