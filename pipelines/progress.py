@@ -60,7 +60,8 @@ class ProgressLine:
             console.print(f"{self._describe(epoch)}{self._left(now, epoch)}", soft_wrap=True)
 
     def _describe(self, epoch: float) -> str:
-        parts = [f"epoch {epoch:.1f} of {self._epochs:.4g}"]
+        whole = f"{self._epochs:.1f}".removesuffix(".0")
+        parts = [f"epoch {epoch:.1f} of {whole}"]
         score = ("knn/top1", "kNN {:.1%}")
         if score[0] not in self._shown:  # no labels
             score = ("probe/rankme", "RankMe {:.1f}")
