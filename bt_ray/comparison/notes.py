@@ -19,9 +19,9 @@ def _conditions(outcome: Outcome) -> str:
     """Same data, epochs and encoder."""
     settings = outcome.settings
     images = {result.num_images for row in outcome.rows for result in row.results}
-    many = " or ".join(f"{number:,}" for number in sorted(images)) or "no"
+    many = " or ".join(f"{number:,}" for number in sorted(images)) or "the same"
     return (
-        f"Each method trained {settings.model.encoder} for {settings.schedule.epochs} epochs of "
+        f"Each method trains {settings.model.encoder} for {settings.schedule.epochs} epochs of "
         f"{many} images in batches of {settings.data.global_batch}, from the same first weights "
         "and in the same order, with the projector, predictor, views and rates of biases that are "
         f"its own. Scores are of test images, mean ± standard deviation over {_seeds(outcome)}, in "
@@ -44,6 +44,8 @@ def _budget(outcome: Outcome) -> str:
 
 def _scoring(outcome: Outcome) -> str:
     """How the classifiers are fitted."""
+    if not any(row.results for row in outcome.rows):
+        return ""
     if not any(row.scores("knn_top1") for row in outcome.rows):
         return "Without labels there are no scores but RankMe, which ranks no methods."
     neighbors = outcome.settings.probe.neighbors or "as the images of a class allow"

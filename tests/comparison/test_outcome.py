@@ -8,6 +8,7 @@ from scipy.stats import t
 
 from bt_ray.comparison.contrast import contrast
 from bt_ray.comparison.notes import notes
+from bt_ray.comparison.outcome import Outcome
 from bt_ray.comparison.show import to_record
 from bt_ray.comparison.tables import CLAIMS_NOTHING, differences_table, scores_table, tables
 from tests.comparison.made import outcome, result
@@ -107,3 +108,19 @@ def test_failed_and_missing_runs_are_told() -> None:
     assert "6 runs are still to be made; the same command goes on with them." in told
     assert [row["state"] for row in to_record(found)["methods"]] == ["not searched yet", "failed"]
     tables(found)
+
+
+def test_before_the_first_run_nothing_is_said_of_labels() -> None:
+    found = outcome({"barlow_twins": [0.9, 0.9], "simclr": [0.9, 0.9]})
+    waiting = replace(found, rows=tuple(replace(row, results=()) for row in found.rows))
+    assert not any("RankMe, which ranks" in note for note in notes(waiting))
+    assert any("RankMe, which ranks" in note for note in notes(_unlabelled(found)))
+
+
+def _unlabelled(found: Outcome) -> Outcome:
+    """The same, with scores that need no labels alone."""
+    rows = tuple(
+        replace(row, results=tuple(replace(r, scores={"rankme": 9.0}) for r in row.results))
+        for row in found.rows
+    )
+    return replace(found, rows=rows)
