@@ -50,6 +50,10 @@ class DetectorOrder(Evaluation, WorkOrder, ABC):
     """Length of the shorter side in scoring."""
     longest_px: int | None = None
     """Most that the longer side may have."""
+    workers: int = 1
+    """Ray Train workers, which must divide the batch; 0 runs everything in this process. Each draws
+    anchors and regions of its own images, so that another number changes a result as a seed does,
+    a little."""
     seeds: int = 1
     """Detectors of each encoder, whose seeds count up from --seed."""
     on_bad_image: Literal["stop", "skip"] = "stop"
