@@ -22,14 +22,14 @@ _CURVE = "knn_top1"
 
 
 def write_comparison(outcome: Outcome, folder: Path) -> dict[str, Path]:
-    """The files of a comparison, by kind: md, png, json and html."""
+    """The files of a comparison, by kind: md, json, html and, as soon as a run has ended, png."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        kind: folder / f"{outcome.study.name}.{kind}" for kind in ("md", "png", "json", "html")
-    }
+    kinds = ("md", "json", "html", *(("png",) if _has_picture(outcome) else ()))
+    files = {kind: folder / f"{outcome.study.name}.{kind}" for kind in kinds}
     write_json(files["json"], to_record(outcome))
-    with styled():
-        _draw(outcome).savefig(files["png"], dpi=120)
+    if "png" in files:
+        with styled():
+            _draw(outcome).savefig(files["png"], dpi=120)
     files["md"].write_text(to_markdown(outcome))
     files["html"].write_text(to_page(outcome))
     return files
@@ -39,7 +39,8 @@ def to_markdown(outcome: Outcome) -> str:
     """Title, tables, picture, notes."""
     study = outcome.study
     parts = [f"# {study.title}", *(_markdown(table) for table in tables(outcome))]
-    parts.append(f"![{study.title}]({study.name}.png)")
+    if _has_picture(outcome):
+        parts.append(f"![{study.title}]({study.name}.png)")
     parts.append("\n".join(f"- {note}" for note in notes(outcome)))
     return "\n\n".join(parts) + "\n"
 
@@ -54,8 +55,12 @@ def to_page(outcome: Outcome) -> str:
         lstrip_blocks=True,
     )
     title = outcome.study.title
-    with styled():
-        picture = to_svg(_draw(outcome), name="methods", words="Scores and curves of the methods")
+    picture = ""
+    if _has_picture(outcome):
+        with styled():
+            picture = to_svg(
+                _draw(outcome), name="methods", words="Scores and curves of the methods"
+            )
     return environment.get_template("page.html.jinja").render(
         title=title,
         subtitle=f"{outcome.settings.name}: {', '.join(r.case.label for r in outcome.methods)}",
@@ -127,6 +132,11 @@ def _markdown(table: Table) -> str:
     lines = [table.head, ("---", *["---:"] * (len(table.head) - 1)), *table.rows]
     body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"## {table.title}\n\n{body}"
+
+
+def _has_picture(outcome: Outcome) -> bool:
+    """Whether there is anything to draw: a run that has ended well."""
+    return any(result.scores for row in outcome.methods for result in row.results)
 
 
 def _draw(outcome: Outcome) -> Figure:

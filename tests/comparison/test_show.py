@@ -39,6 +39,9 @@ def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
 def test_methods_without_any_result_are_shown_as_waiting(tmp_path: Path) -> None:
     """A comparison that was stopped early still has its page."""
     found = outcome({"barlow_twins": [], "simclr": []}, untrained=None)
-    text = write_comparison(found, tmp_path)["md"].read_text()
+    files = write_comparison(found, tmp_path)
+    text = files["md"].read_text()
     assert "not trained yet" in text
+    assert files.keys() == {"md", "json", "html"}
+    assert not any(word in text + files["html"].read_text() for word in (".png", "<svg"))
     assert "6 runs are still to be made" in text
