@@ -35,6 +35,10 @@ NUMERIC := tests/data/stream tests/data/views tests/evaluation tests/model tests
   tests/optim tests/training/test_loop.py --ignore tests/data/stream/test_broken_images.py \
   --ignore tests/model/test_pretrained.py
 
+# What needs a server or an environment of its own, and no Ray.
+SERVERS := tests/data/preparation/test_object_store.py tests/pipelines/test_encoder_commands.py \
+  tests/pipelines/test_terminal.py tests/report tests/storage tests/tracking tests/test_contributing.py tests/test_wheel.py
+
 # Two tests at a time, those of a file one after the other.
 BY_TWO := --numprocesses 2 --dist loadfile
 
@@ -102,7 +106,8 @@ test-volta-fast: $(VOLTA_STAMP) ## All fast tests, with the torch of V100s
 	$(VOLTA)/bin/pytest -q $(BY_TWO) -m "not (run or ray or cluster or slow or gpu)"
 
 test-cluster: $(STAMP) ## What needs its own cluster, fresh environment or server
-	$(BIN)/pytest -q -m "cluster and not (slow or gpu)"
+	$(BIN)/pytest -q $(BY_TWO) -m "cluster and not (slow or gpu)" $(SERVERS)
+	$(BIN)/pytest -q -m "cluster and not (slow or gpu)" $(SERVERS:%=--ignore %)
 
 test-slow: $(STAMP) ## The long campaigns
 	$(BIN)/pytest -q -m slow --timeout 3600

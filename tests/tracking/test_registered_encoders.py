@@ -27,6 +27,15 @@ ENCODERS = {
     "torchvision:shufflenet_v2_x0_5": {},
     "someones_nets.small:make_encoder": {},
 }
+KINDS = [
+    "timm:vit_tiny_patch16_224",
+    "someones_nets.small:make_encoder",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("timm:convnext_atto", "torchvision:shufflenet_v2_x0_5")
+    ),
+]
+"""The same, for tests that take long: a transformer and a user's own in every run of the tests."""
 NETS = {
     "someones_nets/small.py": """
 from torch import nn
@@ -105,7 +114,7 @@ def test_any_encoder_is_kept_loaded_and_exported(
 
 
 @pytest.mark.run
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_programs_of_any_encoder_compute_what_it_does(
     small_settings: Settings, tmp_path: Path, name: str
 ) -> None:
@@ -115,7 +124,7 @@ def test_programs_of_any_encoder_compute_what_it_does(
 
 
 @pytest.mark.run
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_registered_version_brings_all_that_its_encoder_needs(
     small_settings: Settings, tmp_path: Path, name: str
 ) -> None:
