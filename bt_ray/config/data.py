@@ -112,6 +112,17 @@ class DataSettings:
             channels=self.channels, bit_depth=self.bit_depth, orientation=self.orientation
         )
 
+    def decoded_as(self, other: "DataSettings") -> "DataSettings":
+        """These images, decoded and normalised as the other settings say."""
+        return dataclasses.replace(
+            self,
+            channels=other.channels,
+            bit_depth=other.bit_depth,
+            orientation=other.orientation,
+            mean=other.mean,
+            std=other.std,
+        )
+
     @property
     def highest_level(self) -> int:
         """255 or 65,535."""

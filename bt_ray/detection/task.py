@@ -179,15 +179,8 @@ def _settings(
         encoder,
         name=name,
         storage=storage,
-        data=DataSettings(
-            train=train.root,
-            test=test.root,
-            global_batch=protocol.batch,
-            channels=encoder.data.channels,
-            bit_depth=encoder.data.bit_depth,
-            orientation=encoder.data.orientation,
-            mean=encoder.data.mean,
-            std=encoder.data.std,
+        data=DataSettings(train=train.root, test=test.root, global_batch=protocol.batch).decoded_as(
+            encoder.data
         ),
         views=replace(
             encoder.views.without("jitter", "grayscale", "blur", "solarize"),

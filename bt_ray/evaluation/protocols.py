@@ -80,15 +80,7 @@ class Protocol:
             encoder,
             name=name,
             storage=storage,
-            data=replace(
-                data,
-                global_batch=self.batch,
-                channels=encoder.data.channels,
-                bit_depth=encoder.data.bit_depth,
-                orientation=encoder.data.orientation,
-                mean=encoder.data.mean,
-                std=encoder.data.std,
-            ),
+            data=replace(data, global_batch=self.batch).decoded_as(encoder.data),
             views=replace(
                 views,
                 count=1,
