@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bt_ray.config import Settings
 from bt_ray.data.stream.batches import Batch
-from bt_ray.detection.annotations import Annotations
+from bt_ray.detection.annotations import Annotations, Objects
 from bt_ray.detection.model import build_detector
 from bt_ray.detection.protocols import DetectionProtocol
 from bt_ray.detection.scenes import SceneParameters, draw_scenes
@@ -83,13 +83,12 @@ class DetectionLearner:
 
     def embed(self, batch: Batch) -> Embedded:
         """This worker's shares of the losses `TERMS`, scalars, of its whole batch."""
-        scenes = self._scenes(batch)
+        objects = [self._annotations[sample] for sample in batch.samples.tolist()]
+        scenes = self._scenes(batch, objects)
         sizes = list(zip(scenes.heights.tolist(), scenes.widths.tolist(), strict=True))
         height, width = _crop(sizes, self._device)
         images = to_input(batch.views[0][:, :, :height, :width], self._settings)
-        targets = [
-            self._target(sample, scenes, row) for row, sample in enumerate(batch.samples.tolist())
-        ]
+        targets = [self._target(of_image, scenes, row) for row, of_image in enumerate(objects)]
         with autocast(self._settings.training, self._device):
             losses = cast(dict[str, Tensor], self.module(images, sizes, targets))
         return tuple(losses[name] for name in TERMS if name in losses)
@@ -111,9 +110,8 @@ class DetectionLearner:
     def after_step(self, step: int) -> None:
         """Does nothing."""
 
-    def _scenes(self, batch: Batch) -> SceneParameters:
+    def _scenes(self, batch: Batch, objects: list[Objects]) -> SceneParameters:
         """What was drawn of the batch's images, drawn again."""
-        objects = [self._annotations[sample] for sample in batch.samples]
         return draw_scenes(
             self._protocol.scaling,
             seed=self._settings.training.seed,
@@ -123,9 +121,8 @@ class DetectionLearner:
             heights=np.array([one.height for one in objects], np.int64),
         )
 
-    def _target(self, sample: int, scenes: SceneParameters, row: int) -> Target:
+    def _target(self, objects: Objects, scenes: SceneParameters, row: int) -> Target:
         """On the device, the objects of the batch's image of this row."""
-        objects = self._annotations[sample]
         target = build_target(objects, scenes, row, masks=self._protocol.masks)
         return {name: value.to(self._device) for name, value in target.items()}
 
