@@ -117,7 +117,23 @@ class VocDetectionOrder(DetectorOrder):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocoDetectionOrder(DetectorOrder):
+class _CocoOrder(DetectorOrder, ABC):
+    """Objects in files of instances, with masks or without."""
+
+    masks: bool
+    """Whether each object's mask is predicted, too (Mask R-CNN)."""
+
+    published = protocols.COCO
+    is_voc = False
+
+    @property
+    def with_masks(self) -> bool:
+        """As ordered."""
+        return self.masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoDetectionOrder(_CocoOrder):
     """COCO: Mask R-CNN on train2017, scored on val2017 (Table 4's 1x schedule)."""
 
     root: Path
@@ -127,13 +143,6 @@ class CocoDetectionOrder(DetectorOrder):
 
     name = "coco"
     title = "Detection (COCO)"
-    published = protocols.COCO
-    is_voc = False
-
-    @property
-    def with_masks(self) -> bool:
-        """As ordered."""
-        return self.masks
 
     def layouts(self) -> "tuple[Layout, Layout]":
         """Of the two splits."""
@@ -174,7 +183,7 @@ class VocLayoutOrder(DetectorOrder):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CocoLayoutOrder(DetectorOrder):
+class CocoLayoutOrder(_CocoOrder):
     """Images of one's own with objects in files of instances, as COCO has them."""
 
     train_annotations: Path
@@ -193,13 +202,6 @@ class CocoLayoutOrder(DetectorOrder):
 
     name = "coco-layout"
     title = "Detection"
-    published = protocols.COCO
-    is_voc = False
-
-    @property
-    def with_masks(self) -> bool:
-        """As ordered."""
-        return self.masks
 
     def layouts(self) -> "tuple[Layout, Layout]":
         """Of the two files."""
