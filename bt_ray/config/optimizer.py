@@ -91,7 +91,8 @@ class ScheduleSettings:
     epochs: int = 300
     """Passes over the training images."""
     steps: int | None = None
-    """Most steps of the run, which may end within an epoch; none: those of all epochs."""
+    """Most steps of the run, which may end within an epoch, and so of its schedule; none: those of
+    all epochs."""
     warmup_epochs: float = 10
     """Epochs of linear warm-up; a cosine follows."""
     final_factor: float = 1e-3
