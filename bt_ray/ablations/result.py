@@ -56,9 +56,9 @@ class Result:
 def key_of(settings: Settings, scoring: str) -> str:
     """What names the result of these settings: a digest of all that shapes it.
 
-    The images count by their shards' checksums, wherever they lie, and a setting only where it is
-    not its default: a result is found again on another machine, and by a later version that has
-    more settings.
+    The images and labels count by what they are, wherever and in whatever files they lie, and a
+    setting only where it is not its default: a result is found again on another machine, and by a
+    later version that has more settings.
 
     Args:
       settings: `data.train` and `data.test` name shards.
@@ -66,7 +66,7 @@ def key_of(settings: Settings, scoring: str) -> str:
     """
     facts = {key: v for key, v in plain_settings(settings).items() if v != _default_values()[key]}
     roots = [root for root in (settings.data.train, settings.data.test) if root is not None]
-    checksums = [[s.sha256 for s in ShardSet.open(root).manifest.shards] for root in roots]
+    checksums = [[s.content for s in ShardSet.open(root).manifest.shards] for root in roots]
     text = json.dumps([facts, checksums, scoring], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 

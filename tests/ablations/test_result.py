@@ -27,7 +27,7 @@ FIRST = {
 
 @pytest.fixture(autouse=True)
 def no_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = SimpleNamespace(shards=[SimpleNamespace(sha256="0" * 64)])
+    manifest = SimpleNamespace(shards=[SimpleNamespace(content="0" * 64)])
     opened = SimpleNamespace(open=lambda root: SimpleNamespace(manifest=manifest))
     monkeypatch.setattr(result, "ShardSet", opened)
 

@@ -15,9 +15,10 @@ from bt_ray.config import Pixels
 from bt_ray.config.pixels import Orientation
 from bt_ray.errors import DataError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Schema 1 had no columns `class_name` and `source`, and a shorter manifest; in schema 2 shards had
-no `footer`; schema 3 knew 8-bit RGB alone. All are still read."""
+no `footer`; schema 3 knew 8-bit RGB alone; in schema 4 shards had no `rows_sha256`. All are still
+read."""
 _SINCE_4 = ("channels", "bit_depth", "orientation", "mean", "std", "num_measured", "num_turned")
 
 SAMPLES = pa.schema(
@@ -50,6 +51,17 @@ class Shard:
     footer: str | None = None
     """The file's Parquet footer, which says where its row groups lie, so that a reader need not ask
     for it; compressed (zlib), in base64. None in manifests of schema 2 and 1."""
+    rows_sha256: str | None = None
+    """Of the images' bytes and labels, row by row (`update_rows`); none before schema 5."""
+
+    @property
+    def content(self) -> str:
+        """The SHA-256 of the rows, or, for want of it, of the file.
+
+        The former stays the same if names or columns of no account to training change, or what
+        else a later version or another Parquet library writes into the file.
+        """
+        return self.rows_sha256 or self.sha256
 
     def metadata(self) -> pq.FileMetaData | None:
         """The footer, if the manifest holds it."""
@@ -137,12 +149,12 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """SHA-256 of what is trained on: the shards' checksums and the classes, in order.
+        """SHA-256 of what is trained on: the shards' content and the classes, in order.
 
         Unlike `digest` it does not depend on where the images came from, or what they were called
         there: the same images, prepared again from elsewhere, have the same content.
         """
-        facts = (self.classes, self.rows_per_row_group, [shard.sha256 for shard in self.shards])
+        facts = (self.classes, self.rows_per_row_group, [shard.content for shard in self.shards])
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def to_json(self) -> str:
@@ -155,6 +167,8 @@ class Manifest:
             for name in _SINCE_4:
                 del tree[name]
         for shard in tree["shards"]:
+            if self.schema_version < 5:
+                del shard["rows_sha256"]
             if self.schema_version < 3:
                 del shard["footer"]
             if self.schema_version < 2:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import struct
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -68,6 +69,7 @@ def write_shard_file(
     Raises: OSError if the storage fails.
     """
     num_rows = num_bytes = 0
+    rows = hashlib.sha256()
     with filesystem.open_output_stream(path) as stream:
         checked = Checksum(stream)
         with pq.ParquetWriter(
@@ -76,6 +78,7 @@ def write_shard_file(
             while group := tuple(islice(images, rows_per_row_group)):
                 table = to_table(group, max_side_px=max_side_px, pixels=pixels, is_checked=True)
                 writer.write_table(table, row_group_size=table.num_rows)
+                update_rows(rows, table)
                 num_rows += table.num_rows
                 num_bytes += table.select(SAMPLES.names).nbytes
     name = path.rpartition("/")[2]
@@ -85,8 +88,23 @@ def write_shard_file(
         sha256=checked.digest.hexdigest(),
         num_bytes=checked.tell(),
         footer=pack_footer(writer.writer.metadata),
+        rows_sha256=rows.hexdigest(),
     )
     return shard, num_bytes
+
+
+def update_rows(digest: "hashlib._Hash", table: pa.Table) -> None:
+    """Adds to the digest each row's image and label, so that no other rows have the same one.
+
+    A row is the image's size in bytes (8 bytes), the image, its label, −1 if it has none (4 bytes);
+    numbers are little-endian.
+    """
+    labels = table["label"].fill_null(-1).to_pylist()
+    for image, label in zip(table["image"], labels, strict=True):
+        encoded = image.as_buffer()
+        digest.update(struct.pack("<q", encoded.size))
+        digest.update(encoded)
+        digest.update(struct.pack("<i", label))
 
 
 def to_table(
