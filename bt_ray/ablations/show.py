@@ -19,7 +19,7 @@ _NAMES = {
     "rankme": "RankMe",
 }
 _UNTRAINED = "_untrained"
-_WIDTHS = "model.projector_widths"
+_WIDTHS, _BATCH = "model.projector_widths", "data.global_batch"
 _DRAWN = ("knn_top1", "linear_top1")
 
 
@@ -79,12 +79,13 @@ def _conditions(settings: Settings, plan: Plan, rows: Sequence[Row]) -> str:
     """What our scores are of, in a sentence."""
     images = {result.num_images for row in rows for result in row.results}
     many = " or ".join(f"{number:,}" for number in sorted(images))
-    varies = any(_WIDTHS in row.case.changes for row in rows)
+    varied = {key for row in rows for key in row.case.changes}
     widths = "-".join(map(str, settings.model.projector_widths))
-    projector = "" if varies else f", projector {widths}"
+    projector = "" if _WIDTHS in varied else f", projector {widths}"
+    batch = "" if _BATCH in varied else f", batch {settings.data.global_batch}"
     return (
         f"Ours: {settings.model.encoder}{projector}, {settings.schedule.epochs} epochs of "
-        f"{many} images, batch {settings.data.global_batch}; mean ± standard deviation over "
+        f"{many} images{batch}; mean ± standard deviation over "
         f"{plan.seeds} seeds, in per cent; kNN with k = "
         f"{settings.probe.neighbors or 'as the images of a class allow'}, linear "
         f"protocol `{plan.linear}`, on held-out test images."
