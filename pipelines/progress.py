@@ -16,9 +16,9 @@ _PLAIN_LINE_EVERY_S = 10.0
 class ProgressLine:
     """A tracker that shows the newest measures of a run to the person waiting for it."""
 
-    def __init__(self, settings: Settings, epochs: float | None = None) -> None:
-        """A line of a run of so many epochs; none: those of the settings."""
-        self._epochs = settings.schedule.epochs if epochs is None else epochs
+    def __init__(self, settings: Settings) -> None:
+        self._schedule = settings.schedule
+        self._epochs: float = settings.schedule.epochs
         self._shown: dict[str, float] = {}
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -50,7 +50,11 @@ class ProgressLine:
         """Shows the measures, together with the newest of those that are not among them."""
         self._shown.update(measures)
         epoch = self._shown.get("train/epoch", 0.0)
-        self._bar.update(self._task, completed=epoch, description=self._describe(epoch))
+        if step and (now_at := measures.get("train/epoch")) and self._schedule.steps is not None:
+            self._epochs = min(self._schedule.epochs, self._schedule.steps * now_at / step)
+        self._bar.update(
+            self._task, completed=epoch, total=self._epochs, description=self._describe(epoch)
+        )
         now = time.monotonic()
         if self._first is None and epoch:
             self._first = (now, epoch)

@@ -1,7 +1,6 @@
 """From an encoder and annotated images to a scored detector, in this process or by Ray Train."""
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,10 +23,10 @@ from bt_ray.detection.protocols import DetectionProtocol
 from bt_ray.errors import DataError
 from bt_ray.figures.methods import Curve
 from bt_ray.model.pretrained import Pretrained
-from bt_ray.model.weights import ENCODER, fingerprint, save_weights
+from bt_ray.model.weights import ENCODER, save_weights
 from bt_ray.storage.working_copy import send
 from bt_ray.tracking.tracker import Tracker
-from bt_ray.training.complete import Completed, complete
+from bt_ray.training.complete import Completed, complete, name_by_content
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,9 @@ def build_task(
         precision=precision,
         seed=seed,
     )
-    nowhere = replace(settings.data, train="", test=None)
-    facts = {
-        "settings": to_json(replace(settings, storage="", data=nowhere, scaling=ScalingSettings())),
-        "protocol": asdict(protocol),
-        "encoder": fingerprint(pretrained.encoder),
-        "data": [train.digest, test.digest],
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    return Detection(settings=replace(settings, name=f"{kind}-{digest}"), protocol=protocol)
+    contents = [train.digest, test.digest]
+    settings = name_by_content(settings, asdict(protocol), pretrained.encoder, contents)
+    return Detection(settings=settings, protocol=protocol)
 
 
 def detect(

@@ -1,9 +1,7 @@
 """From a task to a scored classifier."""
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +15,7 @@ from bt_ray.model.weights import ENCODER, save_weights
 from bt_ray.storage.working_copy import send
 from bt_ray.tracking.tracker import Tracker
 from bt_ray.training.assignment import Classification
-from bt_ray.training.complete import complete
+from bt_ray.training.complete import complete, name_by_content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,21 +64,9 @@ def build_task(
         precision=precision,
         seed=seed,
     )
-    facts = {
-        "settings": to_json(
-            replace(
-                settings,
-                storage="",
-                data=replace(settings.data, train="", test=None),
-                scaling=ScalingSettings(),
-            )
-        ),
-        "protocol": asdict(protocol),
-        "encoder": fingerprint(pretrained.encoder),
-        "data": [ShardSet.open(str(root)).manifest.content for root in (data.train, data.test)],
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
-    return Classification(settings=replace(settings, name=f"{kind}-{digest}"), protocol=protocol)
+    contents = [ShardSet.open(str(root)).manifest.content for root in (data.train, data.test)]
+    settings = name_by_content(settings, asdict(protocol), pretrained.encoder, contents)
+    return Classification(settings=settings, protocol=protocol)
 
 
 def classify(

@@ -3,15 +3,22 @@
 Classifiers and detectors are trained so; pretraining has records of its own (`training.launch`).
 """
 
+import hashlib
+import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from bt_ray.checkpoints.checkpoint import last_checkpoint
+from bt_ray.config import ScalingSettings, Settings, to_json
 from bt_ray.data.shards.shard_set import ShardSet
 from bt_ray.data.stream.plan import build_plan
 from bt_ray.errors import RunFailedError, RunStoppedError
+from bt_ray.model.weights import fingerprint
 from bt_ray.tracking.courier import Courier
 from bt_ray.tracking.tracker import METRICS, Tracker, read_history
 from bt_ray.training.assignment import Assignment
@@ -45,6 +52,29 @@ class Completed:
     def images_per_s(self) -> float:
         """The last speed that was measured."""
         return list(self.history["time/images_per_s"].values())[-1]
+
+
+def name_by_content(
+    settings: Settings, protocol: Mapping[str, Any], encoder: nn.Module, data: Sequence[str]
+) -> Settings:
+    """The settings with a name that ends in a digest of all that shapes the result.
+
+    Where the folder and the images are, and how many workers there are, is no part of it.
+
+    Args:
+      protocol: what is trained, beside the settings, as JSON takes it.
+      encoder: with its first weights.
+      data: what tells the content of the images, of each set of them.
+    """
+    nowhere = replace(settings.data, train="", test=None)
+    facts = {
+        "settings": to_json(replace(settings, storage="", data=nowhere, scaling=ScalingSettings())),
+        "protocol": protocol,
+        "encoder": fingerprint(encoder),
+        "data": list(data),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+    return replace(settings, name=f"{settings.name}-{digest}")
 
 
 def complete(

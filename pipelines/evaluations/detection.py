@@ -187,8 +187,6 @@ def _train(
     seed: int,
 ) -> "Detected":
     """A detector on `pretrained`, trained and scored; how far it is, is shown."""
-    from bt_ray.data.shards.shard_set import ShardSet
-    from bt_ray.data.stream.plan import build_plan
     from bt_ray.detection.task import build_task, detect
 
     kind = _kind(order, suffix)
@@ -204,8 +202,7 @@ def _train(
         seed=seed,
     )
     console.print(f"{kind}, seed {seed}: {task.run_folder}", soft_wrap=True, highlight=False)
-    plan = build_plan(task.settings, ShardSet.open(train.root).manifest)
-    with ProgressLine(task.settings, order.protocol.steps / plan.steps_per_epoch) as line:
+    with ProgressLine(task.settings) as line:
         return detect(task, pretrained, train.annotations, test.annotations, trackers=[line])
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from bt_ray.config import Settings
+from bt_ray.config import Settings, override
 from pipelines.progress import ProgressLine
 
 
@@ -36,3 +36,12 @@ def test_images_that_are_prepared_first_are_shown_and_then_epochs(
     assert zero == "0 of 2,000 images written"
     assert all_.startswith("2,000 of 2,000 images written · ")
     assert epoch.startswith("epoch 0.0 of 3")
+
+
+def test_a_run_that_ends_within_its_schedule_is_shown_until_there(
+    small_settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ten steps an epoch: the 15th is the last."""
+    with ProgressLine(override(small_settings, {"schedule.steps": 15})) as progress:
+        progress.log(5, {"train/epoch": 0.5, "probe/rankme": 35.24})
+    assert capsys.readouterr().err.startswith("epoch 0.5 of 1.5")
