@@ -109,6 +109,7 @@ def test_the_rate_is_searched_on_held_out_images(settings: Settings, tmp_path: P
     assert row.results[0].settings["objective.method"] == "byol"
     files = write_study(study, settings, Plan(seeds=1, images=200), (row,), tmp_path)
     assert "| BYOL: 64 |" in files["md"].read_text()
+    assert "batch 128" not in files["md"].read_text()  # the settings', which no case has
     assert f"weight_rate {row.chosen['optimizer.weight_rate']:g}" in files["md"].read_text()
     record = json.loads(files["json"].read_text())["rows"][0]
     assert [found["changes"] for found in record["searched"]] == list(row.case.candidates)
