@@ -97,9 +97,11 @@ def byol(settings: Settings) -> Changes:
 
 
 def swav(settings: Settings) -> Changes:
-    """Two layers, 2048 and 128 wide (Caron et al. 2020, appendix A); LARS at 0.3, decay 1e-6.
+    """Two layers, the last of 128; LARS at 0.3, decay 1e-6 (Caron et al. 2020, appendix A.1).
 
-    Without multi-crop; `views.small_count` adds it.
+    The first layer is 2048 wide, as in their code. Without multi-crop; `views.small_count` adds it.
+    The two views are the preset's: on ImageNet they show 8 % of the image or more, as in the
+    authors' ablations (appendix A.7); elsewhere theirs show 14 % (A.2).
     """
     return {"model.projector_widths": _widths(settings, 2048, 128), **_rates(0.3, 1e-6)}
 
@@ -145,12 +147,12 @@ def imax(settings: Settings) -> Changes:
 
 
 def deepcluster(settings: Settings) -> Changes:
-    """As SwAV (Caron et al. 2020, appendix)."""
+    """As SwAV (Caron et al. 2020, appendix D)."""
     return swav(settings)
 
 
 def sela(settings: Settings) -> Changes:
-    """As SwAV (Caron et al. 2020, appendix)."""
+    """As SwAV (Caron et al. 2020, appendix D)."""
     return swav(settings)
 
 

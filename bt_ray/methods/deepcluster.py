@@ -30,7 +30,7 @@ class DeepClusterLearner(LabelPredictionLearner):
     d ≈ 1e12 operations, and 3 · (10 + 1) of them 3e13: about a second at 30 TFLOP/s, several
     minutes on a CPU at 0.1. Every worker does all of it, so it is not faster with more.
 
-    Source: Caron et al. 2020, appendix on DeepCluster-v2, and their code.
+    Source: Caron et al. 2020, appendix D, Eq. 8, 9 and 11, and their code.
     """
 
     def build_parts(self, width: int) -> dict[str, nn.Module]:

@@ -24,8 +24,8 @@ def spherical_kmeans(
     Args:
       points: (M, d) of norm 1.
       generator: on the CPU.
-    Source: Caron et al. 2020, appendix, "DeepCluster-v2"; the empty clusters: Caron et al. 2018,
-      section 3.3, "Empty clusters".
+    Source: Caron et al. 2020, appendix D.2, Eq. 11. Empty clusters, which they never met: Caron et
+      al. 2018, section 3.3.
     """
     order = torch.randperm(len(points), generator=generator)
     begin = order[torch.arange(num_clusters) % len(points)]

@@ -1,4 +1,4 @@
-"""SeLa: images are told apart by labels that are shared out evenly (Asano et al. 2020)."""
+"""SeLa-v2: images are told apart by labels that are shared out evenly (Caron et al. 2020)."""
 
 from typing import cast
 
@@ -17,12 +17,11 @@ class SelaLearner(LabelPredictionLearner):
     A label is the largest entry of the image's row of Q, the transport between images and labels
     whose cost is −log p, with p the head's softmax (Eq. 5); p's divisor is the same for all labels
     of an image, so scores / τ take its place. Each label gets as many images as any other, about.
-    In the first epoch labels are drawn at random, as in the paper (section 3.4).
+    In the first epoch labels are drawn at random, as in the first SeLa (section 3.4).
 
-    Deviations: the paper renews the labels 80 times in a training, at times that it spreads evenly
-    over it, and passes all images through the network each time; here it is after each epoch, by
-    the embeddings that the epoch made. Embeddings and prototypes have norm 1, and there is τ, as in
-    SwAV, of whose authors SeLa-v2 is.
+    Labels are renewed by the embeddings that the epoch made, prototypes are trained and have norm
+    1, as have embeddings, and there is τ: all as in SeLa-v2. The first SeLa renews them 80 times in
+    a training, at times that it spreads evenly over it, each time with a pass over all images.
 
     For M = 1.28 million images, d = 128, K = 3,000 and three heads, a worker and a checkpoint have
     657 MB of bank and 31 MB of labels; the prototypes and their momenta take 9 MB. Between two
@@ -32,7 +31,8 @@ class SelaLearner(LabelPredictionLearner):
     30 TFLOP/s and 3 TB/s at most 25 seconds, on a CPU more than an hour. Every worker does all of
     it, so it is not faster with more.
 
-    Source: Asano et al. 2020, Eq. 5 and 6 and Algorithm 1; several heads: their section 3.3.
+    Source: Caron et al. 2020, appendix D, Eq. 8, 10 and 12; how the labels are found: Asano et al.
+      2020, Eq. 5 and 6 and Algorithm 1; several heads: their section 3.3.
     """
 
     def build_parts(self, width: int) -> dict[str, nn.Module]:

@@ -102,7 +102,7 @@ def swapped_prediction(
     Args:
       scores: (n, K) of each view.
       codes: (n, K), without gradient, of the first of these views.
-    Source: Caron et al. 2020, Eq. 1, 2 and 6; the average, where Eq. 6 has a sum: their code.
+    Source: Caron et al. 2020, Eq. 1, 2 and 6; the average, where Eq. 6 has a sum: appendix A.1.
     """
     log_p = [log_softmax(of_view / temperature, dim=1) for of_view in scores]
     terms = [
