@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from bt_ray.ablations.ablate import Plan, Row
 from bt_ray.ablations.study import Study
 from bt_ray.config import Settings
@@ -30,7 +32,7 @@ def write_study(
     folder.mkdir(parents=True, exist_ok=True)
     files = {kind: folder / f"{study.name}.{kind}" for kind in ("md", "png", "json")}
     files["json"].write_text(json.dumps(_record(study, settings, plan, rows), indent=1) + "\n")
-    _draw(study, rows, files["png"])
+    _draw(study, rows).savefig(files["png"], dpi=120)
     files["md"].write_text(to_markdown(study, settings, plan, rows))
     return files
 
@@ -85,11 +87,15 @@ def _conditions(settings: Settings, plan: Plan, rows: Sequence[Row]) -> str:
     batch = "" if _BATCH in varied else f", batch {settings.data.global_batch}"
     return (
         f"Ours: {settings.model.encoder}{projector}, {settings.schedule.epochs} epochs of "
-        f"{many} images{batch}; mean ± standard deviation over "
-        f"{plan.seeds} seeds, in per cent; kNN with k = "
+        f"{many} images{batch}; {_over(plan.seeds)}, in per cent; kNN with k = "
         f"{settings.probe.neighbors or 'as the images of a class allow'}, linear "
         f"protocol `{plan.linear}`, on held-out test images."
     )
+
+
+def _over(seeds: int) -> str:
+    """What a score is of."""
+    return "one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -119,14 +125,14 @@ def _chosen(row: Row) -> str:
     return ", ".join(f"{key.rpartition('.')[2]} {value:g}" for key, value in row.chosen.items())
 
 
-def _draw(study: Study, rows: Sequence[Row], file: Path) -> None:
+def _draw(study: Study, rows: Sequence[Row]) -> Figure:
     names = [name for name in _DRAWN if any(row.scores(name) for row in rows)] or ["rankme"]
     untrained = {name: _untrained(rows, name) for name in names}
-    draw_ablation(
+    return draw_ablation(
         {
             _NAMES[name]: [
                 Mark(
-                    label=row.case.label,
+                    label=row.case.name,
                     x=row.case.x,
                     line=row.case.line,
                     scores=[s / (100 if name == "rankme" else 1) for s in row.scores(name)],
@@ -140,7 +146,6 @@ def _draw(study: Study, rows: Sequence[Row], file: Path) -> None:
         untrained={
             _NAMES[name]: value / 100 for name, value in untrained.items() if value is not None
         },
-        file=file,
     )
 
 

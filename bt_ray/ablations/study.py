@@ -27,6 +27,11 @@ class Case:
     trains: bool = True
     """Whether an encoder is trained; else it is scored with its first weights."""
 
+    @property
+    def name(self) -> str:
+        """The label without the line's, which a figure tells by colour."""
+        return self.label.removeprefix(f"{self.line}: ")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from math import nan
 from statistics import mean, stdev
 
 from matplotlib.axes import Axes
@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from bt_ray.figures.comparison import COLORS
 
 _PANEL = (4.8, 3.4)
-_BAR_HEIGHT = 0.36
+_BAR, _GAP = 0.22, 0.14
+"""Inches: how high a bar is, and what is between two cases' bars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,7 @@ class Mark:
     """A case's scores, one for each seed, shares 0 to 1."""
 
     label: str
+    """What was varied; one of each line."""
     x: float | None
     line: str
     scores: Sequence[float]
@@ -30,19 +32,18 @@ def draw_ablation(
     title: str,
     axis: str | None,
     untrained: Mapping[str, float],
-    file: Path,
-) -> None:
-    """Writes a PNG with one panel for each kind of score.
+) -> Figure:
+    """One panel for each kind of score.
 
     Args:
       panels: kind of score → the cases' scores.
-      axis: label of the x axis; none: the cases are drawn as bars.
+      axis: label of the x axis; none: the cases are drawn as bars, those of one label together.
       untrained: kind of score → the untrained encoder's score, drawn as a dotted line.
     """
     shown = {name: [m for m in marks if m.scores] for name, marks in panels.items()}
     width, height = _PANEL
-    most = max((len(marks) for marks in shown.values()), default=0)
-    height = height if axis else 1.2 + _BAR_HEIGHT * most
+    if not axis:
+        height = max((_bars_height(marks) for marks in shown.values()), default=height)
     figure = Figure(figsize=(width * len(shown), height), layout="constrained")
     figure.suptitle(title)
     all_axes = figure.subplots(1, len(shown), squeeze=False, sharey=axis is None)[0]
@@ -56,13 +57,17 @@ def draw_ablation(
         if name in untrained:
             _draw_untrained(axes, 100 * untrained[name], is_vertical=axis is None)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-    figure.savefig(file, dpi=120)
+        axes.grid(alpha=0.25, axis="both" if axis else "x")
+        axes.set_axisbelow(True)
+    bars, lines = all_axes[0].get_legend_handles_labels()
+    if bars and not axis:
+        figure.legend(bars, lines, ncols=len(lines), loc="outside lower center", frameon=False)
+    return figure
 
 
 def _draw_lines(axes: Axes, marks: Sequence[Mark], axis: str) -> None:
     """Means over seeds with error bars, joined by lines."""
-    lines = list(dict.fromkeys(mark.line for mark in marks))
+    lines = _lines(marks)
     for number, line in enumerate(lines):
         own = sorted((m for m in marks if m.line == line), key=lambda m: m.x or 0.0)
         color = COLORS[number % len(COLORS)]
@@ -81,14 +86,32 @@ def _draw_lines(axes: Axes, marks: Sequence[Mark], axis: str) -> None:
 
 
 def _draw_bars(axes: Axes, marks: Sequence[Mark]) -> None:
-    """One bar for each case, the first one on top; each line has its own colour."""
-    places = range(len(marks) - 1, -1, -1)
-    lines = list(dict.fromkeys(mark.line for mark in marks))
-    axes.barh(
-        places, [100 * mean(m.scores) for m in marks], xerr=[100 * _spread(m) for m in marks],
-        color=[COLORS[lines.index(m.line) % len(COLORS)] for m in marks], height=0.62, capsize=3,
-    )  # fmt: skip
-    axes.set_yticks(list(places), [mark.label for mark in marks])
+    """The first case on top, with a bar of its own colour for each line."""
+    labels, lines = _labels(marks), _lines(marks)
+    height = _BAR / (len(lines) * _BAR + _GAP)
+    for number, line in enumerate(lines):
+        own = [m for m in marks if m.line == line]
+        offset = (number - (len(lines) - 1) / 2) * height
+        axes.barh(
+            [labels.index(m.label) + offset for m in own],
+            [100 * mean(m.scores) for m in own], xerr=[100 * _spread(m) for m in own],
+            color=COLORS[number % len(COLORS)], height=height, capsize=3, label=line,
+        )  # fmt: skip
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def _bars_height(marks: Sequence[Mark]) -> float:
+    """Inches of a figure with a bar for each of these."""
+    return 1.2 + len(_labels(marks)) * (len(_lines(marks)) * _BAR + _GAP)
+
+
+def _labels(marks: Sequence[Mark]) -> list[str]:
+    return list(dict.fromkeys(mark.label for mark in marks))
+
+
+def _lines(marks: Sequence[Mark]) -> list[str]:
+    return list(dict.fromkeys(mark.line for mark in marks))
 
 
 def _draw_untrained(axes: Axes, value: float, *, is_vertical: bool) -> None:
@@ -103,5 +126,5 @@ def _draw_untrained(axes: Axes, value: float, *, is_vertical: bool) -> None:
 
 
 def _spread(mark: Mark) -> float:
-    """Standard deviation over seeds; 0 for a single seed."""
-    return stdev(mark.scores) if len(mark.scores) > 1 else 0.0
+    """Standard deviation over seeds; nan, which is not drawn, for a single one."""
+    return stdev(mark.scores) if len(mark.scores) > 1 else nan
