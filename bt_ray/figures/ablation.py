@@ -98,7 +98,7 @@ def _draw_bars(axes: Axes, marks: Sequence[Mark]) -> None:
             color=COLORS[number % len(COLORS)], height=height, capsize=3, label=line,
         )  # fmt: skip
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
 
 
 def _bars_height(marks: Sequence[Mark]) -> float:

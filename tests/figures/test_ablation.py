@@ -72,3 +72,9 @@ def test_only_several_seeds_have_a_spread() -> None:
 
     assert has_spread(2)
     assert not has_spread(1)
+
+
+def test_no_run_that_ended_well_leaves_an_empty_panel() -> None:
+    axes, words = draw([])
+    assert bars(axes) == {}
+    assert words == []
