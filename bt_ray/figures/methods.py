@@ -96,7 +96,7 @@ def _draw_curves(axes: Axes, methods: Sequence[MethodMarks], title: str) -> None
         )  # fmt: skip
     axes.set(xlabel="epoch", ylabel=f"{title}, %")
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.legend(frameon=False, fontsize=8.5)
+    axes.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def summarize(
