@@ -26,10 +26,10 @@ class SelaLearner(LabelPredictionLearner):
     For M = 1.28 million images, d = 128, K = 3,000 and three heads, a worker and a checkpoint have
     657 MB of bank and 31 MB of labels; the prototypes and their momenta take 9 MB. Between two
     epochs another 657 MB are needed, a copy of the bank's rows that were seen. An iteration takes
-    2 · M · K · d ≈ 1e12 operations and two exponentials of each of M · K = 3.8e9 scores, which pass
-    the memory about ten times, 150 GB; 3 · 100 of them are 3e14 operations and 46 TB: on a GPU with
-    30 TFLOP/s and 3 TB/s at most 25 seconds, on a CPU more than an hour. Every worker does all of
-    it, so it is not faster with more.
+    2 · M · K · d ≈ 1e12 operations and a softmax of M · K = 3.8e9 scores, which pass the memory
+    four times, 61 GB; 3 · 100 of them are 3e14 operations and 18 TB: on a GPU with 30 TFLOP/s and
+    3 TB/s at most 16 seconds, on a CPU more than half an hour. Every worker does all of it, so it
+    is not faster with more.
 
     Source: Caron et al. 2020, appendix D, Eq. 8, 10 and 12; how the labels are found: Asano et al.
       2020, Eq. 5 and 6 and Algorithm 1; several heads: their section 3.3.

@@ -72,19 +72,21 @@ def _balanced(embeddings: Tensor, scaled: Tensor, log_v: Tensor, iterations: int
     Args:
       scaled: λ · prototypes (K, d).
     """
+    least = torch.finfo(log_v.dtype).tiny
     for _ in range(iterations):
-        log_sums = _column_log_sums(embeddings, scaled, log_v)
-        if bool((log_sums + log_v).exp().sub_(1).abs().max() < _TOLERANCE):
+        sums = _column_sums(embeddings, scaled, log_v)
+        if bool((sums - 1).abs().max() < _TOLERANCE):
             break
-        log_v = -log_sums
+        log_v = log_v - sums.clamp(min=least).log()
     return log_v
 
 
-def _column_log_sums(embeddings: Tensor, scaled: Tensor, log_v: Tensor) -> Tensor:
-    """Logarithms (K,) of K · Σᵢ uᵢ exp(…)ᵢₖ, with u such that the rows' sums are right."""
-    total = torch.full_like(log_v, -torch.inf)
+def _column_sums(embeddings: Tensor, scaled: Tensor, log_v: Tensor) -> Tensor:
+    """Sums (K,) of K · Q's columns, with u such that the rows' sums are right; each should be 1.
+
+    A row of M · Q is then a softmax.
+    """
+    total = torch.zeros_like(log_v)
     for block in blocks(embeddings, len(scaled)):
-        exponents = block @ scaled.T
-        exponents -= (exponents + log_v).logsumexp(dim=1, keepdim=True)
-        total = torch.logaddexp(total, exponents.logsumexp(dim=0))
-    return total + math.log(len(scaled) / len(embeddings))
+        total += torch.addmm(log_v, block, scaled.T).softmax(dim=1).sum(dim=0)
+    return total * (len(scaled) / len(embeddings))
