@@ -96,3 +96,12 @@ def test_each_label_has_about_as_many_images() -> None:
     counts = balanced_labels(z, prototypes, 250.0, 100).bincount(minlength=10)
     assert (counts - 60).abs().max() <= 4
     assert (nearest - 60).abs().max() > 60
+
+
+def test_a_prototype_that_no_image_is_near_gets_its_share() -> None:
+    """Where its column's sum is at first too small for float32."""
+    ahead = torch.tensor([1.0, *[0.0] * 7])
+    z = normalize(ahead + 0.05 * torch.randn(1000, 8), dim=1)
+    prototypes = torch.cat([z[:9], -ahead[None]])
+    counts = balanced_labels(z, prototypes, 4000.0, 100).bincount(minlength=10)
+    assert (counts - 100).abs().max() <= 30
